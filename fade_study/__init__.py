@@ -1,0 +1,44 @@
+"""FaDE: a fast DARTS estimator on hierarchical NAS spaces, as an Optuna-style study.
+
+The core imports numpy and optuna alone; networks and training are in ``fade_study.nn`` and ``fade_study.training``.
+"""
+
+from fade_study import ranking, samplers
+from fade_study.architecture import Architecture, HyperArchitecture
+from fade_study.dag import Dag, enumerate_dags
+from fade_study.exceptions import (
+    ConfigError,
+    DataError,
+    FadeError,
+    InvalidInputError,
+    OpenGenerationError,
+    StorageError,
+)
+from fade_study.space import FEATURES, PAPER_FEATURES, CellSpace, DagSpace
+from fade_study.study import Batch, CellTrial, FadeStudy, create_study, delete_study, load_study
+
+__all__ = [
+    "FEATURES",
+    "PAPER_FEATURES",
+    "Architecture",
+    "Batch",
+    "CellSpace",
+    "CellTrial",
+    "ConfigError",
+    "Dag",
+    "DagSpace",
+    "DataError",
+    "FadeError",
+    "FadeStudy",
+    "HyperArchitecture",
+    "InvalidInputError",
+    "OpenGenerationError",
+    "StorageError",
+    "create_study",
+    "delete_study",
+    "enumerate_dags",
+    "load_study",
+    "ranking",
+    "samplers",
+]
+__version__ = "0.1.0"

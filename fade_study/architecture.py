@@ -1,0 +1,86 @@
+"""Architectures (one cell per row) and hyper-architectures (w cells per row) of the chained space (section 2.1, 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fade_study.exceptions import InvalidInputError
+from fade_study.space import Cell
+
+__all__ = ["Architecture", "HyperArchitecture"]
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A chain of d cells, shallow to deep: an element of S^d."""
+
+    cells: tuple[Cell, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(self.cells))
+        if not self.cells:
+            raise InvalidInputError("expected one or more cells, got none; an architecture has depth 1 or more")
+
+    @property
+    def depth(self) -> int:
+        """Number of rows d."""
+        return len(self.cells)
+
+    @property
+    def key(self) -> str:
+        """Stable name: the keys of the cells, shallow to deep."""
+        return "|".join(cell.key for cell in self.cells)
+
+    def __iter__(self) -> Iterator[Cell]:
+        return iter(self.cells)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True, slots=True)
+class HyperArchitecture:
+    """d rows of w cells each: H in S^(d x w), which stands for w^d architectures (section 2.2)."""
+
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(tuple(row) for row in self.rows))
+        widths = [len(row) for row in self.rows]
+        if not widths or min(widths) < 1 or len(set(widths)) > 1:
+            raise InvalidInputError(
+                f"expected one or more rows of one width, got rows of {widths} cells; give every row as many cells"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Number of rows d."""
+        return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """Number of columns w."""
+        return len(self.rows[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(d, w)``, the shape of alpha."""
+        return self.depth, self.width
+
+    @property
+    def size(self) -> int:
+        """Number of paths, w^d."""
+        return self.width**self.depth
+
+    def architecture(self, path: Sequence[int]) -> Architecture:
+        """The architecture along a path: one column per row, ``(d,)``."""
+        if len(path) != self.depth or not all(0 <= column < self.width for column in path):
+            raise InvalidInputError(
+                f"expected a path of {self.depth} columns from 0 to {self.width - 1}, got {list(path)}"
+            )
+        return Architecture(tuple(row[column] for row, column in zip(self.rows, path, strict=True)))
+
+    def collisions(self) -> tuple[int, ...]:
+        """For each row, how many of its cells repeat an earlier one, ``(d,)``: the price of a sparse space."""
+        return tuple(len(row) - len({cell.key for cell in row}) for row in self.rows)

@@ -1,0 +1,322 @@
+"""The settings of everything: frozen dataclasses, which are also the schema of the presets in ``studies/configs``.
+
+A bad value raises :class:`~fade_study.ConfigError` with all problems at once, from Python as from the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from fade_study.dag import check_vertices
+from fade_study.exceptions import ConfigError
+from fade_study.space import FEATURES, PAPER_FEATURES
+
+__all__ = [
+    "BilevelConfig",
+    "DataConfig",
+    "NetworkConfig",
+    "Normalization",
+    "OptimizerConfig",
+    "ScratchConfig",
+    "SearchConfig",
+    "SpaceConfig",
+    "parse_config",
+]
+
+T = TypeVar("T")
+Normalization = Literal["none", "cell", "vertex"]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def _settings(cls: type[T]) -> type[T]:
+    """A frozen dataclass whose constructor checks types and ranges, and raises ConfigError."""
+    checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))(cls)
+    initialize = checked.__init__
+
+    @functools.wraps(initialize)
+    def __init__(self: T, *args: Any, **kwargs: Any) -> None:
+        try:
+            initialize(self, *args, **kwargs)
+        except pydantic.ValidationError as error:
+            raise ConfigError(_sentences(error)) from None
+
+    checked.__init__ = __init__  # type: ignore[method-assign]
+    return checked
+
+
+@_settings
+class DataConfig:
+    """Which images, and how they are split.
+
+    Args:
+        name: ``digits`` (embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or ``npz:PATH`` for a file with
+            arrays ``images`` and ``labels``.
+        data_dir: folder of downloaded data sets.
+        split_seed: of the stratified 4 : 1 : 1 split; apart from the search's seed, so that seeds share their data.
+        limit: use only so many images, stratified; null for all.
+    """
+
+    name: str = "digits"
+    data_dir: str = "data"
+    split_seed: NonNegative = 0
+    limit: Positive | None = None
+
+
+@_settings
+class SpaceConfig:
+    """The cells: all DAGs between two sizes, and the features that embed them.
+
+    Args:
+        max_vertices: largest number of vertices, up to 7.
+        min_vertices: smallest.
+        features: names of graph features; the default three are the paper's.
+    """
+
+    max_vertices: Vertices = 5
+    min_vertices: Vertices = 1
+    features: tuple[str, ...] = PAPER_FEATURES
+
+    @pydantic.field_validator("features")
+    @classmethod
+    def _known(cls, features: tuple[str, ...]) -> tuple[str, ...]:
+        if not features or len(set(features)) < len(features) or not set(features) <= FEATURES.keys():
+            raise ValueError(f"expected different features among {', '.join(FEATURES)}")
+        return features
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> SpaceConfig:
+        if self.min_vertices > self.max_vertices:
+            raise ValueError(f"min_vertices: expected at most max_vertices = {self.max_vertices}")
+        return self
+
+
+@_settings
+class NetworkConfig:
+    """The macro-architecture and normalization, the same for supernets and single networks.
+
+    Args:
+        final_channels: channels of the last cell; each cell before it has half as many.
+        min_channels: but no cell has fewer than these.
+        min_map: the map is halved between cells while it stays at this size or more.
+        kernel_size: of the cells' convolutions, odd.
+        normalization: batch normalization before the last ReLU of a cell, of every vertex, or none (the paper's).
+    """
+
+    final_channels: Positive = 16
+    min_channels: Positive = 4
+    min_map: Positive = 2
+    kernel_size: Positive = 3
+    normalization: Normalization = "cell"
+
+    @pydantic.field_validator("kernel_size")
+    @classmethod
+    def _odd(cls, kernel_size: int) -> int:
+        if kernel_size % 2 == 0:
+            raise ValueError("expected an odd number, so that a convolution keeps the map's size")
+        return kernel_size
+
+
+@_settings
+class OptimizerConfig:
+    """Adam for the weights (section 3).
+
+    Args:
+        learning_rate: of Adam, with betas (0.9, 0.999).
+        weight_decay: as an L2 term.
+        gradient_clip: largest absolute value of a gradient entry.
+    """
+
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 1e-4
+    gradient_clip: PositiveFloat = 10.0
+
+
+@_settings
+class BilevelConfig:
+    """Training of a hyper-architecture (section 2.2), first order.
+
+    Args:
+        epochs: passes over the weight split.
+        batch_size: of both kinds of steps.
+        optimizer: of the weights.
+        alpha_learning_rate: of the alphas' Adam, constant.
+        alpha_every: weight steps per alpha step.
+        alpha_start: first epoch (from 0) that takes alpha steps; before it paths are uniformly random.
+        alpha_init_std: standard deviation of the normal distribution that alpha logits are drawn from.
+        temperature: of the Gumbel-softmax.
+        regularization: weight of the largest Gumbel-softmaxed alpha of a row in the alpha loss, falling linearly to 0
+            over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; or give one
+            number per row.
+        share_weights: whether cells of a row share the convolution on edge (u, v).
+        one_shot_paths: random paths over which the final one-shot accuracy is averaged.
+        threads: of the processor; small convolutions gain nothing from more than one.
+    """
+
+    epochs: Positive = 20
+    batch_size: Positive = 128
+    optimizer: OptimizerConfig = OptimizerConfig()
+    alpha_learning_rate: PositiveFloat = 1e-3
+    alpha_every: Positive = 1
+    alpha_start: NonNegative = 0
+    alpha_init_std: NonNegativeFloat = 0.0
+    temperature: PositiveFloat = 1.0
+    regularization: NonNegativeFloat | tuple[NonNegativeFloat, ...] = 0.1
+    share_weights: bool = False
+    one_shot_paths: Positive = 16
+    threads: Positive = 1
+
+
+@_settings
+class ScratchConfig:
+    """Training of a single architecture from scratch.
+
+    Args:
+        epochs: passes over the weight split.
+        batch_size: of a step.
+        optimizer: of the weights.
+        threads: of the processor.
+    """
+
+    epochs: Positive = 20
+    batch_size: Positive = 128
+    optimizer: OptimizerConfig = OptimizerConfig()
+    threads: Positive = 1
+
+
+@_settings
+class SearchConfig:
+    """A FaDE search (sections 2.4 and 3.2).
+
+    Args:
+        generations: of the study in all; a study that has some already is continued up to this number.
+        seed: root of all randomness but the data split's.
+        study: name of the study; a name that exists in the storage is continued. Null makes a new one.
+        storage: Optuna storage URL.
+        depth: cells in a chain.
+        offset: distance from an anchor to its neighbors.
+        step_size: of the pseudo-gradient ascent; negative is the printed sign of Eq. 1.
+        evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
+            evaluated.
+        evaluation_seeds: trainings per evaluation.
+        executor: where they run: ``inline``, or ``processes:N``.
+        space: the cells.
+        data: the images.
+        network: the macro-architecture.
+        bilevel: training of hyper-architectures.
+        scratch: training from scratch.
+    """
+
+    generations: Positive = 8
+    seed: NonNegative = 0
+    study: str | None = None
+    storage: str = "sqlite:///fade.db"
+    depth: Positive = 4
+    offset: PositiveFloat = 0.15
+    step_size: Annotated[float, Field(allow_inf_nan=False)] = 0.5
+    evaluate_every: Positive = 4
+    evaluation_seeds: Positive = 2
+    executor: str = "processes:2"
+    space: SpaceConfig = SpaceConfig()
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    bilevel: BilevelConfig = BilevelConfig()
+    scratch: ScratchConfig = ScratchConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> SearchConfig:
+        problems = []
+        if self.step_size == 0:
+            problems.append("step_size: expected a number other than 0, or anchors never move")
+        rows = self.bilevel.regularization
+        if isinstance(rows, tuple) and len(rows) != self.depth:
+            problems.append(f"bilevel.regularization: expected one number or one per row ({self.depth}), got {rows}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def parse_config(cls: type[T], folder: Path, argv: Sequence[str] | None = None) -> T:
+    """A configuration from a preset and the command line.
+
+    Args:
+        cls: which configuration.
+        folder: where presets lie; ``--preset NAME`` is ``folder/NAME.yaml``, and may also be the path of a file.
+        argv: ``--preset NAME``, and ``--dotted.name value`` for whatever shall differ from it; default the process's.
+
+    Raises:
+        ConfigError: with all unknown keys, wrong types and values out of range of preset and command line.
+    """
+    import jsonargparse
+
+    argv = sys.argv[1:] if argv is None else list(argv)
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset", default="digits")
+    preset, overrides = chooser.parse_known_args(argv)
+    path = _preset_path(preset.preset, folder)
+    parser = jsonargparse.ArgumentParser(default_config_files=[str(path)], exit_on_error=False)
+    presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+    parser.add_argument("--preset", help=f"one of {presets}, or the path of a YAML file (default: digits)")
+    parser.add_class_arguments(cls)
+    try:
+        settings = parser.instantiate(parser.parse_args(overrides)).as_dict()
+        settings.pop("preset")
+        return cls(**settings)
+    except (jsonargparse.ArgumentError, ConfigError, pydantic.ValidationError, TypeError) as error:
+        # A parser stops at the first problem; whoever edits a file wants to hear of all of them.
+        raise ConfigError(_all_problems(cls, path, overrides) or [str(error)]) from None
+
+
+def _preset_path(name: str, folder: Path) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ConfigError([f"preset: expected one of {known}, or the path of a YAML file, got {name!r}"])
+    return path
+
+
+def _all_problems(cls: type, path: Path, overrides: Sequence[str]) -> list[str]:
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        return [f"{path}: expected YAML, got {error}"]
+    if not isinstance(settings, dict):
+        return [f"{path}: expected names and values, got {type(settings).__name__}"]
+    words = [word for argument in overrides for word in argument.split("=", 1)]
+    for name, value in zip(words[::2], words[1::2], strict=False):
+        *sections, last = name.removeprefix("--").split(".")
+        target = settings
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[last] = yaml.safe_load(value)
+    try:
+        pydantic.TypeAdapter(cls).validate_python(settings)
+    except pydantic.ValidationError as error:
+        return _sentences(error)
+    return []
+
+
+def _sentences(error: pydantic.ValidationError) -> list[str]:
+    """One sentence per problem: where, what was expected, what came."""
+    sentences = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            message = "unknown name; --help lists all"
+        got = "" if problem["type"] == "value_error" and not name else f", got {problem['input']!r}"
+        sentences.append(f"{name}: {message}{got}" if name else message)
+    return sentences

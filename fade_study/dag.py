@@ -1,0 +1,205 @@
+"""Directed acyclic graphs up to isomorphism: the cell architectures S of the paper (section 2.4, "Search Space").
+
+A :class:`Dag` stands for a class of isomorphic graphs. Its vertices are numbered in a canonical topological order, so
+two isomorphic graphs give equal objects with equal keys, on every machine and in every process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from fade_study.exceptions import InvalidInputError
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["MAX_VERTICES", "Dag", "enumerate_dags"]
+
+MAX_VERTICES = 7
+"""7 vertices have 243,668 classes, which take a minute to list; 8 have 20,286,025, which fit in no one's patience."""
+
+Edges = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Dag:
+    """One cell architecture: an isomorphism class of directed acyclic graphs without input and output vertex.
+
+    Args:
+        vertices: number of vertices, 1 to ``MAX_VERTICES``.
+        edges: pairs (u, v) of vertices 0 .. vertices-1, in any order and numbering. They are stored in canonical
+            form, where u < v for every edge.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for a number of vertices out of range, an edge to a vertex that does
+            not exist, a double edge, or a cycle.
+    """
+
+    vertices: int
+    edges: Edges = ()
+
+    def __post_init__(self) -> None:
+        check_vertices(self.vertices)
+        edges = tuple((int(u), int(v)) for u, v in self.edges)
+        for u, v in edges:
+            if not (0 <= u < self.vertices and 0 <= v < self.vertices):
+                raise InvalidInputError(
+                    f"expected edges between vertices 0 to {self.vertices - 1}, got ({u}, {v}); number vertices from 0"
+                )
+        if len(set(edges)) < len(edges):
+            raise InvalidInputError(f"expected every edge once, got {edges}; remove the repeated ones")
+        object.__setattr__(self, "edges", _canonical_edges(self.vertices, edges))
+
+    @property
+    def key(self) -> str:
+        """Stable name, such as ``"4:01.02.13"``: number of vertices, then the edges. ``from_key`` reads it."""
+        return f"{self.vertices}:" + ".".join(f"{u}{v}" for u, v in self.edges)
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """Vertices without an incoming edge; the input vertex feeds them."""
+        return tuple(sorted(set(range(self.vertices)) - {v for _, v in self.edges}))
+
+    @property
+    def sinks(self) -> tuple[int, ...]:
+        """Vertices without an outgoing edge; they feed the output vertex."""
+        return tuple(sorted(set(range(self.vertices)) - {u for u, _ in self.edges}))
+
+    @property
+    def operations(self) -> int:
+        """Number of convolutions: one for every edge that does not come from the input vertex (section 2.4)."""
+        return len(self.edges) + len(self.sinks)
+
+    @property
+    def augmented_edges(self) -> Edges:
+        """Edges of the graph with its input vertex, numbered ``vertices``, and output vertex, ``vertices + 1``."""
+        source, target = self.vertices, self.vertices + 1
+        return (*((source, v) for v in self.sources), *self.edges, *((u, target) for u in self.sinks))
+
+    @classmethod
+    def from_key(cls, key: str) -> Dag:
+        """The Dag whose ``key`` this is (any numbering is understood)."""
+        if not re.fullmatch(r"\d:(\d\d(\.\d\d)*)?", key):
+            raise InvalidInputError(f"expected a key such as '4:01.02.13', got {key!r}; take it from Dag.key")
+        vertices, _, edges = key.partition(":")
+        return cls(int(vertices), tuple((int(edge[0]), int(edge[1])) for edge in edges.split(".") if edge))
+
+    @classmethod
+    def from_networkx(cls, graph: nx.DiGraph) -> Dag:
+        """The class of a directed networkx graph with any vertex names."""
+        if not graph.is_directed() or graph.is_multigraph():
+            raise InvalidInputError(f"expected a networkx.DiGraph, got {type(graph).__name__}; give its edges a direction")
+        number = {vertex: i for i, vertex in enumerate(graph)}
+        return cls(len(number), tuple((number[u], number[v]) for u, v in graph.edges))
+
+    def to_networkx(self, *, augmented: bool = False) -> nx.DiGraph:
+        """A networkx graph with vertices 0 .. vertices-1, ``augmented`` by input and output vertex."""
+        import networkx as nx  # here, since importing the package should not wait for it
+
+        graph = nx.DiGraph()
+        graph.add_nodes_from(range(self.vertices + 2 * augmented))
+        graph.add_edges_from(self.augmented_edges if augmented else self.edges)
+        return graph
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@cache
+def enumerate_dags(vertices: int) -> tuple[Dag, ...]:
+    """All classes with exactly this many vertices, sorted: 1, 2, 6, 31, 302, 5984, 243668 for 1 .. 7.
+
+    Every graph arises from a smaller one by a last vertex with some set of predecessors.
+    """
+    check_vertices(vertices)
+    if vertices == 1:
+        return (Dag(1),)
+    last = vertices - 1
+    subsets = [[u for u in range(last) if mask >> u & 1] for mask in range(2**last)]
+    canonical = {
+        _canonical_edges(vertices, (*dag.edges, *((u, last) for u in subset)))
+        for dag in enumerate_dags(last)
+        for subset in subsets
+    }
+    return tuple(_trusted(vertices, edges) for edges in sorted(canonical))
+
+
+def check_vertices(vertices: int) -> int:
+    """The number, if a Dag may have so many vertices."""
+    if isinstance(vertices, bool) or not isinstance(vertices, int) or not 1 <= vertices <= MAX_VERTICES:
+        raise InvalidInputError(
+            f"expected 1 to {MAX_VERTICES} vertices, got {vertices!r}; choose fewer: "
+            "7 vertices have 243,668 cells, 8 would have 20,286,025, too many to list and to embed"
+        )
+    return vertices
+
+
+def _trusted(vertices: int, edges: Edges) -> Dag:
+    """A Dag whose edges are canonical already: the enumeration would otherwise do all its work twice."""
+    dag = object.__new__(Dag)
+    object.__setattr__(dag, "vertices", vertices)
+    object.__setattr__(dag, "edges", edges)
+    return dag
+
+
+def _canonical_edges(vertices: int, edges: Iterable[tuple[int, int]]) -> Edges:
+    """The edges, renumbered in the canonical order of the graph's isomorphism class.
+
+    Vertices are sorted by a color that isomorphic graphs share: the longest path from a source (so that the order is
+    topological), refined by the colors of parents and children until that tells no more vertices apart. Among the
+    orders that are left, the one with the smallest list of edges is taken.
+    """
+    edges = sorted(edges)
+    parents: list[list[int]] = [[] for _ in range(vertices)]
+    children: list[list[int]] = [[] for _ in range(vertices)]
+    for u, v in edges:
+        parents[v].append(u)
+        children[u].append(v)
+    colors = _refine(_levels(parents, children), parents, children)
+
+    orders: list[list[tuple[int, ...]]] = []
+    for color in sorted(set(colors)):
+        group = tuple(v for v in range(vertices) if colors[v] == color)
+        twins = len({(*parents[v], None, *children[v]) for v in group}) == 1  # interchangeable: any order will do
+        orders.append([group] if twins else list(itertools.permutations(group)))
+
+    def renumbered(order: tuple[tuple[int, ...], ...]) -> list[tuple[int, int]]:
+        position = {v: i for i, v in enumerate(itertools.chain.from_iterable(order))}
+        return sorted((position[u], position[v]) for u, v in edges)
+
+    return tuple(min(map(renumbered, itertools.product(*orders))))
+
+
+def _levels(parents: list[list[int]], children: list[list[int]]) -> list[int]:
+    """Length of the longest path from a source to each vertex; raises for a cycle."""
+    levels = [0] * len(parents)
+    waiting = [len(p) for p in parents]
+    ready = [v for v, count in enumerate(waiting) if count == 0]
+    for u in ready:  # grows while we go through it
+        for v in children[u]:
+            levels[v] = max(levels[v], levels[u] + 1)
+            waiting[v] -= 1
+            if waiting[v] == 0:
+                ready.append(v)
+    if len(ready) < len(parents):
+        cycle = sorted(set(range(len(parents))) - set(ready))
+        raise InvalidInputError(f"expected a graph without cycles, got one through vertices {cycle}; turn an edge round")
+    return levels
+
+
+def _refine(colors: list[int], parents: list[list[int]], children: list[list[int]]) -> list[int]:
+    """Split colors by the colors of parents and children until nothing changes; keeps their order."""
+    while True:
+        signatures = [
+            (color, tuple(sorted(colors[u] for u in p)), tuple(sorted(colors[v] for v in c)))
+            for color, p, c in zip(colors, parents, children, strict=True)
+        ]
+        rank = {signature: i for i, signature in enumerate(sorted(set(signatures)))}
+        if len(rank) == len(set(colors)):
+            return colors
+        colors = [rank[signature] for signature in signatures]

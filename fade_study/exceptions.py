@@ -1,0 +1,41 @@
+"""The errors of fade_study: one root, each also the built-in type that a caller would expect.
+
+Every message says what was expected, what came, and what to do. Nothing is stored before an error is raised.
+"""
+
+from collections.abc import Sequence
+
+__all__ = ["ConfigError", "DataError", "FadeError", "InvalidInputError", "OpenGenerationError", "StorageError"]
+
+
+class FadeError(Exception):
+    """Root of all errors that fade_study raises on purpose."""
+
+
+class InvalidInputError(FadeError, ValueError):
+    """An argument is of the wrong shape, range or kind."""
+
+
+class DataError(FadeError, ValueError):
+    """A data set is missing or cannot be used."""
+
+
+class StorageError(FadeError, OSError):
+    """A study's storage cannot be opened."""
+
+
+class OpenGenerationError(FadeError, RuntimeError):
+    """``ask`` was called while a generation is open: ``tell`` it, or ``fail`` it, first."""
+
+
+class ConfigError(FadeError, ValueError):
+    """A configuration has problems; all of them are listed, not only the first.
+
+    Args:
+        problems: one sentence for each problem.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__(f"{count} in the configuration:\n" + "\n".join(f"  - {problem}" for problem in self.problems))

@@ -1,0 +1,21 @@
+"""Networks (PyTorch): cells, the macro-architecture around them, one architecture, and all of a hyper-architecture."""
+
+from fade_study.nn.cell import CellContext, DagCell, build_cell, convolution
+from fade_study.nn.macro import Macro, MacroPlan, plan_macro
+from fade_study.nn.network import Network, flops, parameters
+from fade_study.nn.supernet import Supernet, gumbel_noise
+
+__all__ = [
+    "CellContext",
+    "DagCell",
+    "Macro",
+    "MacroPlan",
+    "Network",
+    "Supernet",
+    "build_cell",
+    "convolution",
+    "flops",
+    "gumbel_noise",
+    "parameters",
+    "plan_macro",
+]

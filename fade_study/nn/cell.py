@@ -1,0 +1,106 @@
+"""Cells as modules. ``build_cell`` is the place where other kinds of cells than DAGs of convolutions come in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce, singledispatch
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fade_study.config import Normalization
+from fade_study.dag import Dag
+
+__all__ = ["CellContext", "DagCell", "build_cell", "convolution"]
+
+
+@dataclass(frozen=True, slots=True)
+class CellContext:
+    """What a cell is told about the network around it."""
+
+    channels: int
+    """C, of its input and of its output."""
+    kernel_size: int
+    """Odd; padding keeps the map's size."""
+    normalization: Normalization
+    running_statistics: bool
+    """Whether batch normalization keeps running averages: not in a supernet, where they would mix paths."""
+    shared: nn.ModuleDict | None = None
+    """Operations that all cells of a row share, by name; a cell takes what is there and adds what is not."""
+
+
+@singledispatch
+def build_cell(cell: Any, context: CellContext) -> nn.Module:
+    """The module of a cell, ``(B, C, H, W) -> (B, C, H, W)``. Register a function for each cell type of your own."""
+    raise TypeError(
+        f"expected a cell type with a registered module, got {type(cell).__name__}; "
+        "write @build_cell.register above a function (cell: YourCell, context: CellContext) -> nn.Module"
+    )
+
+
+class DagCell(nn.Module):
+    """A DAG of convolutions (section 2.4, "Search Space").
+
+    The input vertex hands ``x`` to all sources. Every other edge holds a convolution; a vertex sums what its edges
+    bring and applies ReLU, and so does the output vertex.
+    """
+
+    def __init__(self, dag: Dag, context: CellContext) -> None:
+        super().__init__()
+        self.output = dag.vertices + 1
+        # vertex -> (edges from sources, edges from other vertices), in topological order
+        incoming: dict[int, tuple[list[str], list[tuple[int, str]]]] = {}
+        self.convolutions = nn.ModuleDict()
+        shared = nn.ModuleDict() if context.shared is None else context.shared
+        for u, v in sorted(dag.augmented_edges[len(dag.sources) :], key=lambda edge: (edge[1], edge[0])):
+            name = f"{u}_{'output' if v == self.output else v}"  # the output's number differs between sizes of Dags
+            if name not in shared:
+                shared[name] = convolution(context.channels, context.channels, context.kernel_size)
+            self.convolutions[name] = shared[name]
+            from_sources, from_others = incoming.setdefault(v, ([], []))
+            if u in dag.sources:
+                from_sources.append(name)
+            else:
+                from_others.append((u, name))
+        self._incoming = incoming
+        normalized = {"none": (), "cell": (self.output,), "vertex": tuple(incoming)}[context.normalization]
+        self.norms = nn.ModuleDict(
+            {
+                str(v): nn.BatchNorm2d(context.channels, track_running_stats=context.running_statistics)
+                for v in normalized
+            }
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W) -> (B, C, H, W)``."""
+        values: dict[int, Tensor] = {}
+        for v, (from_sources, from_others) in self._incoming.items():
+            # All sources hold x, so their convolutions into v are one, with the sum of their weights: exact.
+            terms = [self._convolve(x, from_sources)] if from_sources else []
+            terms += [self._convolve(values[u], [name]) for u, name in from_others]
+            value = reduce(torch.add, terms)
+            if str(v) in self.norms:
+                value = self.norms[str(v)](value)
+            values[v] = F.relu(value)
+        return values[self.output]
+
+    def _convolve(self, x: Tensor, names: list[str]) -> Tensor:
+        convolutions = [cast(nn.Conv2d, self.convolutions[name]) for name in names]
+        weight = reduce(torch.add, [c.weight for c in convolutions])  # (C, C, k, k)
+        bias = reduce(torch.add, [cast(Tensor, c.bias) for c in convolutions])  # (C,)
+        return F.conv2d(x, weight, bias, padding="same")
+
+
+@build_cell.register
+def _(cell: Dag, context: CellContext) -> nn.Module:
+    return DagCell(cell, context)
+
+
+def convolution(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
+    """A convolution that keeps the map's size, with Kaiming initialization (section 3)."""
+    layer = nn.Conv2d(inputs, outputs, kernel_size, padding="same")
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(cast(Tensor, layer.bias))
+    return layer

@@ -1,0 +1,110 @@
+"""The supernet of a hyper-architecture: w^d networks that share their weights (section 2.2).
+
+Two savings keep the estimator exactly as it is:
+
+- a weight step runs the sampled path alone, because with hard Gumbel-softmax every other cell has the factor 0;
+- the alpha step needs the outputs of all cells, since the straight-through gradient of a factor is the inner product of
+  the loss gradient with its cell's output, but goes back through the sampled cells alone: the others are multiplied
+  by 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fade_study.architecture import HyperArchitecture
+from fade_study.config import NetworkConfig
+from fade_study.nn.cell import build_cell
+from fade_study.nn.macro import Macro, plan_macro
+
+__all__ = ["Supernet", "gumbel_noise"]
+
+
+class Supernet(nn.Module):
+    """All cells of a hyper-architecture in one macro-architecture.
+
+    Args:
+        hyper_architecture: d rows of w cells.
+        image_shape: ``(image channels, H, W)``.
+        classes: number of classes.
+        config: macro-architecture and normalization.
+        share_weights: whether the cells of a row share the convolution on edge (u, v) (section 2.2).
+    """
+
+    def __init__(
+        self,
+        hyper_architecture: HyperArchitecture,
+        image_shape: tuple[int, int, int],
+        classes: int,
+        config: NetworkConfig,
+        *,
+        share_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        depth = hyper_architecture.depth
+        self.macro = Macro(plan_macro((height, width), depth, config), channels, classes, config)
+        self.rows = nn.ModuleList()
+        for row, cells in enumerate(hyper_architecture.rows):
+            shared = nn.ModuleDict() if share_weights else None
+            context = self.macro.context(row, running_statistics=False, shared=shared)
+            self.rows.append(nn.ModuleList(build_cell(cell, context) for cell in cells))
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, images: Tensor, path: Sequence[int], factors: Tensor | None = None) -> Tensor:
+        """Class scores ``(B, classes)`` of images ``(B, image channels, H, W)`` along a path.
+
+        Args:
+            images: a batch.
+            path: one column per row, ``(d,)``.
+            factors: soft Gumbel-softmax sample ``(d, w)`` whose largest entries are the path. With it, the result
+                carries the straight-through gradient of the factors; the scores are the same.
+        """
+        if factors is None:
+            cells = [self._row(row)[column] for row, column in enumerate(path)]
+        else:
+            cells = [partial(_mixed, self._row(row), column, factors[row]) for row, column in enumerate(path)]
+        return self.macro(images, cells)
+
+    def _row(self, row: int) -> nn.ModuleList:
+        cells = self.rows[row]
+        assert isinstance(cells, nn.ModuleList)
+        return cells
+
+
+def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise in single precision: argmax(logits + noise) samples from softmax(logits)."""
+    return -torch.empty(*shape).exponential_(generator=generator).log()
+
+
+def _mixed(cells: nn.ModuleList, column: int, factors: Tensor, x: Tensor) -> Tensor:
+    """Output of one cell of a row, with the gradient of the hard sample that multiplies all of them."""
+    with torch.no_grad():
+        others = [None if j == column else cell(x) for j, cell in enumerate(cells)]
+    sampled = cells[column](x)
+    outputs = [sampled if output is None else output for output in others]
+    return _StraightThrough.apply(factors, column, *outputs)  # pyright: ignore[reportReturnType]
+
+
+class _StraightThrough(torch.autograd.Function):
+    """sum_j hard_j · output_j for a one-hot ``hard``, whose gradient is passed on to the soft factors."""
+
+    @staticmethod
+    def forward(ctx: Any, factors: Tensor, column: int, *outputs: Tensor) -> Tensor:
+        ctx.column = column
+        ctx.factors_like = factors.new_empty(0)
+        ctx.save_for_backward(*outputs)
+        return outputs[column].view_as(outputs[column])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        outputs: tuple[Tensor, ...] = ctx.saved_tensors
+        products = torch.stack([(gradient * output).sum() for output in outputs])  # (w,)
+        to_outputs = [gradient if j == ctx.column else None for j in range(len(outputs))]
+        return (products.to(ctx.factors_like), None, *to_outputs)

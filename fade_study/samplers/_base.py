@@ -1,0 +1,171 @@
+"""The plumbing between an outer search and Optuna; a search itself is one method, :meth:`RowSampler.propose`.
+
+A study runs d independent searches, one per row (section 2.4). All state is in the study's storage: what a row has
+seen so far is read from the finished trials, and random numbers come from ``default_rng([seed, row, generation])``. So
+a proposal depends on nothing that ran before in this process, and a resumed search is the same search.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from fade_study.exceptions import InvalidInputError
+
+__all__ = ["ALPHA", "CELLS", "POINTS", "STUDY", "RowGeneration", "RowHistory", "RowSampler", "anchor_names", "told"]
+
+STUDY = "fade:study"
+"""Attribute of a study: what must not change over its life (space, depth, sampler settings, seed)."""
+POINTS = "fade:points"
+"""Attribute of a trial: points of the neighborhoods, ``(d, w, f)``."""
+CELLS = "fade:cells"
+"""Attribute of a trial: keys of the cells, ``(d, w)``."""
+ALPHA = "fade:alpha"
+"""Attribute of a trial: alphas, ``(d, w)``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGeneration:
+    """What one row saw in one generation."""
+
+    points: NDArray[np.float64]
+    """``(w, f)``, the anchor first."""
+    cells: tuple[str, ...]
+    """Keys of the cells nearest to the points, ``(w,)``."""
+    alpha: NDArray[np.float64]
+    """``(w,)``, sums to 1, higher is better; comparable within this generation only."""
+    value: float | None
+    """From-scratch accuracy of the generation's anchor architecture, where it was trained."""
+
+    @property
+    def anchor(self) -> NDArray[np.float64]:
+        """``(f,)``."""
+        return self.points[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RowHistory(Sequence[RowGeneration]):
+    """A row's own past, oldest first. A memory-less search looks at ``history[-1]`` alone."""
+
+    row: int
+    features: tuple[str, ...]
+    """Names of the f coordinates."""
+    generations: tuple[RowGeneration, ...]
+
+    def __len__(self) -> int:
+        return len(self.generations)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.generations[index]
+
+
+class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
+    """Base of all outer searches; a subclass writes :meth:`propose`.
+
+    Public attributes are the search's settings: they are stored with the study, and it is only continued with the
+    same ones. So name them like the constructor's arguments.
+
+    Args:
+        seed: root of all random numbers; None takes the study's.
+    """
+
+    def __init__(self, *, seed: int | None = None) -> None:
+        self.seed = seed
+        self._independent = optuna.samplers.RandomSampler(seed=seed)
+
+    @abc.abstractmethod
+    def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Points of a row's next neighborhood.
+
+        Args:
+            history: the row's past, empty in the first generation.
+            rng: depends on seed, row and generation only.
+
+        Returns:
+            ``(w, f)``, the next anchor first; w is the same for all rows. They are clipped to [0, 1].
+        """
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The d·f anchor coordinates; nothing on a study that is not a :class:`~fade_study.FadeStudy`'s."""
+        settings = study.user_attrs.get(STUDY)
+        if settings is None:
+            return {}
+        names = anchor_names(settings["depth"], settings["space"]["features"])
+        return {name: FloatDistribution(0.0, 1.0) for row in names for name in row}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose all rows, store their points with the trial, and return the anchors as its params."""
+        settings = study.user_attrs.get(STUDY)
+        if settings is None or not search_space:
+            return {}
+        features = tuple(settings["space"]["features"])
+        names = anchor_names(settings["depth"], features)
+        past = told(study)
+        seed = settings["seed"] if self.seed is None else self.seed
+        points = np.stack(
+            [
+                self._checked(
+                    self.propose(_row_history(past, row, features), np.random.default_rng([seed, row, len(past)])),
+                    len(features),
+                )
+                for row in range(len(names))
+            ]
+        )
+        # As Optuna's own samplers do it: a sampler sees the trial frozen, and there is no public way to write to it.
+        study._storage.set_trial_user_attr(trial._trial_id, POINTS, points.tolist())
+        return {name: float(x) for row, point in zip(names, points[:, 0], strict=True) for name, x in zip(row, point)}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Params other than the anchors (none in a FadeStudy): uniformly at random."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """For Optuna's parallel loops; proposals don't depend on it."""
+        self._independent.reseed_rng()
+
+    def _checked(self, points: Any, features: int) -> NDArray[np.float64]:
+        array = np.asarray(points, dtype=float)
+        if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != features or not np.isfinite(array).all():
+            raise InvalidInputError(
+                f"expected {type(self).__name__}.propose to return finite points of shape (w, {features}), "
+                f"got shape {array.shape}; return one row per point, the anchor first"
+            )
+        return np.clip(array, 0.0, 1.0)
+
+
+def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:
+    """Names of the anchor coordinates among a trial's params, d lists of f."""
+    return [[f"row{row}/{feature}" for feature in features] for row in range(depth)]
+
+
+def told(study: Study) -> list[FrozenTrial]:
+    """The generations that were told, oldest first; generation t is number t of them."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [trial for trial in trials if ALPHA in trial.user_attrs]
+
+
+def _row_history(past: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
+    generations = tuple(
+        RowGeneration(
+            points=np.array(trial.user_attrs[POINTS][row]),
+            cells=tuple(trial.user_attrs[CELLS][row]),
+            alpha=np.array(trial.user_attrs[ALPHA][row]),
+            # A pruned trial's value is its intermediate one, the supernet's accuracy: not the same thing.
+            value=trial.value if trial.state == TrialState.COMPLETE else None,
+        )
+        for trial in past
+    )
+    return RowHistory(row, features, generations)

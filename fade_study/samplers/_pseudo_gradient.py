@@ -1,0 +1,46 @@
+"""The paper's outer search: pseudo-gradient ascent on the alphas of a neighborhood (section 2.4, Eq. 1)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.exceptions import InvalidInputError
+from fade_study.samplers._base import RowHistory, RowSampler
+
+__all__ = ["PseudoGradientSampler"]
+
+
+class PseudoGradientSampler(RowSampler):
+    """Move the anchor along the differences of alpha over a cross-shaped neighborhood of w = 1 + 2f points.
+
+    Memory-less: it reads the last generation alone, since alphas of several hyper-architectures cannot be compared.
+
+    Args:
+        offset: gamma, distance from the anchor to its neighbors, above 0. Small offsets collide on the same cell.
+        step_size: lambda. Positive ascends alpha, towards the better ranked cells, as the paper's Fig. 3 shows;
+            negative descends it, as Eq. 1 is printed: a control.
+        seed: root of the random first anchors; None takes the study's.
+    """
+
+    def __init__(self, offset: float = 0.15, step_size: float = 0.5, *, seed: int | None = None) -> None:
+        if not (np.isfinite(offset) and offset > 0):
+            raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.15")
+        if not (np.isfinite(step_size) and step_size != 0):
+            raise InvalidInputError(f"expected a step_size other than 0, got {step_size}; try 0.5")
+        super().__init__(seed=seed)
+        self.offset = offset
+        self.step_size = step_size
+
+    def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Neighborhood ``(1 + 2f, f)``: the anchor, then anchor + offset·e_1, anchor - offset·e_1, …"""
+        f = len(history.features)
+        if len(history) == 0:
+            anchor = rng.random(f)
+        else:
+            alpha = history[-1].alpha
+            # Eq. (1), with the sign of Fig. 3: beta(M + gamma e_k) - beta(M - gamma e_k) for all k at once
+            anchor = history[-1].anchor + self.step_size * (alpha[1::2] - alpha[2::2])
+            anchor = np.clip(anchor, 0.0, 1.0)  # before its neighbors are placed, so that they surround it
+        offsets = self.offset * np.eye(f)
+        return np.concatenate([anchor[None], np.stack([anchor + offsets, anchor - offsets], axis=1).reshape(-1, f)])

@@ -1,0 +1,286 @@
+"""Cell spaces: the set S of cells and the feature space into which it is embedded (section 2.4, "Search Space").
+
+:class:`DagSpace` holds all directed acyclic graphs up to a size, embedded by named graph features that are scaled to
+[0, 1] over the space. Any other space works where it has what :class:`CellSpace` asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fade_study.dag import Dag, check_vertices, enumerate_dags
+from fade_study.exceptions import InvalidInputError
+
+__all__ = ["FEATURES", "PAPER_FEATURES", "Cell", "CellSpace", "DagSpace", "Feature", "SpaceDiagnostics"]
+
+Feature = Callable[[Dag], float]
+
+
+class Cell(Protocol):
+    """What a cell needs: a stable key, unique in its space."""
+
+    @property
+    def key(self) -> str:
+        """The same string for the same cell, in every process and version."""
+        ...
+
+
+class CellSpace(Protocol):
+    """What a study needs of a space of cells."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the f features."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """All cells, always in the same order."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        ...
+
+    def embed(self, cell: Any) -> NDArray[np.float64]:
+        """Point of a cell, ``(f,)``, in [0, 1]^f."""
+        ...
+
+    def nearest(self, point: ArrayLike, rng: np.random.Generator | None = None) -> Any:
+        """Cell nearest to a point ``(f,)``; ``rng`` breaks ties."""
+        ...
+
+
+# --- features: functions Dag -> float --------------------------------------------------------------------------------
+
+
+def eccentricity_variance(dag: Dag) -> float:
+    """Variance of the eccentricities on the undirected graph with input and output vertex, which is connected."""
+    neighbors = _neighbors(dag)
+    return _variance([_eccentricity(v, neighbors) for v in range(len(neighbors))])
+
+
+def degree_variance(dag: Dag) -> float:
+    """Variance of the degrees on the undirected graph with input and output vertex."""
+    return _variance([n.bit_count() for n in _neighbors(dag)])
+
+
+def vertices(dag: Dag) -> float:
+    """Number of vertices, input and output vertex not counted."""
+    return float(dag.vertices)
+
+
+def operations(dag: Dag) -> float:
+    """Number of convolutions."""
+    return float(dag.operations)
+
+
+def longest_path(dag: Dag) -> float:
+    """Largest number of convolutions in a row between input and output."""
+    depth = [1] * dag.vertices  # the convolution from the vertex to the output
+    for u, v in reversed(dag.edges):  # edges are sorted by u, and u < v: depth[v] is final when it is read
+        depth[u] = max(depth[u], depth[v] + 1)
+    return float(max(depth))
+
+
+def density(dag: Dag) -> float:
+    """Number of edges divided by the largest possible; 0 for a single vertex."""
+    return 2 * len(dag.edges) / (dag.vertices * (dag.vertices - 1)) if dag.vertices > 1 else 0.0
+
+
+def mean_degree(dag: Dag) -> float:
+    """Mean degree on the undirected graph with input and output vertex."""
+    return 2 * len(dag.augmented_edges) / (dag.vertices + 2)
+
+
+def sources(dag: Dag) -> float:
+    """Number of vertices fed by the input vertex."""
+    return float(len(dag.sources))
+
+
+def sinks(dag: Dag) -> float:
+    """Number of vertices that feed the output vertex."""
+    return float(len(dag.sinks))
+
+
+FEATURES: dict[str, Feature] = {
+    function.__name__: function
+    for function in (
+        eccentricity_variance,
+        degree_variance,
+        vertices,
+        operations,
+        longest_path,
+        density,
+        mean_degree,
+        sources,
+        sinks,
+    )
+}
+"""The features that can be named in a configuration."""
+
+PAPER_FEATURES = ("eccentricity_variance", "degree_variance", "vertices")
+"""The features of section 3.2."""
+
+
+@cache
+def _values(feature: Feature, size: int) -> NDArray[np.float64]:
+    """Values of a feature for all Dags of one size, computed once for all spaces of a process."""
+    return np.array([feature(dag) for dag in enumerate_dags(size)], dtype=float)
+
+
+# --- the space -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceDiagnostics:
+    """How well the features tell the cells apart."""
+
+    cells: int
+    points: int
+    """Distinct points; cells that share one cannot be told apart by a search."""
+    largest_group: int
+    """Most cells on one point."""
+    mean_group: float
+    """Cells per point."""
+    median_spacing: float
+    """Median distance from a point to the nearest other one: offsets below it collide."""
+
+
+class DagSpace:
+    """All Dags with ``min_vertices`` to ``max_vertices`` vertices, embedded by ``features``.
+
+    Each feature is scaled linearly to [0, 1] over the space; one that is constant becomes 0.
+
+    Args:
+        max_vertices: 1 to 7. The paper has 6; 5 keeps the space small.
+        min_vertices: 1 to ``max_vertices``.
+        features: names from ``FEATURES``, or functions from a Dag to a float, which are named after themselves.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for sizes out of range, unknown, repeated or non-finite features.
+    """
+
+    def __init__(
+        self, max_vertices: int = 5, *, min_vertices: int = 1, features: Sequence[str | Feature] = PAPER_FEATURES
+    ) -> None:
+        check_vertices(max_vertices)
+        check_vertices(min_vertices)
+        if min_vertices > max_vertices:
+            raise InvalidInputError(
+                f"expected min_vertices up to max_vertices = {max_vertices}, got {min_vertices}; lower it"
+            )
+        functions = [_find_feature(feature) for feature in features]
+        self._features = tuple(name for name, _ in functions)
+        if not functions or len(set(self._features)) < len(functions):
+            raise InvalidInputError(f"expected one or more different features, got {list(self._features)}")
+        sizes = range(min_vertices, max_vertices + 1)
+        self._cells = tuple(dag for size in sizes for dag in enumerate_dags(size))
+        values = np.stack([np.concatenate([_values(function, n) for n in sizes]) for _, function in functions], axis=1)
+        if not np.isfinite(values).all():
+            bad = [name for name, ok in zip(self._features, np.isfinite(values).all(axis=0), strict=True) if not ok]
+            raise InvalidInputError(f"expected finite features, got NaN or infinity from {bad}; mend the function")
+        low, high = values.min(axis=0), values.max(axis=0)
+        self._embedded = (values - low) / np.where(high > low, high - low, 1.0)  # (n, f)
+        self._index = {dag: i for i, dag in enumerate(self._cells)}
+        # Cells that share a point are found through it, so that a query compares points, of which there are few.
+        self._points, inverse = np.unique(self._embedded.round(12), axis=0, return_inverse=True)  # (p, f)
+        order = np.argsort(inverse, kind="stable")
+        self._groups = np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1])
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the f features."""
+        return self._features
+
+    def __iter__(self) -> Iterator[Dag]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __contains__(self, cell: object) -> bool:
+        return cell in self._index
+
+    def __repr__(self) -> str:
+        low, high = self._cells[0].vertices, self._cells[-1].vertices
+        return f"DagSpace({high}, min_vertices={low}, features={self._features})"
+
+    def embed(self, cell: Dag) -> NDArray[np.float64]:
+        """Point of a cell, ``(f,)``, in [0, 1]^f."""
+        if cell not in self._index:
+            raise InvalidInputError(f"expected a cell of {self!r}, got {cell!r}; build a space that contains it")
+        return self._embedded[self._index[cell]].copy()
+
+    def nearest(self, point: ArrayLike, rng: np.random.Generator | None = None) -> Dag:
+        """Cell nearest to a point ``(f,)`` by Euclidean distance.
+
+        Several cells may be equally near, because features are not injective: ``rng`` chooses one of them, and
+        without it the first is taken.
+        """
+        point = np.asarray(point, dtype=float)
+        if point.shape != (len(self._features),) or not np.isfinite(point).all():
+            raise InvalidInputError(f"expected a finite point of shape ({len(self._features)},), got {point}")
+        distance = ((self._points - point) ** 2).sum(axis=1)
+        tied = np.flatnonzero(distance <= distance.min() + 1e-12)
+        candidates = np.concatenate([self._groups[i] for i in tied])
+        return self._cells[candidates[0] if rng is None else rng.choice(candidates)]
+
+    def diagnostics(self) -> SpaceDiagnostics:
+        """How many cells share a point, and how far the points lie apart."""
+        from scipy.spatial import KDTree  # here, since importing the package should not wait for it
+
+        groups = [len(group) for group in self._groups]
+        neighbors = KDTree(self._points).query(self._points, k=2)[0][:, 1] if len(groups) > 1 else np.zeros(1)
+        return SpaceDiagnostics(
+            cells=len(self._cells),
+            points=len(groups),
+            largest_group=max(groups),
+            mean_group=float(np.mean(groups)),
+            median_spacing=float(np.median(neighbors)),
+        )
+
+
+def _find_feature(feature: str | Feature) -> tuple[str, Feature]:
+    if callable(feature):
+        return feature.__name__, feature
+    if feature not in FEATURES:
+        raise InvalidInputError(f"expected a feature among {sorted(FEATURES)}, got {feature!r}; or pass a function")
+    return feature, FEATURES[feature]
+
+
+def _neighbors(dag: Dag) -> list[int]:
+    """Neighbors of each vertex, input and output included, as bit sets: fast enough for thousands of Dags."""
+    neighbors = [0] * (dag.vertices + 2)
+    for u, v in dag.augmented_edges:
+        neighbors[u] |= 1 << v
+        neighbors[v] |= 1 << u
+    return neighbors
+
+
+def _eccentricity(start: int, neighbors: list[int]) -> int:
+    """Largest distance from a vertex of a connected graph given as bit sets."""
+    everything = (1 << len(neighbors)) - 1
+    reached, distance = 1 << start, 0
+    while reached != everything:
+        reached |= _union(neighbors, reached)
+        distance += 1
+    return distance
+
+
+def _union(neighbors: list[int], vertices: int) -> int:
+    result = 0
+    for v, n in enumerate(neighbors):
+        if vertices >> v & 1:
+            result |= n
+    return result
+
+
+def _variance(values: list[int]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)

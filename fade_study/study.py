@@ -1,0 +1,470 @@
+"""The study: ask for a hyper-architecture, tell its alphas (DESIGN in one picture: README, "How it works").
+
+One generation is one Optuna trial. Its params are the d·f anchor coordinates and its value, where there is one, is the
+from-scratch accuracy of the anchor architecture. Alphas are relative and never a value: a trial that has alphas alone
+ends PRUNED, with the supernet's one-shot accuracy as its intermediate value.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from numpy.typing import ArrayLike, NDArray
+from optuna.trial import FrozenTrial, TrialState
+
+from fade_study import samplers
+from fade_study.architecture import Architecture, HyperArchitecture
+from fade_study.exceptions import InvalidInputError, OpenGenerationError, StorageError
+from fade_study.ranking import check_alpha
+from fade_study.samplers._base import ALPHA, CELLS, POINTS, STUDY, RowSampler, anchor_names, told
+from fade_study.space import Cell, CellSpace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Batch", "CellTrial", "FadeStudy", "create_study", "delete_study", "load_study"]
+
+GENERATION = "fade:generation"
+"""Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellTrial:
+    """One candidate cell of a row, and the point for which it stands."""
+
+    row: int
+    column: int
+    point: NDArray[np.float64]
+    """``(f,)``."""
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a study asks for: one hyper-architecture whose alphas it wants to be told."""
+
+    number: int
+    """Generation, from 0."""
+    trial_number: int
+    """Number of the Optuna trial."""
+    seed: int
+    """For the training; the same where the same generation is asked again after a crash, another after a ``fail``."""
+    trials: tuple[tuple[CellTrial, ...], ...]
+    """d rows of w."""
+
+    @cached_property
+    def points(self) -> NDArray[np.float64]:
+        """``(d, w, f)``."""
+        return np.array([[trial.point for trial in row] for row in self.trials])
+
+    @property
+    def anchors(self) -> NDArray[np.float64]:
+        """``(d, f)``."""
+        return self.points[:, 0]
+
+    @cached_property
+    def hyper_architecture(self) -> HyperArchitecture:
+        """d rows of w cells."""
+        return HyperArchitecture(tuple(tuple(trial.cell for trial in row) for row in self.trials))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The anchors' cells."""
+        return self.hyper_architecture.architecture([0] * len(self.trials))
+
+
+class FadeStudy:
+    """A search over chains of cells whose state lies in an Optuna study.
+
+    Made by :func:`create_study` or :func:`load_study`.
+    """
+
+    def __init__(self, optuna_study: optuna.Study, space: CellSpace, settings: dict[str, Any]) -> None:
+        self.optuna_study = optuna_study
+        self.space = space
+        self.depth: int = settings["depth"]
+        self._seed: int = settings["seed"]
+        self._names = anchor_names(self.depth, space.features)
+        self._cells = {cell.key: cell for cell in space}
+        self._open: tuple[Batch, optuna.Trial] | None = None
+        self._in_optimize = False
+        self._stopped = False
+
+    # --- ask and tell ------------------------------------------------------------------------------------------------
+
+    def ask(self) -> Batch:
+        """The next hyper-architecture to train.
+
+        After a crash the generation that was open is asked again: same anchors, same cells, same seed.
+
+        Raises:
+            OpenGenerationError: (a ``RuntimeError``) while a generation is open in this object.
+        """
+        if self._open is not None:
+            number = self._open[0].number
+            raise OpenGenerationError(
+                f"expected no open generation, but generation {number} is; study.tell(batch, alpha) it, "
+                "or give it up with study.fail(batch)"
+            )
+        running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        # Optuna has no public way to take up a running trial again; its own ask() builds it like this, too.
+        trial = optuna.Trial(self.optuna_study, running[0]._trial_id) if running else self.optuna_study.ask()
+        batch = self._complete(trial)
+        self._open = batch, trial
+        return batch
+
+    def _complete(self, trial: optuna.Trial) -> Batch:
+        """The batch of a trial; draws and stores what the storage doesn't hold yet."""
+        past = told(self.optuna_study)
+        generation = len(past)
+        anchors = [[trial.suggest_float(name, 0.0, 1.0) for name in row] for row in self._names]
+        # From the storage, since the trial does not notice what its sampler writes.
+        stored = trial.storage.get_trial_user_attrs(trial._trial_id)
+        if POINTS not in stored:  # a sampler of Optuna's: anchors alone, w = 1
+            stored[POINTS] = [[anchor] for anchor in anchors]
+            trial.set_user_attr(POINTS, stored[POINTS])
+        points = np.array(stored[POINTS])  # (d, w, f)
+        if CELLS not in stored:
+            rngs = [np.random.default_rng([self._seed, row, generation, 1]) for row in range(self.depth)]
+            stored[CELLS] = [
+                [self.space.nearest(point, rng).key for point in row] for row, rng in zip(points, rngs, strict=True)
+            ]
+            trial.set_user_attr(GENERATION, generation)
+            trial.set_user_attr(CELLS, stored[CELLS])
+        attempt = trial.number - (past[-1].number + 1 if past else 0)
+        return Batch(
+            number=generation,
+            trial_number=trial.number,
+            seed=int(np.random.SeedSequence([self._seed, generation, attempt]).generate_state(1)[0]),
+            trials=tuple(
+                tuple(
+                    CellTrial(row, column, _read_only(points[row, column]), self._cells[key])
+                    for column, key in enumerate(keys)
+                )
+                for row, keys in enumerate(stored[CELLS])
+            ),
+        )
+
+    def tell(
+        self, batch: Batch, alpha: ArrayLike, value: float | None = None, *, one_shot_accuracy: float | None = None
+    ) -> None:
+        """Finish a generation.
+
+        Args:
+            batch: from :meth:`ask`.
+            alpha: ``(d, w)``, after the softmax over columns.
+            value: from-scratch accuracy of ``batch.architecture``, where it was trained. Never an alpha.
+            one_shot_accuracy: accuracy of the supernet, which Optuna keeps as the trial's intermediate value.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for a batch that is not open, and for alphas or numbers that are
+                none; nothing is stored then, and the generation stays open.
+        """
+        trial = self._open_trial(batch)
+        array = check_alpha(alpha, batch.hyper_architecture.shape)
+        for name, number in (("value", value), ("one_shot_accuracy", one_shot_accuracy)):
+            if number is not None and not math.isfinite(number):
+                raise InvalidInputError(f"expected a finite {name}, got {number}; leave it out where there is none")
+        trial.set_user_attr(ALPHA, array.tolist())
+        if one_shot_accuracy is not None:
+            trial.report(float(one_shot_accuracy), step=0)
+        if value is None:
+            self.optuna_study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.optuna_study.tell(trial, float(value))
+        self._open = None
+
+    def fail(self, batch: Batch) -> None:
+        """Give a generation up: the next ``ask`` repeats it, with the same anchors and another seed."""
+        self.optuna_study.tell(self._open_trial(batch), state=TrialState.FAIL)
+        self._open = None
+
+    def _open_trial(self, batch: Batch) -> optuna.Trial:
+        if self._open is None or self._open[0].trial_number != batch.trial_number:
+            raise InvalidInputError(
+                f"expected the batch that is open, got generation {batch.number} (trial {batch.trial_number}), "
+                "which was told or failed already, or belongs to another study; ask() for the next one"
+            )
+        return self._open[1]
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    def optimize(
+        self,
+        evaluate: Callable[[Batch], Any],
+        n_generations: int | None = None,
+        timeout: float | None = None,
+        *,
+        callbacks: Sequence[Callable[[FadeStudy, Batch], None]] = (),
+        catch: type[Exception] | tuple[type[Exception], ...] = (),
+        show_progress_bar: bool = False,
+    ) -> None:
+        """Ask, evaluate and tell, as ``optuna.Study.optimize`` does.
+
+        Args:
+            evaluate: from a batch to its alphas ``(d, w)``, or to ``(alpha, value)``, or to
+                ``(alpha, value, one_shot_accuracy)``: what :meth:`tell` takes.
+            n_generations: how many more; None for no limit.
+            timeout: seconds after which no generation is begun.
+            callbacks: called with the study and the batch after each generation, told or failed.
+            catch: exceptions of ``evaluate`` after which the search goes on. After any other the generation is failed
+                and the exception raised. An interrupt leaves the generation open: the next ``ask`` repeats it as it
+                was.
+            show_progress_bar: tqdm's.
+        """
+        if self._in_optimize:
+            raise RuntimeError("expected one optimize() at a time, got one inside another; call ask and tell instead")
+        self._in_optimize, self._stopped = True, False
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            with _progress_bar(n_generations, show_progress_bar) as bar:
+                done = 0
+                while not self._stopped and (n_generations is None or done < n_generations):
+                    if time.monotonic() >= deadline:
+                        break
+                    batch = self.ask()
+                    try:
+                        result = evaluate(batch)
+                        self.tell(batch, *result) if isinstance(result, tuple) else self.tell(batch, result)
+                    except Exception as error:
+                        self.fail(batch)
+                        if not isinstance(error, catch):
+                            raise
+                        optuna.logging.get_logger(__name__).warning(f"generation {batch.number} failed: {error!r}")
+                    for callback in callbacks:
+                        callback(self, batch)
+                    done += 1
+                    bar.update()
+        finally:
+            self._in_optimize = False
+
+    def stop(self) -> None:
+        """End :meth:`optimize` after the generation in hand; for callbacks and ``evaluate``."""
+        if not self._in_optimize:
+            raise RuntimeError("expected stop() inside optimize(), got it outside; leave your own loop instead")
+        self._stopped = True
+
+    # --- where the search stands ---------------------------------------------------------------------------------------
+
+    def trajectory(self) -> NDArray[np.float64]:
+        """Anchors of all generations that were told, ``(T, d, f)``."""
+        trials = told(self.optuna_study)
+        return np.array([self._anchors(trial) for trial in trials]).reshape(-1, self.depth, len(self.space.features))
+
+    @property
+    def anchors(self) -> NDArray[np.float64]:
+        """Anchors of the newest generation, open or told, ``(d, f)``."""
+        return self._open[0].anchors if self._open else self._anchors(self._newest())
+
+    @property
+    def architecture(self) -> Architecture:
+        """The anchors' cells in the newest generation, open or told."""
+        return self._open[0].architecture if self._open else self._architecture(self._newest())
+
+    @property
+    def best_architecture(self) -> Architecture:
+        """Anchor architecture with the best from-scratch accuracy seen.
+
+        Raises:
+            ValueError: as Optuna's ``best_trial``, where no generation was told with a value.
+        """
+        return self._architecture(self.optuna_study.best_trial)
+
+    def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
+        """One line per trial, as ``optuna.Study.trials_dataframe``."""
+        return self.optuna_study.trials_dataframe(**kwargs)
+
+    def _newest(self) -> FrozenTrial:
+        trials = told(self.optuna_study)
+        if not trials:
+            raise InvalidInputError("expected one or more generations, got none; ask() and tell() first")
+        return trials[-1]
+
+    def _anchors(self, trial: FrozenTrial) -> NDArray[np.float64]:
+        return np.array([[trial.params[name] for name in row] for row in self._names])
+
+    def _architecture(self, trial: FrozenTrial) -> Architecture:
+        return Architecture(tuple(self._cells[row[0]] for row in trial.user_attrs[CELLS]))
+
+
+# --- making and finding studies ------------------------------------------------------------------------------------------
+
+
+def create_study(
+    *,
+    space: CellSpace,
+    depth: int,
+    sampler: optuna.samplers.BaseSampler | None = None,
+    study_name: str | None = None,
+    storage: str | optuna.storages.BaseStorage | None = None,
+    load_if_exists: bool = False,
+    seed: int | None = None,
+) -> FadeStudy:
+    """A new study, or with ``load_if_exists`` the one of that name.
+
+    Args:
+        space: the cells and their features.
+        depth: number of rows d, 1 or more.
+        sampler: an outer search of ours, or any sampler of Optuna's; default :class:`PseudoGradientSampler`.
+        study_name: generated by Optuna where None.
+        storage: an Optuna storage or its URL; None keeps the study in memory.
+        load_if_exists: continue a study of this name; its space, depth and sampler settings must be the same.
+        seed: root of the batches' seeds and of ties between cells; default the sampler's seed, else a fresh one.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for a bad depth, or a study that exists with other settings.
+        optuna.exceptions.DuplicatedStudyError: where it exists, without ``load_if_exists``.
+        StorageError: (an ``OSError``) where the storage can't be opened.
+    """
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise InvalidInputError(f"expected a depth of 1 or more, got {depth!r}; it is the number of cells in a chain")
+    sampler = samplers.PseudoGradientSampler(seed=seed) if sampler is None else sampler
+    settings: dict[str, Any] = {
+        "space": _describe_space(space),
+        "depth": depth,
+        "sampler": _describe_sampler(sampler),
+        "seed": _first(seed, getattr(sampler, "seed", None)),
+    }
+    optuna_study = optuna.create_study(
+        study_name=study_name,
+        storage=_open_storage(storage),
+        sampler=sampler,
+        direction="maximize",
+        load_if_exists=load_if_exists,
+    )
+    stored = optuna_study.user_attrs.get(STUDY)
+    if stored is None:
+        if optuna_study.get_trials(deepcopy=False):
+            raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose a name")
+        stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
+        optuna_study.set_user_attr(STUDY, stored)
+    _check_same(stored, settings, optuna_study.study_name)
+    return FadeStudy(optuna_study, space, stored)
+
+
+def load_study(
+    *,
+    study_name: str,
+    storage: str | optuna.storages.BaseStorage,
+    space: CellSpace,
+    sampler: optuna.samplers.BaseSampler | None = None,
+) -> FadeStudy:
+    """A study that exists, to go on with it.
+
+    Args:
+        study_name: its name.
+        storage: an Optuna storage or its URL.
+        space: the space it was created with.
+        sampler: the outer search it was created with; None rebuilds one of ours from the stored settings.
+
+    Raises:
+        KeyError: where there is no such study.
+        InvalidInputError: (a ``ValueError``) where it has another space or sampler settings.
+        StorageError: (an ``OSError``) where the storage can't be opened.
+    """
+    optuna_study = optuna.load_study(study_name=study_name, storage=_open_storage(storage), sampler=sampler)
+    stored = optuna_study.user_attrs.get(STUDY)
+    if stored is None:
+        raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose its name")
+    if sampler is None:
+        sampler = _rebuild_sampler(stored["sampler"])
+        optuna_study.sampler = sampler
+    settings = stored | {"space": _describe_space(space), "sampler": _describe_sampler(sampler)}
+    _check_same(stored, settings, study_name)
+    return FadeStudy(optuna_study, space, stored)
+
+
+def delete_study(*, study_name: str, storage: str | optuna.storages.BaseStorage) -> None:
+    """Delete a study and all its trials; a ``KeyError`` where there is none."""
+    optuna.delete_study(study_name=study_name, storage=_open_storage(storage))
+
+
+def _describe_space(space: CellSpace) -> dict[str, Any]:
+    """What makes two spaces the same one: features, cells, and where they lie."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for cell in space:
+        digest.update(cell.key.encode() + np.asarray(space.embed(cell), dtype=float).round(9).tobytes())
+    return {
+        "type": type(space).__name__,
+        "features": list(space.features),
+        "cells": len(space),
+        "digest": digest.hexdigest()[:16],
+    }
+
+
+def _describe_sampler(sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
+    """Type and public attributes. Optuna's samplers have no public ones: their settings are not compared."""
+    settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
+    return {"type": type(sampler).__name__, **settings}
+
+
+def _rebuild_sampler(settings: dict[str, Any]) -> RowSampler:
+    arguments = dict(settings)
+    name = arguments.pop("type")
+    if name not in samplers.__all__:
+        raise InvalidInputError(f"expected the sampler of this study, got None; pass your {name}(...)")
+    return getattr(samplers, name)(**arguments)
+
+
+def _check_same(stored: dict[str, Any], settings: dict[str, Any], study_name: str) -> None:
+    """Raise, naming what differs, unless a study's settings are the stored ones. A seed of None fits all."""
+    old, new = _flat(stored), _flat(settings)
+    different = [
+        f"{key} is {old.get(key)!r} in the study and {new.get(key)!r} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not (key.endswith("seed") and None in (old.get(key), new.get(key)))
+    ]
+    if different:
+        raise InvalidInputError(
+            f"expected the settings with which study {study_name!r} was created, got others: {'; '.join(different)}. "
+            "Use the same settings, or another study name"
+        )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: value if isinstance(value, dict) else {"": value} for key, value in settings.items()}
+    return {f"{key}.{name}".rstrip("."): v for key, value in nested.items() for name, v in value.items()}
+
+
+def _open_storage(storage: str | optuna.storages.BaseStorage | None) -> optuna.storages.BaseStorage:
+    import sqlalchemy
+
+    try:
+        return optuna.storages.get_storage(storage)
+    except (ImportError, OSError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise StorageError(
+            f"expected a storage that can be opened, got {_masked(str(storage))}: {error}. "
+            "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
+        ) from error
+
+
+def _masked(url: str) -> str:
+    """A URL without its password."""
+    import re
+
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _read_only(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    array = array.copy()
+    array.setflags(write=False)
+    return array
+
+
+def _progress_bar(total: int | None, show: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, disable=not show, unit="generation")
