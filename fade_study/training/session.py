@@ -1,0 +1,71 @@
+"""What every training begins with and ends with: one Accelerator, seeded random numbers, processor threads, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from fade_study.config import OptimizerConfig
+from fade_study.exceptions import InvalidInputError
+from fade_study.training.data import Split
+
+__all__ = ["accuracy", "adam", "session"]
+
+EVALUATION_BATCH = 1024
+"""Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
+
+
+@contextmanager
+def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Generator]]:
+    """A training's surroundings; the caller's random numbers and threads are as before when it ends.
+
+    Args:
+        seed: of the initialization, through PyTorch's global generator, and of the generator that is returned.
+        threads: of the processor.
+
+    Yields:
+        The accelerator, and a CPU generator for data order, paths and noise, the same on all processes.
+    """
+    # unused parameters: a step runs one cell of each row
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if accelerator.mixed_precision == "fp16":
+        raise InvalidInputError("expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16")
+    before = torch.get_num_threads()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        try:
+            yield accelerator, torch.Generator().manual_seed(seed)
+        finally:
+            torch.set_num_threads(before)
+            accelerator.free_memory()
+
+
+def adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
+    """Adam over a module's parameters; those without a gradient, of cells not sampled, are left alone."""
+    return torch.optim.Adam(
+        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+@torch.inference_mode()
+def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Accelerator) -> float:
+    """Correct divided by total over a whole split, exact over all processes.
+
+    Args:
+        scores: from images ``(B, C, H, W)`` to class scores ``(B, classes)``.
+        split: on the accelerator's device.
+        accelerator: of the training.
+    """
+    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    starts = range(0, len(split), EVALUATION_BATCH)[accelerator.process_index :: accelerator.num_processes]
+    for start in starts:
+        batch = slice(start, start + EVALUATION_BATCH)
+        correct += (scores(split.images[batch]).argmax(dim=1) == split.labels[batch]).sum()
+    total = accelerator.reduce(correct, "sum")
+    assert isinstance(total, Tensor)
+    return total.item() / len(split)
