@@ -1,4 +1,4 @@
-"""Architectures (one cell per row) and hyper-architectures (w cells per row) of the chained space (section 2.1, 2.2)."""
+"""Architectures, one cell per row, and hyper-architectures, w cells per row (sections 2.1 and 2.2)."""
 
 from __future__ import annotations
 

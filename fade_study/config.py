@@ -44,17 +44,18 @@ Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def _settings(cls: type[T]) -> type[T]:
     """A frozen dataclass whose constructor checks types and ranges, and raises ConfigError."""
-    checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))(cls)
+    decorate = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
+    checked: Any = decorate(cls)
     initialize = checked.__init__
 
     @functools.wraps(initialize)
-    def __init__(self: T, *args: Any, **kwargs: Any) -> None:
+    def init(self: T, *args: Any, **kwargs: Any) -> None:
         try:
             initialize(self, *args, **kwargs)
         except pydantic.ValidationError as error:
             raise ConfigError(_sentences(error)) from None
 
-    checked.__init__ = __init__  # type: ignore[method-assign]
+    checked.__init__ = init
     return checked
 
 

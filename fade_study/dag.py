@@ -93,7 +93,9 @@ class Dag:
     def from_networkx(cls, graph: nx.DiGraph) -> Dag:
         """The class of a directed networkx graph with any vertex names."""
         if not graph.is_directed() or graph.is_multigraph():
-            raise InvalidInputError(f"expected a networkx.DiGraph, got {type(graph).__name__}; give its edges a direction")
+            raise InvalidInputError(
+                f"expected a networkx.DiGraph, got {type(graph).__name__}; give its edges a direction"
+            )
         number = {vertex: i for i, vertex in enumerate(graph)}
         return cls(len(number), tuple((number[u], number[v]) for u, v in graph.edges))
 
@@ -188,7 +190,9 @@ def _levels(parents: list[list[int]], children: list[list[int]]) -> list[int]:
                 ready.append(v)
     if len(ready) < len(parents):
         cycle = sorted(set(range(len(parents))) - set(ready))
-        raise InvalidInputError(f"expected a graph without cycles, got one through vertices {cycle}; turn an edge round")
+        raise InvalidInputError(
+            f"expected a graph without cycles, got one through vertices {cycle}; turn an edge round"
+        )
     return levels
 
 

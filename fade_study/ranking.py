@@ -31,7 +31,9 @@ def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArr
     array = np.asarray(alpha, dtype=float)
     if array.ndim not in (2, 3) or array.size == 0 or (shape is not None and array.shape != shape):
         expected = "(d, w) or (R, d, w)" if shape is None else f"{shape}"
-        raise InvalidInputError(f"expected alpha of shape {expected}, got {array.shape}; give one row for each row of H")
+        raise InvalidInputError(
+            f"expected alpha of shape {expected}, got {array.shape}; give one row for each row of H"
+        )
     if not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))[0].tolist()
         raise InvalidInputError(f"expected finite alphas, got {array[tuple(where)]} at {where}; the training diverged")
@@ -92,7 +94,7 @@ def top_k(alpha: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.float
     for row in marginals(alpha):
         columns = np.tile(np.arange(len(row)), len(paths))
         paths = np.column_stack([np.repeat(paths, len(row), axis=0), columns])
-        scores = np.outer(scores, row).ravel()
+        scores = (scores[:, None] * row).ravel()
         best = np.lexsort((*paths.T[::-1], -scores))[:k]
         paths, scores = paths[best], scores[best]
     return paths, scores

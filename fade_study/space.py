@@ -183,7 +183,7 @@ class DagSpace:
         self._cells = tuple(dag for size in sizes for dag in enumerate_dags(size))
         values = np.stack([np.concatenate([_values(function, n) for n in sizes]) for _, function in functions], axis=1)
         if not np.isfinite(values).all():
-            bad = [name for name, ok in zip(self._features, np.isfinite(values).all(axis=0), strict=True) if not ok]
+            bad = [name for name, column in zip(self._features, values.T, strict=True) if not np.isfinite(column).all()]
             raise InvalidInputError(f"expected finite features, got NaN or infinity from {bad}; mend the function")
         low, high = values.min(axis=0), values.max(axis=0)
         self._embedded = (values - low) / np.where(high > low, high - low, 1.0)  # (n, f)

@@ -71,7 +71,7 @@ class Batch:
 
     @cached_property
     def hyper_architecture(self) -> HyperArchitecture:
-        """d rows of w cells."""
+        """Its rows hold the cells of all neighborhoods."""
         return HyperArchitecture(tuple(tuple(trial.cell for trial in row) for row in self.trials))
 
     @property
@@ -97,7 +97,7 @@ class FadeStudy:
         self._in_optimize = False
         self._stopped = False
 
-    # --- ask and tell ------------------------------------------------------------------------------------------------
+    # --- ask and tell -----------------------------------------------------------------------------
 
     def ask(self) -> Batch:
         """The next hyper-architecture to train.
@@ -194,7 +194,7 @@ class FadeStudy:
             )
         return self._open[1]
 
-    # --- the loop ----------------------------------------------------------------------------------------------------
+    # --- the loop ---------------------------------------------------------------------------------
 
     def optimize(
         self,
@@ -251,7 +251,7 @@ class FadeStudy:
             raise RuntimeError("expected stop() inside optimize(), got it outside; leave your own loop instead")
         self._stopped = True
 
-    # --- where the search stands ---------------------------------------------------------------------------------------
+    # --- where the search stands ------------------------------------------------------------------
 
     def trajectory(self) -> NDArray[np.float64]:
         """Anchors of all generations that were told, ``(T, d, f)``."""
@@ -294,7 +294,7 @@ class FadeStudy:
         return Architecture(tuple(self._cells[row[0]] for row in trial.user_attrs[CELLS]))
 
 
-# --- making and finding studies ------------------------------------------------------------------------------------------
+# --- making and finding studies -------------------------------------------------------------------
 
 
 def create_study(
@@ -436,7 +436,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _open_storage(storage: str | optuna.storages.BaseStorage | None) -> optuna.storages.BaseStorage:
-    import sqlalchemy
+    import sqlalchemy.exc
 
     try:
         return optuna.storages.get_storage(storage)

@@ -46,7 +46,7 @@ def plan_macro(image_size: tuple[int, int], depth: int, config: NetworkConfig) -
 
 
 class Macro(nn.Module):
-    """Stem, transitions and classifier; the cells are handed to ``forward``, since a supernet changes them each step."""
+    """Stem, transitions and classifier. Cells are handed to ``forward``: a supernet changes them each step."""
 
     def __init__(self, plan: MacroPlan, image_channels: int, classes: int, config: NetworkConfig) -> None:
         super().__init__()

@@ -124,7 +124,11 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         )
         # As Optuna's own samplers do it: a sampler sees the trial frozen, and there is no public way to write to it.
         study._storage.set_trial_user_attr(trial._trial_id, POINTS, points.tolist())
-        return {name: float(x) for row, point in zip(names, points[:, 0], strict=True) for name, x in zip(row, point)}
+        return {
+            name: float(x)
+            for row, point in zip(names, points[:, 0], strict=True)
+            for name, x in zip(row, point, strict=True)
+        }
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -33,7 +33,7 @@ class PseudoGradientSampler(RowSampler):
         self.step_size = step_size
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Neighborhood ``(1 + 2f, f)``: the anchor, then anchor + offset·e_1, anchor - offset·e_1, …"""
+        """Neighborhood ``(1 + 2f, f)``: the anchor, then anchor + offset·e_1, anchor - offset·e_1, and so on."""
         f = len(history.features)
         if len(history) == 0:
             anchor = rng.random(f)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.config import BilevelConfig, NetworkConfig
@@ -67,72 +67,107 @@ def train_hyper_architecture(
         on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics.
     """
     begin = time.perf_counter()
-    depth, width = hyper_architecture.shape
-    regularization = row_regularization(config, depth)
+    history: list[NDArray[np.float64]] = []
+    epochs: list[dict[str, float]] = []
     with session(seed, config.threads) as (accelerator, generator):
-        data = data.to(accelerator.device)
-        supernet = Supernet(
-            hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
-        )
-        module, optimizer = accelerator.prepare(supernet, adam(supernet, config.optimizer))
-        supernet = accelerator.unwrap_model(module)
-        logits = config.alpha_init_std * torch.randn(depth, width, generator=generator)
-        logits.requires_grad_()
-        alpha_optimizer = torch.optim.Adam([logits], lr=config.alpha_learning_rate)
-        alpha_batches = _endless(data.alpha, config.batch_size, generator, accelerator)
-
-        history: list[NDArray[np.float64]] = []
-        epochs: list[dict[str, float]] = []
-        steps = data.weight.steps(config.batch_size)
+        trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
         for epoch in range(config.epochs):
-            module.train()
-            weight_total, alpha_total = torch.zeros(2, device=accelerator.device)
-            alpha_steps = 0
-            noise = gumbel_noise((2, steps, depth, width), generator)
-            batches = data.weight.batches(
-                config.batch_size, generator, rank=accelerator.process_index, ranks=accelerator.num_processes
-            )
-            for step, (images, labels) in enumerate(batches):
-                path = (logits.detach() + noise[0, step]).argmax(dim=1).tolist()
-                with accelerator.autocast():
-                    loss = F.cross_entropy(module(images, path), labels)
-                optimizer.zero_grad()
-                accelerator.backward(loss)
-                accelerator.clip_grad_value_(module.parameters(), config.optimizer.gradient_clip)
-                optimizer.step()
-                weight_total += loss.detach()
-
-                if epoch >= config.alpha_start and (step + 1) % config.alpha_every == 0:
-                    factors = torch.softmax((logits + noise[1, step]) / config.temperature, dim=1)
-                    remaining = 1 - (epoch + step / steps) / config.epochs
-                    with accelerator.autocast():
-                        loss = alpha_loss(supernet, *next(alpha_batches), factors)
-                    objective = loss + remaining * (regularization * factors.amax(dim=1)).sum().to(loss.device)
-                    (gradient,) = torch.autograd.grad(objective, logits)
-                    logits.grad = accelerator.reduce(gradient, "mean")  # pyright: ignore[reportAttributeAccessIssue]
-                    alpha_optimizer.step()
-                    alpha_total += loss.detach()
-                    alpha_steps += 1
-
-            alpha = torch.softmax(logits.detach().double(), dim=1).numpy()
-            metrics = {
-                "loss/weights": weight_total.item() / steps,
-                "accuracy/validation": _one_shot_accuracy(supernet, data.alpha, 1, width, generator, accelerator),
-            }
-            if alpha_steps:
-                metrics["loss/alpha"] = alpha_total.item() / alpha_steps
-            history.append(alpha)
+            metrics = trainer.epoch(epoch)
             epochs.append(metrics)
+            history.append(trainer.alpha())
             if on_epoch is not None:
-                on_epoch(epoch, alpha, metrics)
-
-        one_shot = _one_shot_accuracy(supernet, data.alpha, config.one_shot_paths, width, generator, accelerator)
+                on_epoch(epoch, history[-1], metrics)
+        one_shot = trainer.one_shot_accuracy(config.one_shot_paths)
     warning = _warning(one_shot, data.chance)
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
-    return HyperResult(
-        history[-1], np.stack(history), one_shot, tuple(epochs), warning, time.perf_counter() - begin
-    )
+    return HyperResult(history[-1], np.stack(history), one_shot, tuple(epochs), warning, time.perf_counter() - begin)
+
+
+class _Trainer:
+    """Supernet, alphas and their optimizers, and the two kinds of steps."""
+
+    def __init__(
+        self,
+        hyper_architecture: HyperArchitecture,
+        data: Data,
+        config: BilevelConfig,
+        network: NetworkConfig,
+        accelerator: Accelerator,
+        generator: torch.Generator,
+    ) -> None:
+        self.depth, self.width = hyper_architecture.shape
+        self.config = config
+        self.accelerator = accelerator
+        self.generator = generator
+        self.data = data.to(accelerator.device)
+        supernet = Supernet(
+            hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
+        )
+        self.module, self.optimizer = accelerator.prepare(supernet, adam(supernet, config.optimizer))
+        self.supernet: Supernet = accelerator.unwrap_model(self.module)
+        self.logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
+        self.logits.requires_grad_()
+        self.alpha_optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
+        self.alpha_batches = itertools.chain.from_iterable(self._pass(self.data.alpha) for _ in itertools.count())
+        self.regularization = row_regularization(config, self.depth)
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the weight split, with its alpha steps."""
+        self.module.train()
+        steps = self.data.weight.steps(self.config.batch_size)
+        noise = gumbel_noise((2, steps, self.depth, self.width), self.generator)
+        weight_total, alpha_total = torch.zeros(2, device=self.accelerator.device)
+        alpha_steps = 0
+        for step, (images, labels) in enumerate(self._pass(self.data.weight)):
+            weight_total += self.weight_step(images, labels, noise[0, step])
+            if epoch >= self.config.alpha_start and (step + 1) % self.config.alpha_every == 0:
+                remaining = 1 - (epoch + step / steps) / self.config.epochs
+                alpha_total += self.alpha_step(*next(self.alpha_batches), noise[1, step], remaining)
+                alpha_steps += 1
+        metrics = {"loss/weights": weight_total.item() / steps, "accuracy/validation": self.one_shot_accuracy(1)}
+        if alpha_steps:
+            metrics["loss/alpha"] = alpha_total.item() / alpha_steps
+        return metrics
+
+    def weight_step(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        """Train the weights along one sampled path; returns the loss."""
+        path = (self.logits.detach() + noise).argmax(dim=1).tolist()
+        with self.accelerator.autocast():
+            loss = F.cross_entropy(self.module(images, path), labels)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_value_(self.module.parameters(), self.config.optimizer.gradient_clip)
+        self.optimizer.step()
+        return loss.detach()
+
+    def alpha_step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float) -> Tensor:
+        """Train the alphas; ``remaining`` scales the regularization. Returns the loss without it."""
+        factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
+        with self.accelerator.autocast():
+            loss = alpha_loss(self.supernet, images, labels, factors)
+        penalty = remaining * (self.regularization * factors.amax(dim=1)).sum()
+        (gradient,) = torch.autograd.grad(loss + penalty.to(loss.device), self.logits)
+        self.logits.grad = self.accelerator.reduce(gradient, "mean")  # pyright: ignore[reportAttributeAccessIssue]
+        self.alpha_optimizer.step()
+        return loss.detach()
+
+    def alpha(self) -> NDArray[np.float64]:
+        """``(d, w)``, in double precision, so that rows sum to 1."""
+        return torch.softmax(self.logits.detach().double(), dim=1).numpy()
+
+    def one_shot_accuracy(self, paths: int) -> float:
+        """Mean accuracy of uniformly random paths on the alpha split, with batch statistics."""
+        columns = torch.randint(self.width, (paths, self.depth), generator=self.generator).tolist()
+        results = [
+            accuracy(lambda images, path=path: self.supernet(images, path), self.data.alpha, self.accelerator)
+            for path in columns
+        ]
+        return float(np.mean(results))
+
+    def _pass(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        return split.batches(self.config.batch_size, self.generator, rank=rank, ranks=ranks)
 
 
 def alpha_loss(supernet: Supernet, images: Tensor, labels: Tensor, factors: Tensor) -> Tensor:
@@ -149,7 +184,7 @@ def alpha_loss(supernet: Supernet, images: Tensor, labels: Tensor, factors: Tens
 
 
 def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
-    """Weight of each row's largest factor in the alpha loss, ``(d,)``: deeper rows are slowed down more (section 2.2)."""
+    """Weight of each row's largest factor in the alpha loss, ``(d,)``; deeper rows are slowed down more."""
     if isinstance(config.regularization, tuple):
         if len(config.regularization) != depth:
             raise InvalidInputError(
@@ -157,26 +192,6 @@ def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
             )
         return torch.tensor(config.regularization)
     return config.regularization * torch.arange(1, depth + 1)
-
-
-def _endless(
-    split: Split, batch_size: int, generator: torch.Generator, accelerator: Accelerator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    rank, ranks = accelerator.process_index, accelerator.num_processes
-    return itertools.chain.from_iterable(
-        split.batches(batch_size, generator, rank=rank, ranks=ranks) for _ in itertools.count()
-    )
-
-
-def _one_shot_accuracy(
-    supernet: nn.Module, split: Split, paths: int, width: int, generator: torch.Generator, accelerator: Accelerator
-) -> float:
-    """Mean accuracy of uniformly random paths, with batch statistics."""
-    assert isinstance(supernet, Supernet)
-    depth = len(supernet.rows)
-    columns: list[list[int]] = torch.randint(width, (paths, depth), generator=generator).tolist()
-    results = [accuracy(lambda images, path=path: supernet(images, path), split, accelerator) for path in columns]
-    return float(np.mean(results))
 
 
 def _warning(one_shot: float, chance: float) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 from collections.abc import Iterator
@@ -95,8 +96,9 @@ class Data:
 
     def to(self, device: torch.device) -> Data:
         """The same on a device."""
-        splits = (split.to(device) for split in (self.weight, self.alpha, self.test))
-        return Data(self.name, *splits, self.classes, self.digest)
+        return dataclasses.replace(
+            self, weight=self.weight.to(device), alpha=self.alpha.to(device), test=self.test.to(device)
+        )
 
 
 def load_data(config: DataConfig) -> Data:
@@ -136,9 +138,7 @@ def load_data(config: DataConfig) -> Data:
         tensor = torch.from_numpy(images[index]).contiguous(memory_format=torch.channels_last)
         return Split(tensor, torch.from_numpy(labels[index]))
 
-    return Data(
-        config.name, split(weight), split(alpha), split(test), int(labels.max()) + 1, digest.hexdigest()[:16]
-    )
+    return Data(config.name, split(weight), split(alpha), split(test), int(labels.max()) + 1, digest.hexdigest()[:16])
 
 
 def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed: int) -> list[NDArray[np.int64]]:
@@ -156,9 +156,7 @@ def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed
 def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Images ``(N, C, H, W)`` in single precision and labels 0 .. classes-1, if a network can be trained on them."""
     if images.ndim not in (3, 4) or min(images.shape, default=0) == 0:
-        raise DataError(
-            f"{name}: expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {images.shape}"
-        )
+        raise DataError(f"{name}: expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {images.shape}")
     if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
         raise DataError(f"{name}: expected images of integers or floats, got {images.dtype}")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):

@@ -1,4 +1,4 @@
-"""What every training begins with and ends with: one Accelerator, seeded random numbers, processor threads, accuracy."""
+"""What all trainings share: the Accelerator, seeded random numbers, processor threads, Adam, accuracy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
     # unused parameters: a step runs one cell of each row
     accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if accelerator.mixed_precision == "fp16":
-        raise InvalidInputError("expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16")
+        raise InvalidInputError(
+            "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"
+        )
     before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -47,9 +49,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
 
 def adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
     """Adam over a module's parameters; those without a gradient, of cells not sampled, are left alone."""
-    return torch.optim.Adam(
-        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    return torch.optim.Adam(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 @torch.inference_mode()
