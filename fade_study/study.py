@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -29,7 +29,7 @@ from fade_study.space import Cell, CellSpace
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Batch", "CellTrial", "FadeStudy", "create_study", "delete_study", "load_study"]
+__all__ = ["Batch", "CellTrial", "Evaluation", "FadeStudy", "create_study", "delete_study", "load_study"]
 
 GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
@@ -44,6 +44,14 @@ class CellTrial:
     point: NDArray[np.float64]
     """``(f,)``."""
     cell: Cell
+
+
+class Evaluation(NamedTuple):
+    """A from-scratch accuracy that a generation was told."""
+
+    generation: int
+    architecture: Architecture
+    value: float
 
 
 @dataclass(frozen=True)
@@ -277,6 +285,14 @@ class FadeStudy:
         """
         return self._architecture(self.optuna_study.best_trial)
 
+    def evaluations(self) -> list[Evaluation]:
+        """All from-scratch evaluations, oldest first."""
+        return [
+            Evaluation(number, self._architecture(trial), trial.value)
+            for number, trial in enumerate(told(self.optuna_study))
+            if trial.state == TrialState.COMPLETE and trial.value is not None
+        ]
+
     def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
         """One line per trial, as ``optuna.Study.trials_dataframe``."""
         return self.optuna_study.trials_dataframe(**kwargs)
@@ -442,12 +458,12 @@ def _open_storage(storage: str | optuna.storages.BaseStorage | None) -> optuna.s
         return optuna.storages.get_storage(storage)
     except (ImportError, OSError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StorageError(
-            f"expected a storage that can be opened, got {_masked(str(storage))}: {error}. "
+            f"expected a storage that can be opened, got {masked_url(str(storage))}: {error}. "
             "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
         ) from error
 
 
-def _masked(url: str) -> str:
+def masked_url(url: str) -> str:
     """A URL without its password."""
     import re
 

@@ -1,0 +1,139 @@
+"""Figures of a search, from arrays. Every function returns a matplotlib figure that belongs to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import networkx as nx
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from fade_study import Architecture, Dag
+
+__all__ = ["draw_accuracy", "draw_alpha", "draw_alpha_history", "draw_cells", "draw_trajectory"]
+
+
+def draw_trajectory(trajectory: NDArray[np.float64], features: Sequence[str]) -> Figure:
+    """Anchors over generations, one panel per row and feature, and the mean over rows below (the paper's Fig. 4).
+
+    Args:
+        trajectory: ``(T, d, f)``.
+        features: names of the f features.
+    """
+    generations, depth, width = trajectory.shape
+    figure = Figure(figsize=(3.2 * width, 1.4 * (depth + 1)), layout="constrained")
+    axes = figure.subplots(depth + 1, width, sharex=True, sharey=True, squeeze=False)
+    for j, feature in enumerate(features):
+        axes[0, j].set_title(feature.replace("_", " "))
+        for i in range(depth):
+            axes[i, j].plot(trajectory[:, i, j], marker=".", color="C0")
+        axes[depth, j].plot(trajectory[:, :, j], color="C7", linewidth=0.6)
+        axes[depth, j].plot(trajectory[:, :, j].mean(axis=1), color="C1", linewidth=2)
+        axes[depth, j].set(xlabel="generation", ylim=(-0.05, 1.05), xlim=(-0.2, max(generations - 0.8, 1)))
+    for i in range(depth):
+        axes[i, 0].set_ylabel(f"row {i}")
+    axes[depth, 0].set_ylabel("all rows, mean")
+    return figure
+
+
+def draw_accuracy(generations: Sequence[int], accuracies: Sequence[Sequence[float]]) -> Figure:
+    """From-scratch accuracy of the anchor architectures over generations, with its regression line (Fig. 3b).
+
+    Args:
+        generations: of the evaluations, ``(n,)``.
+        accuracies: of each evaluation's seeds, ``(n, S)``; rows may differ in length.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    x = np.concatenate([np.full(len(values), t) for t, values in zip(generations, accuracies, strict=True)])
+    y = np.concatenate([np.asarray(values, dtype=float) for values in accuracies])
+    ax.plot(x, y, "o", color="C0", alpha=0.5, label="one training")
+    ax.plot(generations, [np.mean(values) for values in accuracies], "_", color="C0", markersize=20, label="mean")
+    title = f"n = {len(y)} trainings in {len(generations)} generations"
+    if len(set(generations)) > 1 and np.ptp(y) > 0:
+        fit = stats.linregress(x, y)
+        ax.plot(x, fit.intercept + fit.slope * x, color="C1", label="regression line")
+        title += f", r = {fit.rvalue:.2f}, p = {fit.pvalue:.2g}"
+    ax.set(xlabel="generation", ylabel="from-scratch test accuracy", title=title)
+    ax.legend()
+    return figure
+
+
+def draw_alpha(alpha: NDArray[np.float64], cells: Sequence[Sequence[str]]) -> Figure:
+    """Alphas as shades, with the cells they belong to.
+
+    Args:
+        alpha: ``(d, w)``.
+        cells: keys, ``(d, w)``.
+    """
+    depth, width = alpha.shape
+    figure = Figure(figsize=(1.5 * width + 1, 0.8 * depth + 1), layout="constrained")
+    ax = figure.subplots()
+    image = ax.imshow(alpha, cmap="Blues", vmin=0, aspect="auto")
+    for (i, j), value in np.ndenumerate(alpha):
+        number, _, edges = cells[i][j].partition(":")
+        words = edges.split(".")
+        lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
+        shade = "white" if value > 0.6 * alpha.max() else "black"
+        text = f"{value:.2f}\n{number} vertices\n" + "\n".join(lines)
+        ax.text(j, i, text, ha="center", va="center", fontsize=6, color=shade)
+    ax.set(xlabel="column (0: anchor)", ylabel="row", xticks=range(width), yticks=range(depth))
+    figure.colorbar(image, label="alpha")
+    return figure
+
+
+def draw_alpha_history(history: NDArray[np.float64]) -> Figure:
+    """Alphas over the epochs of a training, one panel per row.
+
+    Args:
+        history: ``(E, d, w)``.
+    """
+    _, depth, width = history.shape
+    figure = Figure(figsize=(3 * depth, 2.8), layout="constrained")
+    axes = figure.subplots(1, depth, sharex=True, sharey=True, squeeze=False)[0]
+    for i, ax in enumerate(axes):
+        for j in range(width):
+            ax.plot(history[:, i, j], color="C1" if j == 0 else "C0", alpha=1 if j == 0 else 0.6)
+        ax.axhline(1 / width, color="C7", linewidth=0.6)
+        ax.set(title=f"row {i}", xlabel="epoch")
+    axes[0].set_ylabel("alpha (orange: anchor)")
+    return figure
+
+
+def draw_cells(architecture: Architecture) -> Figure:
+    """The cells of an architecture, shallow to deep, with input (square) and output (diamond) vertex."""
+    figure = Figure(figsize=(2.8 * architecture.depth, 3.2), layout="constrained")
+    axes = figure.subplots(1, architecture.depth, squeeze=False)[0]
+    for row, (cell, ax) in enumerate(zip(architecture, axes, strict=True)):
+        ax.set_title(f"row {row}", fontsize=10)
+        ax.set_axis_off()
+        if isinstance(cell, Dag):
+            _draw_dag(cell, ax)
+        else:
+            ax.text(0.5, 0.5, cell.key, ha="center", wrap=True)
+    return figure
+
+
+def _draw_dag(dag: Dag, ax: Axes) -> None:
+    graph = dag.to_networkx(augmented=True)
+    for level, vertices in enumerate(nx.topological_generations(graph)):
+        for vertex in vertices:
+            graph.nodes[vertex]["level"] = level
+    layout = nx.multipartite_layout(graph, subset_key="level", align="horizontal", scale=1)
+    # Upside down, so that the data flow downwards; bent edges show where one skips a level.
+    positions = {vertex: (x, -y) for vertex, (x, y) in layout.items()}
+    shapes = {"s": [dag.vertices], "D": [dag.vertices + 1], "o": list(range(dag.vertices))}
+    for shape, vertices in shapes.items():
+        nx.draw_networkx_nodes(
+            graph, positions, nodelist=vertices, node_shape=shape, node_size=160, node_color="C0", ax=ax
+        )
+    inputs = [(u, v) for u, v in graph.edges if u == dag.vertices]
+    operations = [(u, v) for u, v in graph.edges if u != dag.vertices]
+    arc = "arc3,rad=0.15"
+    nx.draw_networkx_edges(graph, positions, edgelist=inputs, style="dashed", edge_color="C7", ax=ax, node_size=160)
+    nx.draw_networkx_edges(graph, positions, edgelist=operations, connectionstyle=arc, ax=ax, node_size=160)
+    ax.text(0.5, -0.02, f"{dag.vertices} vertices, {dag.operations} convolutions", transform=ax.transAxes,
+            ha="center", fontsize=8)  # fmt: skip

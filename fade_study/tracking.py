@@ -1,0 +1,220 @@
+"""The record of runs in MLflow, and all that fade_study knows of MLflow.
+
+A study invocation is a parent run, each hyper-architecture and each from-scratch evaluation a child of it; the README's
+"What goes where in MLflow" says what they hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import mlflow
+import numpy as np
+import yaml
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Param
+from numpy.typing import NDArray
+
+from fade_study.architecture import HyperArchitecture
+from fade_study.study import masked_url
+from fade_study.training import Data, ScratchResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SCHEMA", "Run", "alpha_metrics", "find_scratch", "log_scratch", "start_hyper", "start_study", "ui_command"]
+
+SCHEMA = "1"
+"""Version of the record, in tag ``fade.schema``; raised when names or meanings change."""
+PACKAGES = ("fade-study", "accelerate", "mlflow", "numpy", "optuna", "torch")
+Kind = Literal["search", "validation", "comparison", "benchmark"]
+
+
+class Run:
+    """One MLflow run to write to."""
+
+    def __init__(self, run_id: str) -> None:
+        self.id = run_id
+        self._client = mlflow.MlflowClient()
+        self._non_finite = 0
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Write metrics of one step, in one request. Non-finite values are counted instead: charts can't hold them."""
+        self.series([(step, values)])
+
+    def series(self, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Write metrics of many steps, in one request."""
+        now = int(time.time() * 1000)
+        finite = [
+            Metric(name, float(value), now, step)
+            for step, values in steps
+            for name, value in values.items()
+            if math.isfinite(value)
+        ]
+        bad = sum(len(values) for _, values in steps) - len(finite)
+        if bad:
+            self._non_finite += bad
+            finite.append(Metric("non_finite_values", self._non_finite, now, steps[-1][0]))
+        self._client.log_batch(self.id, metrics=finite)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Write params, in one request."""
+        self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self._client.set_tag(self.id, name, value)
+
+    def json(self, values: Mapping[str, Any], file: str) -> None:
+        """Write a JSON artifact."""
+        self._client.log_dict(self.id, dict(values), file)
+
+    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
+        """Append rows to a table artifact, which the MLflow UI shows and compares."""
+        self._client.log_table(self.id, dict(columns), file)
+
+    def figure(self, figure: Figure, file: str) -> None:
+        """Write a figure artifact."""
+        self._client.log_figure(self.id, figure, file)
+
+
+@contextmanager
+def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator[Run]:
+    """A run that ends FINISHED, FAILED after an error, or KILLED after an interrupt."""
+    active = mlflow.start_run(run_name=name, nested=nested)
+    mlflow.set_tags({"fade.schema": SCHEMA, **tags})
+    try:
+        yield Run(active.info.run_id)
+    except Exception:
+        mlflow.end_run("FAILED")
+        raise
+    except BaseException:
+        mlflow.end_run("KILLED")
+        raise
+    mlflow.end_run("FINISHED")
+
+
+@contextmanager
+def start_study(kind: Kind, config: Any, data: Data, device: str, study_name: str) -> Iterator[Run]:
+    """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
+
+    Args:
+        kind: tag ``fade.kind``.
+        config: dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
+        data: logged with its digest.
+        device: that trains.
+        study_name: name of the Optuna study, tag ``fade.study``.
+    """
+    settings = dataclasses.asdict(config)
+    if "storage" in settings:
+        settings["storage"] = masked_url(settings["storage"])
+    tags = {"fade.kind": kind, "fade.study": study_name, "fade.commit": _commit()}
+    with _run(None, tags, nested=False) as run:
+        packages = {f"package.{name}": version(name) for name in PACKAGES}
+        run.params({f"config.{name}": value for name, value in _flat(settings).items()} | packages | {"device": device})
+        mlflow.log_text(yaml.safe_dump(_plain(settings), sort_keys=False), "config.yaml")
+        source = CodeDatasetSource(tags={"mlflow.source.name": data.name})
+        mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest), context="training")
+        yield run
+
+
+@contextmanager
+def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: int) -> Iterator[Run]:
+    """The child run of a hyper-architecture that is about to be trained."""
+    with _run(f"hyper-{generation}", {"fade.kind": "hyper"}, nested=True) as run:
+        keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
+        cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
+        run.params({"generation": generation, "seed": seed, **cells})
+        run.json({"rows": keys}, "hyper_architecture.json")
+        yield run
+
+
+def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> str:
+    """The child run of a from-scratch evaluation that is done; returns its id.
+
+    Args:
+        architecture: its key.
+        recipe: hash of all that matters but architecture and seed.
+        seed: of the training.
+        result: what came out.
+    """
+    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}, nested=True) as run:
+        run.params({"architecture": architecture, "recipe": recipe, "seed": seed})
+        run.series(list(enumerate(result.epochs)))
+        run.metrics(
+            {
+                "accuracy/test": result.test_accuracy,
+                "accuracy/validation": result.validation_accuracy,
+                "parameters": result.parameters,
+                "flops": result.flops,
+                "seconds": result.seconds,
+            },
+            step=len(result.epochs) - 1,
+        )
+        return run.id
+
+
+def find_scratch(architecture: str, recipe: str, seed: int) -> dict[str, Any] | None:
+    """A from-scratch evaluation done before, in any run of this tracking server: the same is never paid twice.
+
+    Returns:
+        ``run_id``, ``test_accuracy`` and ``validation_accuracy``, or None.
+    """
+    found: Any = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}' "
+        f"and params.seed = '{seed}' and params.architecture = '{architecture}'",
+        max_results=1,
+        output_format="list",
+    )
+    if not found:
+        return None
+    metrics = found[0].data.metrics
+    return {
+        "run_id": found[0].info.run_id,
+        "test_accuracy": metrics["accuracy/test"],
+        "validation_accuracy": metrics["accuracy/validation"],
+    }
+
+
+def ui_command() -> str:
+    """What to type to look at the runs."""
+    uri = mlflow.get_tracking_uri()
+    return f"at {masked_url(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {masked_url(uri)}"
+
+
+def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:
+    """Alphas ``(d, w)`` by their metric names."""
+    return {f"alpha/row{i}/column{j}": value for (i, j), value in np.ndenumerate(alpha)}
+
+
+def _commit() -> str:
+    """Commit of the code, with ``-dirty`` where it was changed since."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Without tuples, which YAML has no plain form for."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
