@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -54,7 +56,7 @@ def draw_accuracy(generations: Sequence[int], accuracies: Sequence[Sequence[floa
     ax.plot(generations, [np.mean(values) for values in accuracies], "_", color="C0", markersize=20, label="mean")
     title = f"n = {len(y)} trainings in {len(generations)} generations"
     if len(set(generations)) > 1 and np.ptp(y) > 0:
-        fit = stats.linregress(x, y)
+        fit: Any = stats.linregress(x, y)
         ax.plot(x, fit.intercept + fit.slope * x, color="C1", label="regression line")
         title += f", r = {fit.rvalue:.2f}, p = {fit.pvalue:.2g}"
     ax.set(xlabel="generation", ylabel="from-scratch test accuracy", title=title)
@@ -73,13 +75,11 @@ def draw_alpha(alpha: NDArray[np.float64], cells: Sequence[Sequence[str]]) -> Fi
     figure = Figure(figsize=(1.5 * width + 1, 0.8 * depth + 1), layout="constrained")
     ax = figure.subplots()
     image = ax.imshow(alpha, cmap="Blues", vmin=0, aspect="auto")
-    for (i, j), value in np.ndenumerate(alpha):
-        number, _, edges = cells[i][j].partition(":")
-        words = edges.split(".")
-        lines = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
-        shade = "white" if value > 0.6 * alpha.max() else "black"
-        text = f"{value:.2f}\n{number} vertices\n" + "\n".join(lines)
-        ax.text(j, i, text, ha="center", va="center", fontsize=6, color=shade)
+    for i, row in enumerate(cells):
+        for j, key in enumerate(row):
+            shade = "white" if alpha[i, j] > 0.6 * alpha.max() else "black"
+            text = f"{alpha[i, j]:.2f}\n{textwrap.fill(key.replace('.', ' '), 14)}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=6, color=shade)
     ax.set(xlabel="column (0: anchor)", ylabel="row", xticks=range(width), yticks=range(depth))
     figure.colorbar(image, label="alpha")
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,9 @@ from fade_study.training import Data, ScratchResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Tables grow by being read and written again: a progress bar for each would drown the search's own.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 __all__ = ["SCHEMA", "Run", "alpha_metrics", "find_scratch", "log_scratch", "start_hyper", "start_study", "ui_command"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import warnings
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from analysis import figures
 from fade_study import tracking
 from fade_study.config import SearchConfig, parse_config
 from fade_study.execution import open_executor
+from fade_study.study import masked_url
 from fade_study.training import Data, HyperResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.data import load_data
 
@@ -37,6 +39,7 @@ def main() -> None:
     """Run the search that the command line describes; a refused one leaves nothing behind."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that runs end, and end KILLED
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         search(parse_config(SearchConfig, CONFIGS))
     except fade_study.FadeError as error:
@@ -214,7 +217,7 @@ def finish(study: fade_study.FadeStudy, config: SearchConfig, data: Data, run: t
         f"\nBest of {len(recorded)} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:"
         f"\n  {best}"
         f"\n  test accuracy {np.mean(test):.3f}{spread} (mean ± sd over {len(test)} seeds), generation {number}"
-        f"\nStudy {study.optuna_study.study_name!r} in {fade_study.study.masked_url(config.storage)}"
+        f"\nStudy {study.optuna_study.study_name!r} in {masked_url(config.storage)}"
         f"\nLook at run {run.id}: {tracking.ui_command()}"
     )
 
