@@ -223,8 +223,8 @@ class FadeStudy:
             timeout: seconds after which no generation is begun.
             callbacks: called with the study and the batch after each generation, told or failed.
             catch: exceptions of ``evaluate`` after which the search goes on. After any other the generation is failed
-                and the exception raised. An interrupt leaves the generation open: the next ``ask`` repeats it as it
-                was.
+                and the exception raised. An interrupt leaves the generation open: the next ``optimize``, or the next
+                ``ask`` of a new process, goes on with it as it was.
             show_progress_bar: tqdm's.
         """
         if self._in_optimize:
@@ -237,7 +237,7 @@ class FadeStudy:
                 while not self._stopped and (n_generations is None or done < n_generations):
                     if time.monotonic() >= deadline:
                         break
-                    batch = self.ask()
+                    batch = self._open[0] if self._open else self.ask()
                     try:
                         result = evaluate(batch)
                         self.tell(batch, *result) if isinstance(result, tuple) else self.tell(batch, result)

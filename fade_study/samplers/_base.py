@@ -113,15 +113,11 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         names = anchor_names(settings["depth"], features)
         past = told(study)
         seed = settings["seed"] if self.seed is None else self.seed
-        points = np.stack(
-            [
-                self._checked(
-                    self.propose(_row_history(past, row, features), np.random.default_rng([seed, row, len(past)])),
-                    len(features),
-                )
-                for row in range(len(names))
-            ]
-        )
+        proposals = [
+            self.propose(_row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
+            for row in range(len(names))
+        ]
+        points = self._checked(proposals, len(features))
         # As Optuna's own samplers do it: a sampler sees the trial frozen, and there is no public way to write to it.
         study._storage.set_trial_user_attr(trial._trial_id, POINTS, points.tolist())
         return {
@@ -140,14 +136,21 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         """For Optuna's parallel loops; proposals don't depend on it."""
         self._independent.reseed_rng()
 
-    def _checked(self, points: Any, features: int) -> NDArray[np.float64]:
-        array = np.asarray(points, dtype=float)
-        if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != features or not np.isfinite(array).all():
+    def _checked(self, proposals: Sequence[Any], features: int) -> NDArray[np.float64]:
+        """Points of all rows, ``(d, w, f)``."""
+        arrays = [np.asarray(points, dtype=float) for points in proposals]
+        for array in arrays:
+            if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != features or not np.isfinite(array).all():
+                raise InvalidInputError(
+                    f"expected {type(self).__name__}.propose to return finite points of shape (w, {features}), "
+                    f"got shape {array.shape}; return one row per point, the anchor first"
+                )
+        widths = [len(array) for array in arrays]
+        if len(set(widths)) > 1:
             raise InvalidInputError(
-                f"expected {type(self).__name__}.propose to return finite points of shape (w, {features}), "
-                f"got shape {array.shape}; return one row per point, the anchor first"
+                f"expected {type(self).__name__}.propose to return as many points for every row, got {widths}"
             )
-        return np.clip(array, 0.0, 1.0)
+        return np.clip(np.stack(arrays), 0.0, 1.0)
 
 
 def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:

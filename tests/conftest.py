@@ -1,0 +1,61 @@
+"""Fixtures: small real data, and an MLflow store that opens at once."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    from fade_study.training import DataConfig, load_data
+
+    return load_data(DataConfig(limit=300))
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory):
+    """A fresh MLflow database: its migrations take seconds, a copy none."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    script = f"import mlflow; mlflow.set_tracking_uri('sqlite:///{path}'); mlflow.search_experiments()"
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=path.parent)
+    return path
+
+
+@pytest.fixture
+def mlflow_store(mlflow_template, tmp_path, monkeypatch):
+    """An empty store in this test's folder, for this process and for its children."""
+    path = tmp_path / "mlflow.db"
+    shutil.copy(mlflow_template, path)
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (str(tmp_path / "artifacts"),))
+    uri = f"sqlite:///{path}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+    return uri
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of what ``mlflow run`` needs, so that runs leave nothing in the checkout."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("MLproject", "studies", "analysis"):
+        source = ROOT / name
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
+    return folder

@@ -1,0 +1,107 @@
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fade_study import FEATURES, Dag, DagSpace, enumerate_dags
+from fade_study.testing import check_cell_space
+
+SMALL = [dag for size in (1, 2, 3, 4, 5) for dag in enumerate_dags(size)]
+
+
+@pytest.mark.parametrize("dag", SMALL[::7], ids=str)
+def test_features_are_those_of_networkx(dag):
+    directed = dag.to_networkx(augmented=True)
+    graph = directed.to_undirected()
+    degrees = [degree for _, degree in graph.degree()]
+    inner = dag.to_networkx()
+    expected = {
+        "eccentricity_variance": np.var(list(nx.eccentricity(graph).values())),
+        "degree_variance": np.var(degrees),
+        "vertices": inner.number_of_nodes(),
+        "operations": directed.number_of_edges() - directed.out_degree(dag.vertices),
+        "longest_path": nx.dag_longest_path_length(directed) - 1,  # the edge from the input holds no convolution
+        "density": nx.density(inner.to_undirected()),
+        "mean_degree": np.mean(degrees),
+        "sources": sum(d == 0 for _, d in inner.in_degree()),
+        "sinks": sum(d == 0 for _, d in inner.out_degree()),
+    }
+    assert {name: feature(dag) for name, feature in FEATURES.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [DagSpace(1), DagSpace(3), DagSpace(4, min_vertices=4), DagSpace(4, features=tuple(FEATURES))],
+    ids=["one cell", "small", "one size", "all features"],
+)
+def test_public_checks(space):
+    check_cell_space(space)
+
+
+def test_the_paper_features_tell_few_cells_apart():
+    diagnostics = DagSpace(5, min_vertices=3).diagnostics()
+    assert (diagnostics.cells, diagnostics.points) == (339, 95)
+    assert diagnostics.mean_group == pytest.approx(339 / 95)
+    assert 0 < diagnostics.median_spacing < 1
+    assert DagSpace(5, min_vertices=3, features=tuple(FEATURES)).diagnostics().points > 200
+
+
+def test_features_are_scaled_to_the_unit_box():
+    space = DagSpace(5)
+    points = np.array([space.embed(cell) for cell in space])
+    assert points.min(axis=0) == pytest.approx([0, 0, 0])
+    assert points.max(axis=0) == pytest.approx([1, 1, 1])
+    assert (DagSpace(3, features=["vertices"], min_vertices=3).embed(Dag(3)) == 0).all()  # constant: 0
+
+
+@given(st.lists(st.floats(-1, 2), min_size=3, max_size=3))
+def test_nearest_is_nearest(point):
+    space = DagSpace(4)
+    distances = [np.linalg.norm(space.embed(cell) - point) for cell in space]
+    assert np.linalg.norm(space.embed(space.nearest(point)) - point) == pytest.approx(min(distances))
+
+
+def test_ties_are_broken_by_the_generator_alone():
+    space = DagSpace(5)
+    point = max((space.embed(cell) for cell in space), key=lambda p: sum(np.allclose(space.embed(c), p) for c in space))
+    drawn = {space.nearest(point, np.random.default_rng(seed)) for seed in range(50)}
+    assert len(drawn) > 5
+    assert space.nearest(point, np.random.default_rng(1)) == space.nearest(point, np.random.default_rng(1))
+
+
+def test_a_feature_of_ones_own_is_one_function():
+    def two_paths(dag):
+        return float(len(dag.edges) > dag.vertices)
+
+    space = DagSpace(4, features=("vertices", two_paths))
+    assert space.features == ("vertices", "two_paths")
+    check_cell_space(space)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_vertices": 8}, "20,286,025"),
+        ({"max_vertices": 0}, "1 to 7"),
+        ({"max_vertices": 2, "min_vertices": 3}, "min_vertices up to max_vertices = 2"),
+        ({"max_vertices": 2, "features": ()}, "one or more"),
+        ({"max_vertices": 2, "features": ("vertices", "vertices")}, "different features"),
+        ({"max_vertices": 2, "features": ("colour",)}, "a feature among"),
+        ({"max_vertices": 2, "features": (lambda dag: float("nan"),)}, "finite features"),
+    ],
+)
+def test_impossible_spaces_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DagSpace(**arguments)
+
+
+def test_points_and_cells_that_do_not_fit_are_refused():
+    space = DagSpace(3)
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        space.nearest([0.1, 0.2])
+    with pytest.raises(ValueError, match="finite"):
+        space.nearest([0.1, 0.2, np.nan])
+    with pytest.raises(ValueError, match="a cell of"):
+        space.embed(Dag(4))
+    assert Dag(4) not in space

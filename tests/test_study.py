@@ -1,0 +1,436 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+import fade_study
+from fade_study import DagSpace, create_study, delete_study, load_study
+from fade_study.samplers import PseudoGradientSampler, RowSampler
+
+SPACE = DagSpace(4)
+
+
+def sampler(seed=0, **settings):
+    return PseudoGradientSampler(seed=seed, **settings)
+
+
+def alphas(batch):
+    """Any function of the batch: more operations, more alpha."""
+    weights = np.array([[trial.cell.operations for trial in row] for row in batch.trials], dtype=float)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def run(study, generations, values=False):
+    for _ in range(generations):
+        batch = study.ask()
+        study.tell(batch, alphas(batch), float(batch.points.mean()) if values else None)
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"sqlite:///{tmp_path / 'fade.db'}"
+
+
+# --- what a batch holds ---
+
+
+def test_a_batch_says_what_to_train():
+    study = create_study(space=SPACE, depth=3, sampler=sampler())
+    batch = study.ask()
+    assert batch.number == 0
+    assert batch.points.shape == (3, 7, 3)
+    np.testing.assert_array_equal(batch.anchors, batch.points[:, 0])
+    assert batch.hyper_architecture.shape == (3, 7)
+    assert batch.architecture == batch.hyper_architecture.architecture([0, 0, 0])
+    for i, row in enumerate(batch.trials):
+        for j, trial in enumerate(row):
+            assert (trial.row, trial.column) == (i, j)
+            assert trial.cell == batch.hyper_architecture.rows[i][j]
+            distances = [np.linalg.norm(SPACE.embed(cell) - trial.point) for cell in SPACE]
+            assert np.linalg.norm(SPACE.embed(trial.cell) - trial.point) == pytest.approx(min(distances))
+    with pytest.raises(ValueError, match="read-only"):
+        batch.trials[0][0].point[0] = 1
+
+
+def test_where_the_search_stands():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    assert study.trajectory().shape == (0, 2, 3)
+    with pytest.raises(ValueError, match="one or more generations"):
+        _ = study.anchors
+    batch = study.ask()
+    np.testing.assert_array_equal(study.anchors, batch.anchors)
+    assert study.architecture == batch.architecture
+    study.tell(batch, alphas(batch))
+    np.testing.assert_array_equal(study.trajectory(), [batch.anchors])
+    np.testing.assert_array_equal(study.anchors, batch.anchors)
+    assert study.architecture == batch.architecture
+
+
+# --- what Optuna sees ---
+
+
+def test_one_generation_is_one_trial():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    first, second = study.ask(), None
+    study.tell(first, alphas(first), 0.8)
+    second = study.ask()
+    study.tell(second, alphas(second), one_shot_accuracy=0.4)
+    complete, pruned = study.optuna_study.trials
+    assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.8)
+    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {0: 0.4})
+    assert set(complete.params) == {f"row{i}/{feature}" for i in (0, 1) for feature in SPACE.features}
+    np.testing.assert_array_equal(complete.user_attrs["fade:points"], first.points)
+    np.testing.assert_array_equal(complete.user_attrs["fade:alpha"], alphas(first))
+    assert complete.user_attrs["fade:cells"] == [[t.cell.key for t in row] for row in first.trials]
+    assert len(study.trials_dataframe()) == 2
+
+
+def test_alphas_are_never_the_value():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    run(study, 2)
+    with pytest.raises(ValueError, match="No trials are completed"):
+        _ = study.best_architecture
+
+
+def test_best_architecture_has_the_best_value():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    architectures = []
+    for value in (0.3, 0.9, None, 0.5):
+        batch = study.ask()
+        architectures.append(batch.architecture)
+        study.tell(batch, alphas(batch), value, one_shot_accuracy=0.99)
+    assert study.best_architecture == architectures[1]
+    assert [(e.generation, e.value) for e in study.evaluations()] == [(0, 0.3), (1, 0.9), (3, 0.5)]
+    assert [e.architecture for e in study.evaluations()] == [architectures[i] for i in (0, 1, 3)]
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        optuna.samplers.RandomSampler(seed=0),
+        optuna.samplers.TPESampler(seed=0, n_startup_trials=2),
+        optuna.samplers.NSGAIISampler(seed=0),
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_samplers_of_optuna_run_as_baselines(baseline, storage):
+    study = create_study(space=SPACE, depth=2, sampler=baseline, storage=storage, study_name="baseline", seed=3)
+    for _ in range(5):
+        batch = study.ask()
+        assert batch.hyper_architecture.shape == (2, 1)
+        study.tell(batch, np.ones((2, 1)), float(batch.anchors.mean()))
+    assert study.best_architecture.depth == 2
+    again = load_study(study_name="baseline", storage=storage, space=SPACE, sampler=type(baseline)())
+    assert again.trajectory().shape == (5, 2, 3)
+
+
+# --- the protocol ---
+
+
+def test_ask_twice():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    study.ask()
+    with pytest.raises(fade_study.OpenGenerationError, match=r"generation 0 is; .*study\.fail\(batch\)"):
+        study.ask()
+
+
+def test_tell_twice():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batch = study.ask()
+    study.tell(batch, alphas(batch))
+    with pytest.raises(ValueError, match="told or failed already"):
+        study.tell(batch, alphas(batch))
+    with pytest.raises(ValueError, match="told or failed already"):
+        study.fail(batch)
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "message"),
+    [
+        (lambda alpha: alpha[:1], None, r"expected alpha of shape \(2, 7\), got \(1, 7\)"),
+        (lambda alpha: alpha * np.nan, None, "finite"),
+        (lambda alpha: alpha - 0.5, None, "0 or more"),
+        (lambda alpha: alpha * 1.01, None, "sum to 1"),
+        (lambda alpha: alpha, float("nan"), "finite value"),
+        (lambda alpha: alpha, float("inf"), "finite value"),
+    ],
+)
+def test_a_wrong_tell_stores_nothing(change, value, message):
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batch = study.ask()
+    before = study.optuna_study.trials
+    with pytest.raises(ValueError, match=message):
+        study.tell(batch, change(alphas(batch)), value)
+    assert study.optuna_study.trials == before
+    study.tell(batch, alphas(batch))  # the generation is still open
+
+
+def test_fail_repeats_the_generation_with_another_seed():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    run(study, 1)
+    failed = study.ask()
+    study.fail(failed)
+    batch = study.ask()
+    assert batch.number == failed.number == 1
+    np.testing.assert_array_equal(batch.points, failed.points)
+    assert batch.hyper_architecture == failed.hyper_architecture
+    assert batch.seed != failed.seed
+    study.tell(batch, alphas(batch))
+    assert study.trajectory().shape == (2, 2, 3)
+    assert [t.state for t in study.optuna_study.trials] == [TrialState.PRUNED, TrialState.FAIL, TrialState.PRUNED]
+
+
+def test_seeds_differ_between_generations_and_studies():
+    seeds = set()
+    for seed in (0, 1):
+        study = create_study(space=SPACE, depth=2, sampler=sampler(seed))
+        for _ in range(3):
+            batch = study.ask()
+            seeds.add(batch.seed)
+            study.tell(batch, alphas(batch))
+    assert len(seeds) == 6
+
+
+# --- resuming ---
+
+
+def test_resumed_equals_uninterrupted(storage):
+    whole = create_study(space=SPACE, depth=2, sampler=sampler())
+    run(whole, 6)
+    for generations in (2, 3, 1):
+        part = create_study(
+            space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="part", load_if_exists=True
+        )
+        run(part, generations)
+        part.ask()  # and the process dies
+    part = load_study(study_name="part", storage=storage, space=SPACE)
+    np.testing.assert_array_equal(part.trajectory(), whole.trajectory())
+    cells = [[t.user_attrs["fade:cells"] for t in study.optuna_study.trials[:6]] for study in (part, whole)]
+    assert cells[0] == cells[1]
+    assert len(part.optuna_study.trials) == 7
+
+
+def test_an_open_generation_is_asked_again_as_it_was(storage):
+    study = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    run(study, 1)
+    batch = study.ask()
+    again = load_study(study_name="s", storage=storage, space=SPACE, sampler=sampler()).ask()
+    assert (again.number, again.trial_number, again.seed) == (batch.number, batch.trial_number, batch.seed)
+    np.testing.assert_array_equal(again.points, batch.points)
+    assert again.hyper_architecture == batch.hyper_architecture
+
+
+@pytest.mark.parametrize("crash_after", range(9))
+def test_a_crash_within_ask_loses_nothing(storage, monkeypatch, crash_after):
+    """Every write to the storage is a place to crash: the next ask gives the batch that an unbroken one gives."""
+    whole = create_study(space=SPACE, depth=2, sampler=sampler())
+    run(whole, 1)
+    expected = whole.ask()
+
+    study = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    run(study, 1)
+    writes = 0
+
+    def crashing(write):
+        def wrapper(*arguments, **keywords):
+            nonlocal writes
+            if writes == crash_after:
+                raise KeyboardInterrupt
+            writes += 1
+            return write(*arguments, **keywords)
+
+        return wrapper
+
+    backend = study.optuna_study._storage
+    with monkeypatch.context() as patch:
+        for name in ("create_new_trial", "set_trial_param", "set_trial_user_attr"):
+            patch.setattr(backend, name, crashing(getattr(backend, name)))
+        with pytest.raises(KeyboardInterrupt):
+            study.ask()
+    batch = load_study(study_name="s", storage=storage, space=SPACE).ask()
+    assert (batch.number, batch.seed) == (expected.number, expected.seed)
+    np.testing.assert_array_equal(batch.points, expected.points)
+    assert batch.hyper_architecture == expected.hyper_architecture
+
+
+SCRIPT = """
+import numpy as np, fade_study, optuna
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+study = fade_study.create_study(space=fade_study.DagSpace(5), depth=3,
+                                sampler=fade_study.samplers.PseudoGradientSampler(seed=1))
+for _ in range(5):
+    batch = study.ask()
+    weights = np.array([[trial.cell.operations for trial in row] for row in batch.trials], dtype=float)
+    study.tell(batch, weights / weights.sum(axis=1, keepdims=True))
+    print(batch.seed, batch.hyper_architecture.rows, batch.points.tolist())
+"""
+
+
+def test_the_same_in_processes_with_different_hash_seeds():
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (0, 1, 12345)
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop()) > 1000
+
+
+# --- making and finding studies ---
+
+
+def test_names_as_in_optuna(storage):
+    create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    with pytest.raises(KeyError):
+        load_study(study_name="missing", storage=storage, space=SPACE)
+    delete_study(study_name="s", storage=storage)
+    with pytest.raises(KeyError):
+        load_study(study_name="s", storage=storage, space=SPACE)
+
+
+def test_a_study_with_other_settings_is_refused_and_kept(storage):
+    create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    common = {"storage": storage, "study_name": "s", "load_if_exists": True}
+    for settings, message in [
+        ({"space": DagSpace(3), "depth": 2, "sampler": sampler()}, r"space\.cells is 40 in the study and 9 here"),
+        ({"space": SPACE, "depth": 3, "sampler": sampler()}, "depth is 2 in the study and 3 here"),
+        ({"space": SPACE, "depth": 2, "sampler": sampler(offset=0.3)}, r"sampler\.offset is 0\.15 .* 0\.3 here"),
+        ({"space": SPACE, "depth": 2, "sampler": sampler(1)}, r"sampler\.seed is 0 in the study and 1 here"),
+        ({"space": SPACE, "depth": 2, "sampler": optuna.samplers.RandomSampler()}, r"sampler\.type"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            create_study(**settings, **common)
+    with pytest.raises(ValueError, match=r"sampler\.step_size"):
+        load_study(study_name="s", storage=storage, space=SPACE, sampler=sampler(step_size=1.0))
+    assert create_study(space=SPACE, depth=2, sampler=sampler(), **common).depth == 2
+
+
+def test_load_study_rebuilds_its_sampler(storage):
+    create_study(space=SPACE, depth=2, sampler=sampler(offset=0.3), storage=storage, study_name="s")
+    study = load_study(study_name="s", storage=storage, space=SPACE)
+    assert isinstance(study.optuna_study.sampler, PseudoGradientSampler)
+    assert study.optuna_study.sampler.offset == 0.3
+    create_study(space=SPACE, depth=2, sampler=optuna.samplers.RandomSampler(), storage=storage, study_name="random")
+    with pytest.raises(ValueError, match=r"pass your RandomSampler\(\.\.\.\)"):
+        load_study(study_name="random", storage=storage, space=SPACE)
+
+
+def test_a_seedless_study_keeps_the_seed_it_drew(storage):
+    one = create_study(space=SPACE, depth=2, storage=storage, study_name="s")
+    first = one.ask()
+    assert load_study(study_name="s", storage=storage, space=SPACE).ask().seed == first.seed
+    assert create_study(space=SPACE, depth=2).ask().seed != first.seed
+
+
+def test_a_study_of_another_kind_is_refused(storage):
+    other = optuna.create_study(storage=storage, study_name="other")
+    other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(ValueError, match="another one"):
+        create_study(space=SPACE, depth=2, storage=storage, study_name="other", load_if_exists=True)
+    with pytest.raises(ValueError, match="another one"):
+        load_study(study_name="other", storage=storage, space=SPACE)
+
+
+@pytest.mark.parametrize("depth", [0, -1, 1.5, True, "2"])
+def test_depth_is_1_or_more(depth):
+    with pytest.raises(ValueError, match="depth of 1 or more"):
+        create_study(space=SPACE, depth=depth)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/fade.db", "nonsense", "postgresql://me:secret@localhost/x"])
+def test_a_storage_that_cannot_be_opened(url):
+    with pytest.raises(OSError, match="a storage that can be opened") as error:
+        create_study(space=SPACE, depth=2, storage=url)
+    assert "secret" not in str(error.value)
+    assert isinstance(error.value, fade_study.StorageError)
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    path = tmp_path / "fade.db"
+    path.write_text("not a database" * 100)
+    with pytest.raises(fade_study.StorageError, match="a storage that can be opened"):
+        create_study(space=SPACE, depth=2, storage=f"sqlite:///{path}")
+    assert path.read_text() == "not a database" * 100
+
+
+# --- optimize ---
+
+
+def test_optimize():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    called = []
+    results = iter([lambda b: alphas(b), lambda b: (alphas(b), 0.7), lambda b: (alphas(b), None)])
+    study.optimize(lambda b: next(results)(b), n_generations=3, callbacks=[lambda s, b: called.append((s, b.number))])
+    assert called == [(study, 0), (study, 1), (study, 2)]
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["PRUNED", "COMPLETE", "PRUNED"]
+
+
+def test_optimize_continues_and_stops():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    study.optimize(alphas, n_generations=2)
+    study.optimize(alphas, callbacks=[lambda s, b: s.stop() if b.number == 4 else None])
+    assert len(study.trajectory()) == 5
+    study.optimize(alphas, timeout=0)
+    assert len(study.trajectory()) == 5
+    with pytest.raises(RuntimeError, match=r"inside optimize"):
+        study.stop()
+
+
+def test_optimize_catches_what_it_is_told_to():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    broken = iter([True, False, False])
+
+    def evaluate(batch):
+        if next(broken):
+            raise ArithmeticError("diverged")
+        return alphas(batch)
+
+    study.optimize(evaluate, n_generations=3, catch=(ArithmeticError,))
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["FAIL", "PRUNED", "PRUNED"]
+    assert len(study.trajectory()) == 2
+
+
+def test_optimize_fails_the_generation_and_raises():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    with pytest.raises(ZeroDivisionError):
+        study.optimize(lambda batch: 1 / 0, n_generations=3)
+    with pytest.raises(ValueError, match="shape"):
+        study.optimize(lambda batch: [[1.0]], n_generations=3)
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["FAIL", "FAIL"]
+    study.optimize(alphas, n_generations=1)
+
+
+def test_an_interrupt_leaves_the_generation_open():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+
+    def interrupted(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study.optimize(interrupted, n_generations=3)
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["RUNNING"]
+    numbers = []
+    study.optimize(lambda batch: numbers.append(batch.number) or alphas(batch), n_generations=2)
+    assert numbers == [0, 1]
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["PRUNED", "PRUNED"]
+
+
+def test_a_sampler_with_a_width_of_its_own():
+    class Wide(RowSampler):
+        def propose(self, history, rng):
+            return rng.random((4, len(history.features)))
+
+    study = create_study(space=SPACE, depth=2, sampler=Wide(seed=0))
+    run(study, 2)
+    assert study.trajectory().shape == (2, 2, 3)

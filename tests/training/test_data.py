@@ -1,0 +1,183 @@
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from fade_study import DataError
+from fade_study.training import DataConfig, load_data
+
+
+def images(n=60, shape=(8, 8), classes=3):
+    rng = np.random.default_rng(0)
+    return {"images": rng.random((n, *shape)), "labels": np.arange(n) % classes}
+
+
+@pytest.fixture
+def npz(tmp_path):
+    def write(**arrays):
+        path = tmp_path / "images.npz"
+        np.savez(path, **arrays)
+        return DataConfig(name=f"npz:{path}")
+
+    return write
+
+
+def rows(split):
+    return {tuple(image) for image in split.images.flatten(1).numpy().round(5).tolist()}
+
+
+def test_digits_are_split_4_1_1_disjoint_and_stratified():
+    data = load_data(DataConfig())
+    sizes = [len(split) for split in (data.weight, data.alpha, data.test)]
+    assert sum(sizes) == 1797
+    assert np.array(sizes) / 1797 == pytest.approx([4 / 6, 1 / 6, 1 / 6], abs=0.001)
+    parts = [rows(split) for split in (data.weight, data.alpha, data.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 1797
+    for split in (data.weight, data.alpha, data.test):
+        shares = torch.bincount(split.labels) / len(split)
+        torch.testing.assert_close(shares, torch.full((10,), 0.1), atol=0.01, rtol=0)
+    assert data.image_shape == (1, 8, 8)
+    assert (data.classes, data.chance) == (10, 0.1)
+
+
+def test_images_are_standardized_by_the_weight_split():
+    data = load_data(DataConfig())
+    assert data.weight.images.mean().item() == pytest.approx(0, abs=1e-4)
+    assert data.weight.images.std().item() == pytest.approx(1, abs=1e-3)
+    assert abs(data.test.images.mean().item()) > 1e-5
+
+
+def test_the_same_seed_gives_the_same_split_and_another_another():
+    assert load_data(DataConfig()).digest == load_data(DataConfig()).digest
+    assert load_data(DataConfig(split_seed=1)).digest != load_data(DataConfig()).digest
+
+
+def test_limit_keeps_the_shares_of_classes():
+    data = load_data(DataConfig(limit=300))
+    assert sum(len(split) for split in (data.weight, data.alpha, data.test)) == 300
+    assert torch.bincount(torch.cat([s.labels for s in (data.weight, data.alpha, data.test)])).min() >= 28
+
+
+def test_a_pass_takes_every_image_at_most_once(digits):
+    generator = torch.Generator().manual_seed(0)
+    batches = list(digits.weight.batches(32, generator))
+    assert [len(labels) for _, labels in batches] == [32] * (len(digits.weight) // 32)
+    seen = torch.cat([images for images, _ in batches]).flatten(1)
+    assert len(torch.unique(seen, dim=0)) == len(seen)
+    assert len(list(digits.weight.batches(10_000, generator))) == 1
+
+
+def test_processes_share_a_batch_without_loss_or_repetition(digits):
+    whole = list(digits.weight.batches(32, torch.Generator().manual_seed(0)))
+    shares = [list(digits.weight.batches(32, torch.Generator().manual_seed(0), rank=r, ranks=3)) for r in range(3)]
+    for step, (images, labels) in enumerate(whole):
+        assert sum(len(share[step][1]) for share in shares) == len(labels)
+        assert rows_of(images) == set.union(*(rows_of(share[step][0]) for share in shares))
+
+
+def rows_of(images):
+    return {tuple(image) for image in images.flatten(1).tolist()}
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((8, 8), (1, 8, 8)), ((3, 8, 8), (3, 8, 8)), ((8, 6, 3), (3, 8, 6)), ((9, 5), (1, 9, 5))]
+)
+def test_npz_of_ones_own(npz, shape, expected):
+    data = load_data(npz(**images(shape=shape)))
+    assert data.image_shape == expected
+    assert data.classes == 3
+
+
+def test_channels_last_arrays_are_transposed(npz):
+    arrays = images(shape=(8, 6, 3))
+    first = load_data(npz(images=arrays["images"].transpose(0, 3, 1, 2), labels=arrays["labels"]))
+    last = load_data(npz(**arrays))
+    torch.testing.assert_close(first.weight.images, last.weight.images)
+
+
+def test_labels_need_not_be_consecutive(npz):
+    arrays = images()
+    data = load_data(npz(images=arrays["images"], labels=arrays["labels"] * 7 - 3))
+    assert data.weight.labels.unique().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"pictures": np.zeros(3)}, r"arrays 'images' and 'labels', got \['pictures'\]"),
+        (images() | {"images": np.zeros((60, 8))}, "shape"),
+        (images() | {"images": np.zeros((60, 0, 8))}, "shape"),
+        (images() | {"labels": np.arange(59) % 3}, r"shape \(60,\)"),
+        (images() | {"labels": np.arange(60) / 3}, "whole-numbered labels"),
+        (images() | {"labels": np.zeros(60, dtype=int)}, "two or more classes"),
+        (images() | {"images": np.full((60, 8, 8), np.nan)}, "finite images"),
+        (images() | {"images": np.full((60, 8, 8), "a")}, "integers or floats"),
+        (images(n=2, classes=5), "6 or more images of every class"),
+        (images(n=60, classes=60), "6 or more images of every class"),
+        (images() | {"images": np.array([None] * 60)}, "plain number arrays"),
+    ],
+)
+def test_npz_that_cannot_be_trained_on_is_refused(npz, arrays, message):
+    with pytest.raises(DataError, match=message):
+        load_data(npz(**arrays))
+
+
+def test_files_that_are_no_npz(tmp_path):
+    with pytest.raises(DataError, match="can be read"):
+        load_data(DataConfig(name=f"npz:{tmp_path / 'missing.npz'}"))
+    for content in (b"text", b"", b"PK\x03\x04 cut"):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"expected an \.npz"):
+            load_data(DataConfig(name=f"npz:{tmp_path / 'broken.npz'}"))
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(DataError, match=r"expected an \.npz"):
+        load_data(DataConfig(name=f"npz:{tmp_path / 'array.npy'}"))
+
+
+def test_unknown_names_and_limits():
+    with pytest.raises(DataError, match="a data set among digits, fashion-mnist"):
+        load_data(DataConfig(name="imagenet"))
+    with pytest.raises(DataError, match="up to the 1797 images"):
+        load_data(DataConfig(limit=5000))
+    with pytest.raises(DataError, match="every class"):
+        load_data(DataConfig(limit=30))
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
+def test_missing_files_without_a_network(tmp_path, monkeypatch, name):
+    """Whether there is a network here or not: none answers at this proxy."""
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(DataError, match=rf"expected {name} in .*{tmp_path.name}.*--data\.name digits"):
+        load_data(DataConfig(name=name, data_dir=str(tmp_path)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("folder", [".", "FashionMNIST/raw"])
+def test_fashion_mnist_from_its_raw_files(tmp_path, packed, folder):
+    rng = np.random.default_rng(0)
+    where = tmp_path / folder
+    where.mkdir(parents=True, exist_ok=True)
+    for name, n in (("train", 120), ("t10k", 20)):
+        arrays = {
+            "images-idx3-ubyte": rng.integers(0, 256, (n, 28, 28), dtype=np.uint8),
+            "labels-idx1-ubyte": (np.arange(n) % 10).astype(np.uint8),
+        }
+        for kind, array in arrays.items():
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            content = header + array.tobytes()
+            path = where / f"{name}-{kind}"
+            path.with_name(path.name + ".gz").write_bytes(gzip.compress(content)) if packed else path.write_bytes(
+                content
+            )
+    data = load_data(DataConfig(name="fashion-mnist", data_dir=str(tmp_path)))
+    assert [len(s) for s in (data.weight, data.alpha, data.test)] == [96, 24, 20]  # the official test set stays whole
+    assert data.image_shape == (1, 28, 28)
+
+    cut = next(where.glob("t10k-labels*"))
+    cut.write_bytes(gzip.compress(b"\0\0\x08\x01\0\0\0\x14") if packed else cut.read_bytes()[:-1])
+    with pytest.raises(DataError, match="a cut one"):
+        load_data(DataConfig(name="fashion-mnist", data_dir=str(tmp_path)))

@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from fade_study import Architecture, Dag
+from fade_study.training import (
+    DataConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    ScratchConfig,
+    load_data,
+    recipe,
+    session,
+    train_from_scratch,
+)
+
+ARCHITECTURE = Architecture((Dag(2, ((0, 1),)), Dag(3)))
+CONFIG = ScratchConfig(epochs=4, batch_size=32, optimizer=OptimizerConfig(learning_rate=0.01))
+
+
+def test_it_learns_and_reports():
+    seen = []
+    data = load_data(DataConfig())
+    result = train_from_scratch(ARCHITECTURE, data, CONFIG, seed=0, on_epoch=lambda *a: seen.append(a))
+    assert result.test_accuracy > 0.6
+    assert result.validation_accuracy == result.epochs[-1]["accuracy/validation"]
+    assert [set(epoch) for epoch in result.epochs] == [{"loss/weights", "accuracy/validation"}] * 4
+    assert seen == list(enumerate(result.epochs))
+    assert result.epochs[-1]["loss/weights"] < result.epochs[0]["loss/weights"]
+    assert result.parameters > 0
+    assert result.flops > 2 * result.parameters
+
+
+def test_the_same_seed_gives_the_same_result(digits):
+    first, again, other = (train_from_scratch(ARCHITECTURE, digits, CONFIG, seed=seed) for seed in (0, 0, 1))
+    assert dataclasses.replace(first, seconds=0) == dataclasses.replace(again, seconds=0)
+    assert first.epochs != other.epochs
+
+
+def test_accuracy_over_unequal_batches_is_that_over_one(digits, monkeypatch):
+    labels = digits.weight.labels
+    scores = torch.nn.functional.one_hot((labels * 7 + torch.arange(len(labels)) // 3) % 10, 10).float()
+    lookup = {image.numpy().tobytes(): score for image, score in zip(digits.weight.images, scores, strict=True)}
+
+    def model(images):
+        return torch.stack([lookup[image.numpy().tobytes()] for image in images])
+
+    expected = (scores.argmax(dim=1) == labels).sum().item() / len(labels)
+    for size in (1, 7, len(labels) - 1, len(labels), 10_000):
+        monkeypatch.setattr(session, "EVALUATION_BATCH", size)
+        assert session.accuracy(model, digits.weight, Accelerator()) == expected
+
+
+def test_recipe_holds_everything_that_matters(digits):
+    base = recipe(digits, CONFIG, NetworkConfig())
+    assert base == recipe(digits, dataclasses.replace(CONFIG, threads=2), NetworkConfig())
+    others = {
+        recipe(digits, dataclasses.replace(CONFIG, epochs=5), NetworkConfig()),
+        recipe(digits, dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=0.02)), NetworkConfig()),
+        recipe(digits, CONFIG, NetworkConfig(kernel_size=5)),
+        recipe(load_data(DataConfig(limit=300, split_seed=1)), CONFIG, NetworkConfig()),
+    }
+    assert len(others | {base}) == 5
+
+
+@pytest.mark.parametrize("normalization", ["none", "cell", "vertex"])
+def test_all_normalizations_train(digits, normalization):
+    network = NetworkConfig(normalization=normalization)
+    assert 0 <= train_from_scratch(ARCHITECTURE, digits, CONFIG, network=network, seed=0).test_accuracy <= 1
