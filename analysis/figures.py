@@ -50,8 +50,8 @@ def draw_accuracy(generations: Sequence[int], accuracies: Sequence[Sequence[floa
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
-    x = np.concatenate([np.full(len(values), t) for t, values in zip(generations, accuracies, strict=True)])
-    y = np.concatenate([np.asarray(values, dtype=float) for values in accuracies])
+    x = np.repeat(np.asarray(generations, dtype=float), [len(values) for values in accuracies])
+    y = np.array([value for values in accuracies for value in values])
     ax.plot(x, y, "o", color="C0", alpha=0.5, label="one training")
     ax.plot(generations, [np.mean(values) for values in accuracies], "_", color="C0", markersize=20, label="mean")
     title = f"n = {len(y)} trainings in {len(generations)} generations"
@@ -123,8 +123,8 @@ def _draw_dag(dag: Dag, ax: Axes) -> None:
         for vertex in vertices:
             graph.nodes[vertex]["level"] = level
     layout = nx.multipartite_layout(graph, subset_key="level", align="horizontal", scale=1)
-    # Upside down, so that the data flow downwards; bent edges show where one skips a level.
-    positions = {vertex: (x, -y) for vertex, (x, y) in layout.items()}
+    # Upside down, so that the data flow downwards; zigzag, so that edges which skip a level don't hide behind others.
+    positions = {vertex: (x + 0.3 * (-1) ** graph.nodes[vertex]["level"], -y) for vertex, (x, y) in layout.items()}
     shapes = {"s": [dag.vertices], "D": [dag.vertices + 1], "o": list(range(dag.vertices))}
     for shape, vertices in shapes.items():
         nx.draw_networkx_nodes(
@@ -132,8 +132,9 @@ def _draw_dag(dag: Dag, ax: Axes) -> None:
         )
     inputs = [(u, v) for u, v in graph.edges if u == dag.vertices]
     operations = [(u, v) for u, v in graph.edges if u != dag.vertices]
-    arc = "arc3,rad=0.15"
+    arc = "arc3,rad=0.2"
     nx.draw_networkx_edges(graph, positions, edgelist=inputs, style="dashed", edge_color="C7", ax=ax, node_size=160)
     nx.draw_networkx_edges(graph, positions, edgelist=operations, connectionstyle=arc, ax=ax, node_size=160)
+    ax.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.2))
     ax.text(0.5, -0.02, f"{dag.vertices} vertices, {dag.operations} convolutions", transform=ax.transAxes,
             ha="center", fontsize=8)  # fmt: skip

@@ -161,7 +161,7 @@ class FadeStudy:
         )
 
     def tell(
-        self, batch: Batch, alpha: ArrayLike, value: float | None = None, *, one_shot_accuracy: float | None = None
+        self, batch: Batch, alpha: ArrayLike, value: float | None = None, one_shot_accuracy: float | None = None
     ) -> None:
         """Finish a generation.
 

@@ -370,8 +370,10 @@ def test_a_file_that_is_no_database(tmp_path):
 def test_optimize():
     study = create_study(space=SPACE, depth=2, sampler=sampler())
     called = []
-    results = iter([lambda b: alphas(b), lambda b: (alphas(b), 0.7), lambda b: (alphas(b), None)])
-    study.optimize(lambda b: next(results)(b), n_generations=3, callbacks=[lambda s, b: called.append((s, b.number))])
+    values = iter([(), (0.7,), (None, 0.4)])
+    study.optimize(
+        lambda b: (alphas(b), *next(values)), n_generations=3, callbacks=[lambda s, b: called.append((s, b.number))]
+    )
     assert called == [(study, 0), (study, 1), (study, 2)]
     assert [trial.state.name for trial in study.optuna_study.trials] == ["PRUNED", "COMPLETE", "PRUNED"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,7 @@ def _read_npz(path: str) -> tuple[NDArray, NDArray]:
                 raise DataError(f"{path}: expected arrays 'images' and 'labels', got {file.files}; save it with "
                                 "np.savez(path, images=images, labels=labels)")  # fmt: skip
             return file["images"], file["labels"]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"expected an .npz file that can be read, got {path}: {error}") from None
     except (ValueError, AttributeError, TypeError) as error:
         if isinstance(error, DataError):
@@ -223,8 +224,9 @@ def _read_torchvision(name: str, folder: Path) -> tuple[NDArray, NDArray, int]:
     try:
         train, test = (getattr(torchvision.datasets, kind)(folder, train=t, download=True) for t in (True, False))
     except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise DataError(
-            f"expected {name} in {folder.resolve()} or from the network, got neither ({error}). Put there {files}; "
+            f"expected {name} in {folder.resolve()} or from the network, got neither ({reason}). Put there {files}; "
             "set the folder with --data.data_dir; or use the embedded data set with --data.name digits"
         ) from None
     images = np.concatenate([np.asarray(train.data), np.asarray(test.data)])

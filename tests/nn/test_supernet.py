@@ -55,12 +55,13 @@ def test_both_savings_are_exact(normalization, share_weights):
         loss = F.cross_entropy(supernet(images, path), labels)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         torch.testing.assert_close(loss, reference, rtol=1e-10, atol=1e-10)
-        for gradient, other in zip(gradients, expected[1:], strict=True):
-            # a cell that was not sampled has no gradient instead of one that is 0
-            other = torch.zeros(()) if other is None else other
-            torch.testing.assert_close(
-                torch.zeros_like(other) if gradient is None else gradient, other, rtol=1e-8, atol=1e-10
-            )
+        # A cell that was not sampled has no gradient instead of one that is 0.
+        zeros = [torch.zeros_like(weight) for weight in weights]
+        gradients, others = (
+            [zero if gradient is None else gradient for gradient, zero in zip(some, zeros, strict=True)]
+            for some in (gradients, expected[1:])
+        )
+        torch.testing.assert_close(gradients, others, rtol=1e-8, atol=1e-10)
 
         alpha_loss = F.cross_entropy(supernet(images, path, factors), labels)
         (gradient,) = torch.autograd.grad(alpha_loss, logits)

@@ -96,6 +96,7 @@ def test_the_digits_preset_trains_its_supernet():
     assert result.warning is None
 
 
+@pytest.mark.filterwarnings("ignore:the supernet has hardly trained")
 def test_threads_are_given_back(digits):
     before = torch.get_num_threads()
     train(HYPER, digits, BilevelConfig(epochs=1, threads=1, **FAST), seed=0)

@@ -1,0 +1,206 @@
+"""The search as a user starts it: real processes, real stores."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+import fade_study
+
+BIN = Path(sys.executable).parent
+
+
+def environment(**changes):
+    """Without pyenv, and with no MLflow run of somebody else's."""
+    keep = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")}
+    return keep | {"PATH": f"{BIN}:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"} | changes
+
+
+def mlflow_run(project, *arguments):
+    """The verbatim command."""
+    return subprocess.run(
+        [BIN / "mlflow", "run", ".", *arguments],
+        cwd=project,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def search(project, *arguments):
+    command = [sys.executable, "-m", "studies.search", "--preset", "smoke", *arguments]
+    return subprocess.Popen(
+        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for(process, text):
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    pytest.fail(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def runs(kind=None):
+    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    return [run for run in found if kind is None or run.data.tags.get("fade.kind") == kind]
+
+
+def artifacts(run, folder=None):
+    return {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, folder)}
+
+
+def test_mlflow_run_searches_and_records(project, mlflow_store):
+    result = mlflow_run(project, "-e", "search", "-P", "preset=smoke", "-P", "study=first")
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "generation 2/2: " in output
+    assert "one-shot accuracy" in output
+    assert "Best of 1 architectures trained from scratch" in output
+    assert "mlflow ui --backend-store-uri" in output
+
+    (parent,) = runs("search")
+    assert parent.info.status == "FINISHED"
+    assert {run.info.status for run in runs()} == {"FINISHED"}
+    assert parent.info.run_id in output
+    data = parent.data
+    assert data.params["config.generations"] == "2"
+    features = ("eccentricity_variance", "degree_variance", "vertices")
+    expected = {f"anchor/row{i}/{feature}" for i in (0, 1) for feature in features}
+    expected |= {f"alpha/row{i}/column{j}" for i in (0, 1) for j in range(7)}
+    expected |= {f"{name}/row{i}" for i in (0, 1) for name in ("alpha_entropy", "collisions")}
+    expected |= {"one_shot_accuracy", "seconds/hyper", "accuracy/test", "accuracy/validation", "best/test_accuracy"}
+    assert expected <= set(data.metrics)
+    history = mlflow.MlflowClient().get_metric_history(parent.info.run_id, "anchor/row0/vertices")
+    assert [metric.step for metric in history] == [0, 1]
+    assert {"config.yaml", "ranks.json", "figures"} <= artifacts(parent)
+    assert {Path(path).stem for path in artifacts(parent, "figures")} == {
+        "accuracy", "alpha_last_generation", "anchor_cells", "trajectory"
+    }  # fmt: skip
+    assert parent.inputs.dataset_inputs[0].dataset.name == "digits"
+
+    hyper, scratch = runs("hyper"), runs("scratch")
+    assert (len(hyper), len(scratch)) == (2, 2)
+    assert {run.data.tags["mlflow.parentRunId"] for run in hyper + scratch} == {parent.info.run_id}
+    for run in hyper:
+        assert {"loss/weights", "loss/alpha", "accuracy/validation", "alpha/row1/column6"} <= set(run.data.metrics)
+        assert artifacts(run) == {"figures", "hyper_architecture.json"}
+        # the smoke preset trains too little to mean anything, and says so
+        assert ("fade.warning" in run.data.tags) == (run.data.metrics["one_shot_accuracy"] < 0.19)
+    assert {run.data.params["seed"] for run in scratch} == {"0", "1"}
+
+    study = fade_study.load_study(
+        study_name="first", storage=f"sqlite:///{project / 'fade.db'}", space=fade_study.DagSpace(3)
+    )
+    assert study.trajectory().shape == (2, 2, 3)
+    last = np.array([[data.metrics[f"anchor/row{i}/{feature}"] for feature in features] for i in (0, 1)])
+    np.testing.assert_array_equal(study.anchors, last)
+    assert study.best_architecture.key == data.tags["fade.best_architecture"]
+
+
+def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
+    result = mlflow_run(project, "-P", "preset=smoke", "-P", "generations=0", "-P", "colour=red")
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    assert "generations: Input should be greater than 0, got 0" in output
+    assert "colour: unknown name" in output
+    assert "Traceback" not in output.split("ConfigError")[1].split("mlflow")[0]
+    (run,) = runs()  # the one that `mlflow run` makes before it starts us
+    assert run.info.status == "FAILED"
+    assert "fade.kind" not in run.data.tags
+    assert not (project / "fade.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth", "0"], "depth: Input should be greater than 0"),
+        (["--preset", "missing"], "expected one of digits, fashion, paper, smoke"),
+        (["--data.name", "npz:missing.npz"], "expected an .npz file that can be read"),
+        (["--executor", "processes:0"], "expected an executor 'inline' or 'processes:N'"),
+        (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(project, mlflow_store, arguments, message):
+    process = search(project, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert message in output
+    assert "Traceback" not in output
+    assert runs() == []
+    assert not (project / "fade.db").exists()
+
+
+def stored(project):
+    study = fade_study.load_study(
+        study_name="s", storage=f"sqlite:///{project / 'fade.db'}", space=fade_study.DagSpace(3)
+    )
+    trials = [t for t in study.optuna_study.trials if t.state.name in ("COMPLETE", "PRUNED")]
+    return [(t.params, t.user_attrs, t.values, t.intermediate_values) for t in trials]
+
+
+def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_template, tmp_path, monkeypatch):
+    arguments = ["--study", "s", "--generations", "4"]
+    process = search(project, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    whole = stored(project)
+    assert len(whole) == 4
+
+    # Again from nothing, with a tracking store that knows none of the results, killed twice.
+    (project / "fade.db").unlink()
+    other = tmp_path / "other.db"
+    shutil.copy(mlflow_template, other)
+    with sqlite3.connect(other) as database:
+        database.execute("UPDATE experiments SET artifact_location = ?", (str(tmp_path / "other_artifacts"),))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
+    for generation in (1, 3):
+        process = search(project, *arguments)
+        wait_for(process, f"generation {generation}/4")
+        process.kill()
+        process.communicate()
+    process = search(project, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "generation 1/4" not in output
+    assert stored(project) == whole
+
+    # And once more: nothing is left to do, and that is no error.
+    process = search(project, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "Best of" in output
+    assert stored(project) == whole
+
+
+def test_a_study_with_other_settings_is_refused(project, mlflow_store):
+    assert search(project, "--study", "s", "--generations", "1").wait() == 0
+    before = len(runs())
+    process = search(project, "--study", "s", "--generations", "2", "--offset", "0.2", "--space.max_vertices", "4")
+    output, _ = process.communicate()
+    assert process.returncode != 0
+    assert "sampler.offset is 0.15 in the study and 0.2 here" in output
+    assert "space.cells is 9 in the study and 40 here" in output
+    assert len(runs()) == before
+
+
+def test_sigterm_ends_runs_as_killed(project, mlflow_store):
+    process = search(project, "--generations", "50")
+    wait_for(process, "generation 1/50")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (parent,) = runs("search")
+    assert parent.info.status == "KILLED"
+    assert "RUNNING" not in {run.info.status for run in runs()}

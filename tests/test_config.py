@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fade_study import ConfigError
+from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, SearchConfig, SpaceConfig, parse_config
+
+CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
+
+
+def parse(*argv):
+    return parse_config(SearchConfig, CONFIGS, argv)
+
+
+def refused(*argv):
+    with pytest.raises(ConfigError) as error:
+        parse(*argv)
+    return error.value.problems
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_valid_and_says_how_to_run_it(path):
+    assert isinstance(parse("--preset", path.stem), SearchConfig)
+    assert isinstance(parse("--preset", str(path)), SearchConfig)
+    header = path.read_text().split("\n\n")[0]
+    command = "mlflow run . -e search" + ("" if path.stem == "digits" else f" -P preset={path.stem}")
+    assert f"#   {command}" in header
+
+
+def test_there_are_the_presets_that_the_readme_names():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"smoke", "digits", "fashion", "paper"}
+
+
+def test_the_papers_numbers():
+    config = parse("--preset", "paper")
+    assert (config.data.name, config.space.max_vertices, config.depth, config.generations) == ("cifar10", 6, 4, 100)
+    assert (config.bilevel.epochs, config.bilevel.batch_size, config.bilevel.temperature) == (5, 128, 10.0)
+    assert config.bilevel.alpha_init_std == 1.0
+    for training in (config.bilevel, config.scratch):
+        optimizer = training.optimizer
+        assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.gradient_clip) == (1e-3, 1e-4, 10.0)
+    assert config.network == NetworkConfig(
+        final_channels=32, min_channels=4, min_map=2, kernel_size=5, normalization="none"
+    )
+    assert config.space.features == ("eccentricity_variance", "degree_variance", "vertices")
+
+
+def test_digits_is_the_default():
+    assert parse() == parse("--preset=digits")
+
+
+def test_the_command_line_overrides_the_preset():
+    config = parse("--preset", "smoke", "--bilevel.epochs", "7", "--step_size=-0.5", "--network.normalization=none",
+                   "--bilevel.regularization", "[1, 2]", "--study", "mine")  # fmt: skip
+    base = parse("--preset", "smoke")
+    assert (config.bilevel.epochs, config.step_size, config.network.normalization) == (7, -0.5, "none")
+    assert config.bilevel.regularization == (1.0, 2.0)
+    assert config.study == "mine"
+    assert config.scratch == base.scratch
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    preset = tmp_path / "bad.yaml"
+    preset.write_text(yaml.safe_dump({"generations": 0, "colour": "red", "bilevel": {"epochs": "many", "speed": 3}}))
+    problems = refused(
+        "--preset", str(preset), "--offset=-1", "--depth", "0", "--space.max_vertices", "8", "--foo", "3"
+    )
+    said = "\n".join(problems)
+    for name in ("generations", "colour", "bilevel.epochs", "bilevel.speed", "offset", "depth", "foo"):
+        assert any(problem.startswith(f"{name}: ") for problem in problems), (name, said)
+    assert "20,286,025" in said
+    assert len(problems) == 8
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--preset=missing", "preset: expected one of digits, fashion, paper, smoke"),
+        ("--generations=0", "generations: Input should be greater than 0, got 0"),
+        ("--generations=2.5", "generations: "),
+        ("--bilevel.batch_size=-1", "bilevel.batch_size: "),
+        ("--offset=0", "offset: "),
+        ("--offset=.nan", "offset: "),
+        ("--step_size=0", "step_size: expected a number other than 0"),
+        ("--network.kernel_size=4", "network.kernel_size: expected an odd number"),
+        ("--network.normalization=layer", "network.normalization: "),
+        ("--space.features=[colour]", "space.features: expected different features among"),
+        ("--space.min_vertices=6", "space: min_vertices: expected at most max_vertices = 5"),
+        ("--bilevel.regularization=[1, 2, 3]", "bilevel.regularization: expected one number or one per row (4)"),
+        ("--unknown=1", "unknown: unknown name"),
+        ("--gen=3", "gen: unknown name"),  # no abbreviations: they change meaning as names are added
+        ("junk", "unrecognized arguments: junk"),
+    ],
+)
+def test_each_problem_says_where_and_what_is_expected(argument, message):
+    (problem,) = refused(argument)
+    assert problem.startswith(message)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "3"])
+def test_presets_that_are_no_settings(tmp_path, text):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    (problem,) = refused("--preset", str(path))
+    assert str(path) in problem
+
+
+def test_python_is_checked_like_the_command_line():
+    with pytest.raises(ConfigError) as error:
+        BilevelConfig(epochs=0, temperature="hot", colour=3)  # type: ignore[call-arg]
+    assert len(error.value.problems) == 3
+    assert isinstance(error.value, ValueError)
+    with pytest.raises(ConfigError, match="at most max_vertices"):
+        SpaceConfig(max_vertices=2, min_vertices=3)
+    with pytest.raises(ConfigError, match="limit"):
+        DataConfig(limit=0)
+    with pytest.raises(AttributeError):
+        DataConfig().name = "other"  # type: ignore[misc]
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    for name in ("--generations", "--bilevel.optimizer.learning_rate", "--space.features", "--preset"):
+        assert name in text
+    assert "Gumbel-softmax" in text

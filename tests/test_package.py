@@ -1,0 +1,87 @@
+"""What importing the package costs, and that its layers point one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fade_study"
+HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
+
+CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "study"}
+MAY_IMPORT = {
+    "exceptions": set(),
+    "dag": {"exceptions"},
+    "space": {"exceptions", "dag"},
+    "architecture": {"exceptions", "space"},
+    "ranking": {"exceptions"},
+    "samplers": {"exceptions"},
+    "study": {"exceptions", "space", "architecture", "ranking", "samplers"},
+    "testing": CORE,
+    "config": {"exceptions", "dag", "space"},
+    "nn": {"exceptions", "dag", "space", "architecture", "config"},
+    "training": {"exceptions", "architecture", "config", "nn"},
+    "execution": {"exceptions"},
+    "tracking": {"exceptions", "architecture", "study", "training"},
+    "__init__": CORE,
+}
+"""Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""
+
+
+def imports(path):
+    """Full names of all modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layers"
+            if node.module == "fade_study":
+                yield from (f"fade_study.{alias.name}" for alias in node.names if alias.name[0].islower())
+            else:
+                yield node.module or ""
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    script = f"import sys, fade_study; print({HEAVY!r} & set(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "set()"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    inner = {name.split(".")[1] for name in imports(path) if name.startswith("fade_study.")}
+    assert inner <= MAY_IMPORT[layer] | {layer}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_stay_at_the_edge(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    outer = {name.split(".")[0] for name in imports(path)}
+    assert not outer & {"studies", "analysis", "tests"}
+    assert ("mlflow" in outer) <= (layer == "tracking")
+    assert ("accelerate" in outer) <= (layer == "training")
+    assert ("torch" in outer) <= (layer in {"nn", "training"})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "analysis").rglob("*.py")), ids=lambda path: path.stem)
+def test_analysis_never_trains(path):
+    names = set(imports(path))
+    assert not any(name.startswith(("torch", "fade_study.training", "fade_study.nn", "mlflow")) for name in names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").rglob("*.py")), ids=lambda path: path.stem)
+def test_studies_leave_mlflow_to_tracking(path):
+    assert not any(name.split(".")[0] == "mlflow" for name in imports(path))
+
+
+def test_every_public_name_exists():
+    import importlib
+
+    for path in PACKAGE.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        module = importlib.import_module(name)
+        assert sorted(module.__all__) == sorted(n for n in module.__all__ if hasattr(module, n)), name

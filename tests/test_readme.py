@@ -1,0 +1,46 @@
+"""The README's code runs, and what it says about commands is so."""
+
+import re
+from pathlib import Path
+
+import optuna
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:the supernet has hardly trained")
+def test_examples_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 3
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    output = capsys.readouterr().out
+    assert "(3, 2, 3)" in output
+    assert "SpaceDiagnostics(cells=342" in output
+    assert optuna.load_study(study_name="mine", storage="sqlite:///fade.db").trials[2].state.name == "PRUNED"
+    assert namespace["study"].ask().hyper_architecture.shape == (2, 5)
+
+
+def test_examples_are_short():
+    first, sampler, feature = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    loop = [line for line in first.splitlines() if line.strip()]
+    assert len(loop) <= 17
+    assert len(sampler.splitlines()) <= 25
+    assert len(feature.splitlines()) <= 10
+
+
+def test_the_commands_are_there_to_paste():
+    for command in (
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && mlflow run . -e search",
+        "python3 -m venv .venv && . .venv/bin/activate && pip install -e '.[test]' && pytest",
+    ):
+        assert f"```bash\n{command}\n```" in README
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target

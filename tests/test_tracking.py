@@ -1,0 +1,124 @@
+import contextlib
+import json
+import math
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+
+from fade_study import Architecture, Dag, HyperArchitecture, tracking
+from fade_study.config import BilevelConfig, SearchConfig
+from fade_study.training import ScratchResult
+
+EPOCHS = ({"loss/weights": 2.0, "accuracy/validation": 0.5}, {"loss/weights": 1.0, "accuracy/validation": 0.9})
+RESULT = ScratchResult(0.8, 0.9, EPOCHS, parameters=10, flops=20, seconds=0.1)
+CONFIG = SearchConfig(
+    storage="postgresql://me:secret@host/db", bilevel=BilevelConfig(regularization=(1.0, 2.0, 3.0, 4.0))
+)
+
+
+@pytest.fixture
+def study(mlflow_store, digits):
+    with tracking.start_study("search", CONFIG, digits, "cpu", "name") as run:
+        yield run
+
+
+def get(run_id):
+    return mlflow.MlflowClient().get_run(run_id)
+
+
+def test_a_study_says_what_made_it(study, digits):
+    run = get(study.id)
+    assert run.data.tags["fade.kind"] == "search"
+    assert run.data.tags["fade.schema"] == tracking.SCHEMA
+    assert run.data.tags["fade.study"] == "name"
+    assert len(run.data.tags["fade.commit"]) >= 7
+    assert run.data.params["config.bilevel.optimizer.learning_rate"] == "0.001"
+    assert run.data.params["device"] == "cpu"
+    assert run.data.params["package.torch"]
+    assert [d.dataset.digest for d in run.inputs.dataset_inputs] == [digits.digest]
+    settings = yaml.safe_load(mlflow.artifacts.load_text(f"runs:/{study.id}/config.yaml"))
+    settings["storage"] = CONFIG.storage
+    assert SearchConfig(**settings) == CONFIG
+
+
+def test_passwords_are_not_recorded(study):
+    run = get(study.id)
+    assert run.data.params["config.storage"] == "postgresql://me:***@host/db"
+    assert "secret" not in mlflow.artifacts.load_text(f"runs:/{study.id}/config.yaml")
+
+
+def test_metrics_are_written_with_their_step_and_bad_ones_counted(study):
+    study.metrics({"a/b": 1.5, "c": math.nan}, step=3)
+    study.metrics({"a/b": math.inf, "c": 2}, step=4)
+    client = mlflow.MlflowClient()
+    assert [(m.step, m.value) for m in client.get_metric_history(study.id, "a/b")] == [(3, 1.5)]
+    assert [(m.step, m.value) for m in client.get_metric_history(study.id, "c")] == [(4, 2)]
+    assert [(m.step, m.value) for m in client.get_metric_history(study.id, "non_finite_values")] == [(3, 1), (4, 2)]
+
+
+def test_a_hyper_architecture_is_a_child(study):
+    hyper = HyperArchitecture(((Dag(1), Dag(2)), (Dag(2), Dag(3))))
+    with tracking.start_hyper(4, hyper, seed=9) as child:
+        child.metrics(tracking.alpha_metrics(np.array([[0.25, 0.75], [0.5, 0.5]])), step=0)
+    run = get(child.id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == study.id
+    assert run.data.tags["fade.kind"] == "hyper"
+    assert run.data.params["cell/row0/column1"] == "2:"
+    assert (run.data.params["generation"], run.data.params["seed"]) == ("4", "9")
+    assert run.data.metrics["alpha/row0/column1"] == 0.75
+    saved = json.loads(mlflow.artifacts.load_text(f"runs:/{child.id}/hyper_architecture.json"))
+    assert saved == {"rows": [["1:", "2:"], ["2:", "3:"]]}
+
+
+def test_scratch_results_are_found_again(study):
+    architecture = Architecture((Dag(1), Dag(2, ((0, 1),)))).key
+    assert tracking.find_scratch(architecture, "recipe", 0) is None
+    run_id = tracking.log_scratch(architecture, "recipe", 0, RESULT)
+    found = tracking.find_scratch(architecture, "recipe", 0)
+    assert found == {"run_id": run_id, "test_accuracy": 0.8, "validation_accuracy": 0.9}
+    for other in ((architecture, "other", 0), (architecture, "recipe", 1), ("1:|2:", "recipe", 0)):
+        assert tracking.find_scratch(*other) is None
+    history = mlflow.MlflowClient().get_metric_history(run_id, "accuracy/validation")
+    assert [(m.step, m.value) for m in history][:2] == [(0, 0.5), (1, 0.9)]
+    run = get(run_id)
+    assert run.data.tags["mlflow.parentRunId"] == study.id
+    assert {"accuracy/test", "parameters", "flops", "seconds"} <= set(run.data.metrics)
+
+
+def test_a_result_of_another_experiment_is_found_too(study):
+    tracking.log_scratch("1:", "recipe", 0, RESULT)
+    mlflow.create_experiment("other")
+    assert tracking.find_scratch("1:", "recipe", 0) is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "FINISHED"), (ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")],
+)
+def test_how_runs_end(mlflow_store, digits, error, status):
+    with (
+        pytest.raises(error) if error else contextlib.nullcontext(),
+        tracking.start_study("search", CONFIG, digits, "cpu", "name") as parent,
+        tracking.start_hyper(0, HyperArchitecture(((Dag(1),),)), 0) as child,
+    ):
+        if error:
+            raise error
+    assert [get(run.id).info.status for run in (parent, child)] == [status, status]
+    assert mlflow.active_run() is None
+
+
+def test_a_table_grows_by_rows(study):
+    for generation in (0, 1):
+        study.table({"generation": [generation] * 2, "rank": [1, 2]}, "ranks.json")
+    table = mlflow.load_table("ranks.json", run_ids=[study.id])
+    assert table["generation"].tolist() == [0, 0, 1, 1]
+
+
+def test_how_to_look(mlflow_store, monkeypatch):
+    assert tracking.ui_command() == f"mlflow ui --backend-store-uri {mlflow_store}"
+    mlflow.set_tracking_uri("http://me:secret@host:5000")
+    assert tracking.ui_command() == "at http://me:***@host:5000"
+    mlflow.set_tracking_uri(mlflow_store)
