@@ -24,7 +24,7 @@ from fade_study.config import BilevelConfig, NetworkConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.data import Data, Split
-from fade_study.training.session import accuracy, adam, session
+from fade_study.training.session import accuracy, adam, mean_over_processes, session
 
 __all__ = ["HyperResult", "alpha_loss", "row_regularization", "train_hyper_architecture"]
 
@@ -125,9 +125,10 @@ class _Trainer:
                 remaining = 1 - (epoch + step / steps) / self.config.epochs
                 alpha_total += self.alpha_step(*next(self.alpha_batches), noise[1, step], remaining)
                 alpha_steps += 1
-        metrics = {"loss/weights": weight_total.item() / steps, "accuracy/validation": self.one_shot_accuracy(1)}
+        weight_loss, alpha_loss = mean_over_processes(torch.stack([weight_total, alpha_total]), self.accelerator)
+        metrics = {"loss/weights": weight_loss / steps, "accuracy/validation": self.one_shot_accuracy(1)}
         if alpha_steps:
-            metrics["loss/alpha"] = alpha_total.item() / alpha_steps
+            metrics["loss/alpha"] = alpha_loss / alpha_steps
         return metrics
 
     def weight_step(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.data import Data
-from fade_study.training.session import accuracy, adam, session
+from fade_study.training.session import accuracy, adam, mean_over_processes, session
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
@@ -80,7 +80,7 @@ def train_from_scratch(
                 total += loss.detach()
             module.eval()
             metrics = {
-                "loss/weights": total.item() / data.weight.steps(config.batch_size),
+                "loss/weights": mean_over_processes(total[None], accelerator)[0] / data.weight.steps(config.batch_size),
                 "accuracy/validation": accuracy(module, data.alpha, accelerator),
             }
             epochs.append(metrics)

@@ -13,7 +13,7 @@ from fade_study.config import OptimizerConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.training.data import Split
 
-__all__ = ["accuracy", "adam", "session"]
+__all__ = ["accuracy", "adam", "mean_over_processes", "session"]
 
 EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
@@ -69,3 +69,10 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
     total = accelerator.reduce(correct, "sum")
     assert isinstance(total, Tensor)
     return total.item() / len(split)
+
+
+def mean_over_processes(values: Tensor, accelerator: Accelerator) -> list[float]:
+    """Numbers ``(n,)`` on the device, averaged over processes; waits for the device, so call it once per epoch."""
+    mean = accelerator.reduce(values, "mean")
+    assert isinstance(mean, Tensor)
+    return mean.tolist()
