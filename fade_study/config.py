@@ -38,6 +38,7 @@ Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 
 
@@ -73,7 +74,7 @@ class DataConfig:
 
     name: str = "digits"
     data_dir: str = "data"
-    split_seed: NonNegative = 0
+    split_seed: Seed = 0
     limit: Positive | None = None
 
 
@@ -130,6 +131,12 @@ class NetworkConfig:
             raise ValueError("expected an odd number, so that a convolution keeps the map's size")
         return kernel_size
 
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> NetworkConfig:
+        if self.min_channels > self.final_channels:
+            raise ValueError(f"min_channels: expected at most final_channels = {self.final_channels}")
+        return self
+
 
 @_settings
 class OptimizerConfig:
@@ -156,7 +163,7 @@ class BilevelConfig:
         optimizer: of the weights.
         alpha_learning_rate: of the alphas' Adam, constant.
         alpha_every: weight steps per alpha step.
-        alpha_start: first epoch (from 0) that takes alpha steps; before it paths are uniformly random.
+        alpha_start: first epoch (from 0) that takes alpha steps; before it paths are drawn by the initial alphas.
         alpha_init_std: standard deviation of the normal distribution that alpha logits are drawn from.
         temperature: of the Gumbel-softmax.
         regularization: weight of the largest Gumbel-softmaxed alpha of a row in the alpha loss, falling linearly to 0
@@ -179,6 +186,12 @@ class BilevelConfig:
     share_weights: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1
+
+    @pydantic.model_validator(mode="after")
+    def _started(self) -> BilevelConfig:
+        if self.alpha_start >= self.epochs:
+            raise ValueError(f"alpha_start: expected an epoch before the last of {self.epochs}, or alphas never move")
+        return self
 
 
 @_settings
@@ -222,8 +235,8 @@ class SearchConfig:
     """
 
     generations: Positive = 8
-    seed: NonNegative = 0
-    study: str | None = None
+    seed: Seed = 0
+    study: Annotated[str, Field(min_length=1)] | None = None
     storage: str = "sqlite:///fade.db"
     depth: Positive = 4
     offset: PositiveFloat = 0.15
@@ -263,10 +276,10 @@ def parse_config(cls: type[T], folder: Path, argv: Sequence[str] | None = None) 
     """
     import jsonargparse
 
-    argv = sys.argv[1:] if argv is None else list(argv)
+    overrides = _joined(sys.argv[1:] if argv is None else argv)
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default="digits")
-    preset, overrides = chooser.parse_known_args(argv)
+    preset, overrides = chooser.parse_known_args(overrides)
     path = _preset_path(preset.preset, folder)
     parser = jsonargparse.ArgumentParser(default_config_files=[str(path)], exit_on_error=False, allow_abbrev=False)
     presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
@@ -276,9 +289,21 @@ def parse_config(cls: type[T], folder: Path, argv: Sequence[str] | None = None) 
         settings = parser.instantiate(parser.parse_args(overrides)).as_dict()
         settings.pop("preset")
         return cls(**settings)
-    except (jsonargparse.ArgumentError, ConfigError, pydantic.ValidationError, TypeError) as error:
+    except (jsonargparse.ArgumentError, ConfigError, ValueError, TypeError) as error:
         # A parser stops at the first problem; whoever edits a file wants to hear of all of them.
-        raise ConfigError(_all_problems(cls, path, overrides) or [str(error)]) from None
+        first = error.problems if isinstance(error, ConfigError) else [" ".join(str(error).split())]
+        raise ConfigError(_all_problems(cls, path, overrides) or first) from None
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """``--name value`` as ``--name=value``: a value such as -1e-3 would be taken for an option otherwise."""
+    joined: list[str] = []
+    for word in argv:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not word.startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _preset_path(name: str, folder: Path) -> Path:
@@ -292,22 +317,31 @@ def _preset_path(name: str, folder: Path) -> Path:
 def _all_problems(cls: type, path: Path, overrides: Sequence[str]) -> list[str]:
     try:
         settings = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         return [f"{path}: expected YAML, got {error}"]
     if not isinstance(settings, dict):
         return [f"{path}: expected names and values, got {type(settings).__name__}"]
-    words = [word for argument in overrides for word in argument.split("=", 1)]
-    for name, value in zip(words[::2], words[1::2], strict=False):
-        *sections, last = name.removeprefix("--").split(".")
-        target = settings
+    problems = []
+    for override in overrides:
+        name, separator, value = override.removeprefix("--").partition("=")
+        if not separator:
+            continue
+        *sections, last = name.split(".")
+        target: Any = settings
         for section in sections:
-            target = target.setdefault(section, {})
-        target[last] = yaml.safe_load(value)
+            target = target.setdefault(section, {}) if isinstance(target, dict) else None
+        try:
+            if isinstance(target, dict):
+                target[last] = yaml.safe_load(value)
+            else:
+                problems.append(f"{name}: unknown name; --help lists all, got {value!r}")
+        except yaml.YAMLError:
+            problems.append(f"{name}: expected a YAML value, got {value!r}")
     try:
         pydantic.TypeAdapter(cls).validate_python(settings)
     except pydantic.ValidationError as error:
-        return _sentences(error)
-    return []
+        problems += _sentences(error)
+    return problems
 
 
 def _sentences(error: pydantic.ValidationError) -> list[str]:
@@ -318,6 +352,10 @@ def _sentences(error: pydantic.ValidationError) -> list[str]:
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             message = "unknown name; --help lists all"
-        got = "" if problem["type"] == "value_error" and not name else f", got {problem['input']!r}"
-        sentences.append(f"{name}: {message}{got}" if name else message)
+        if problem["type"] == "value_error" and (not name or isinstance(problem["input"], dict)):
+            sentences.append(
+                f"{name}.{message}".lstrip(".")
+            )  # of several settings; its message names the one to change
+        else:
+            sentences.append(f"{name}: {message}, got {problem['input']!r}")
     return sentences

@@ -86,8 +86,14 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--network.kernel_size=4", "network.kernel_size: expected an odd number"),
         ("--network.normalization=layer", "network.normalization: "),
         ("--space.features=[colour]", "space.features: expected different features among"),
-        ("--space.min_vertices=6", "space: min_vertices: expected at most max_vertices = 5"),
+        ("--space.min_vertices=6", "space.min_vertices: expected at most max_vertices = 5"),
         ("--bilevel.regularization=[1, 2, 3]", "bilevel.regularization: expected one number or one per row (4)"),
+        ("--network.min_channels=32", "network.min_channels: expected at most final_channels = 16"),
+        ("--bilevel.alpha_start=99", "bilevel.alpha_start: expected an epoch before the last of"),
+        ("--seed=4294967296", "seed: "),
+        ("--study=", "study"),
+        ("--data.name.x=3", "data.name.x: unknown name"),
+        ("--space.features=[1,", "space.features: expected a YAML value"),
         ("--unknown=1", "unknown: unknown name"),
         ("--gen=3", "gen: unknown name"),  # no abbreviations: they change meaning as names are added
         ("junk", "unrecognized arguments: junk"),
@@ -98,10 +104,17 @@ def test_each_problem_says_where_and_what_is_expected(argument, message):
     assert problem.startswith(message)
 
 
-@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "3"])
-def test_presets_that_are_no_settings(tmp_path, text):
+def test_values_that_look_like_options_or_hold_an_equals_sign():
+    assert parse("--step_size", "-1e-3").step_size == -0.001
+    assert parse("--storage", "postgresql://h/db?a=b").storage == "postgresql://h/db?a=b"
+    (problem,) = refused("--storage", "postgresql://h/db?a=b", "--generations", "0")
+    assert problem.startswith("generations: ")
+
+
+@pytest.mark.parametrize("content", [b"- a\n- b", b"a: [", b"3", b"\xff\xfe\x00bad"])
+def test_presets_that_are_no_settings(tmp_path, content):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
+    path.write_bytes(content)
     (problem,) = refused("--preset", str(path))
     assert str(path) in problem
 

@@ -111,6 +111,12 @@ class _Trainer:
         self.alpha_optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
         self.alpha_batches = itertools.chain.from_iterable(self._pass(self.data.alpha) for _ in itertools.count())
         self.regularization = row_regularization(config, self.depth)
+        steps = config.epochs * data.weight.steps(config.batch_size)
+        if config.alpha_every > steps:
+            raise InvalidInputError(
+                f"expected alpha_every up to the {steps} weight steps of this training, got {config.alpha_every}; "
+                "alphas would never move"
+            )
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the weight split, with its alpha steps."""
@@ -121,8 +127,9 @@ class _Trainer:
         alpha_steps = 0
         for step, (images, labels) in enumerate(self._pass(self.data.weight)):
             weight_total += self.weight_step(images, labels, noise[0, step])
-            if epoch >= self.config.alpha_start and (step + 1) % self.config.alpha_every == 0:
-                remaining = 1 - (epoch + step / steps) / self.config.epochs
+            done = epoch * steps + step + 1
+            if epoch >= self.config.alpha_start and done % self.config.alpha_every == 0:
+                remaining = 1 - (done - 1) / (steps * self.config.epochs)
                 alpha_total += self.alpha_step(*next(self.alpha_batches), noise[1, step], remaining)
                 alpha_steps += 1
         weight_loss, alpha_loss = mean_over_processes(torch.stack([weight_total, alpha_total]), self.accelerator)

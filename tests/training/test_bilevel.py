@@ -54,6 +54,14 @@ def test_alphas_find_the_cell_that_learns():
     assert result.alpha[0, 0] > 0.8
 
 
+def test_alpha_steps_are_counted_over_epochs(digits):
+    steps = digits.weight.steps(32)
+    result = train(HYPER, digits, BilevelConfig(epochs=3, alpha_every=2 * steps, **FAST), seed=0)
+    assert ["loss/alpha" in epoch for epoch in result.epochs] == [False, True, False]
+    with pytest.raises(ValueError, match=f"alpha_every up to the {3 * steps} weight steps"):
+        train(HYPER, digits, BilevelConfig(epochs=3, alpha_every=3 * steps + 1, **FAST), seed=0)
+
+
 def test_regularization_holds_alphas_back(digits):
     free, held = (
         train(HYPER, digits, BilevelConfig(epochs=4, regularization=c, **FAST), seed=0).alpha for c in (0.0, 20.0)
