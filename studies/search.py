@@ -105,7 +105,7 @@ def generation(
         },
         "ranks.json",
     )
-    line = f"generation {batch.number + 1}/{config.generations}: {result.seconds:.1f} s"
+    line = f"generation {batch.number} ({batch.number + 1} of {config.generations}): {result.seconds:.1f} s"
     line += f", one-shot accuracy {result.accuracy:.2f}, anchors moved {moved:.3f}"
     tqdm.write(line + (f", from scratch {np.mean(accuracies['test']):.3f}" if accuracies else ""))
     if last:

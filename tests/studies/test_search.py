@@ -65,7 +65,7 @@ def test_mlflow_run_searches_and_records(project, mlflow_store):
     result = mlflow_run(project, "-e", "search", "-P", "preset=smoke", "-P", "study=first")
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
-    assert "generation 2/2: " in output
+    assert "generation 1 (2 of 2): " in output
     assert "one-shot accuracy" in output
     assert "Best of 1 architectures trained from scratch" in output
     assert "mlflow ui --backend-store-uri" in output
@@ -167,13 +167,13 @@ def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_t
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}")
     for generation in (1, 3):
         process = search(project, *arguments)
-        wait_for(process, f"generation {generation}/4")
+        wait_for(process, f"({generation} of 4)")
         process.kill()
         process.communicate()
     process = search(project, *arguments)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert "generation 1/4" not in output
+    assert "(1 of 4)" not in output
     assert stored(project) == whole
 
     # And once more: nothing is left to do, and that is no error.
@@ -197,7 +197,7 @@ def test_a_study_with_other_settings_is_refused(project, mlflow_store):
 
 def test_sigterm_ends_runs_as_killed(project, mlflow_store):
     process = search(project, "--generations", "50")
-    wait_for(process, "generation 1/50")
+    wait_for(process, "(1 of 50)")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
