@@ -41,23 +41,29 @@ def draw_trajectory(trajectory: NDArray[np.float64], features: Sequence[str]) ->
     return figure
 
 
-def draw_accuracy(generations: Sequence[int], accuracies: Sequence[Sequence[float]]) -> Figure:
+def draw_accuracy(
+    generations: Sequence[int], accuracies: Sequence[Sequence[float]], architectures: Sequence[str]
+) -> Figure:
     """From-scratch accuracy of the anchor architectures over generations, with its regression line (Fig. 3b).
+
+    The line is fitted to the means of generations, since the seeds of one architecture are no trend. Generations that
+    came back to an architecture repeat its trainings: the title counts both, and with few architectures r says little.
 
     Args:
         generations: of the evaluations, ``(n,)``.
         accuracies: of each evaluation's seeds, ``(n, S)``; rows may differ in length.
+        architectures: key of each evaluation's architecture, ``(n,)``.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
+    means = np.array([np.mean(values) for values in accuracies])
     x = np.repeat(np.asarray(generations, dtype=float), [len(values) for values in accuracies])
-    y = np.array([value for values in accuracies for value in values])
-    ax.plot(x, y, "o", color="C0", alpha=0.5, label="one training")
-    ax.plot(generations, [np.mean(values) for values in accuracies], "_", color="C0", markersize=20, label="mean")
-    title = f"n = {len(y)} trainings in {len(generations)} generations"
-    if len(set(generations)) > 1 and np.ptp(y) > 0:
-        fit: Any = stats.linregress(x, y)
-        ax.plot(x, fit.intercept + fit.slope * x, color="C1", label="regression line")
+    ax.plot(x, [value for values in accuracies for value in values], "o", color="C0", alpha=0.5, label="one seed")
+    ax.plot(generations, means, "_", color="C0", markersize=20, label="mean")
+    title = f"n = {len(generations)} generations with {len(set(architectures))} architectures"
+    if len(set(generations)) > 2 and np.ptp(means) > 0:
+        fit: Any = stats.linregress(generations, means)
+        ax.plot(generations, fit.intercept + fit.slope * np.asarray(generations), color="C1", label="regression line")
         title += f", r = {fit.rvalue:.2f}, p = {fit.pvalue:.2g}"
     ax.set(xlabel="generation", ylabel="from-scratch test accuracy", title=title)
     ax.legend()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
+import numpy as np
 import pydantic
 import yaml
 from pydantic import Field
@@ -182,10 +183,17 @@ class BilevelConfig:
     alpha_start: NonNegative = 0
     alpha_init_std: NonNegativeFloat = 0.0
     temperature: PositiveFloat = 1.0
-    regularization: NonNegativeFloat | tuple[NonNegativeFloat, ...] = 0.1
+    regularization: float | tuple[float, ...] = 0.1
     share_weights: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1
+
+    @pydantic.field_validator("regularization")
+    @classmethod
+    def _not_negative(cls, regularization: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not all(0 <= c < float("inf") for c in np.atleast_1d(regularization)):
+            raise ValueError("expected finite numbers of 0 or more")
+        return regularization
 
     @pydantic.model_validator(mode="after")
     def _started(self) -> BilevelConfig:
@@ -217,7 +225,8 @@ class SearchConfig:
 
     Args:
         generations: of the study in all; a study that has some already is continued up to this number.
-        seed: root of all randomness but the data split's.
+        seed: of anchors, ties between cells, and trainings of hyper-architectures. Trainings from scratch have seeds 0,
+            1, ... in all searches, so that the same one is never paid twice.
         study: name of the study; a name that exists in the storage is continued. Null makes a new one.
         storage: Optuna storage URL.
         depth: cells in a chain.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from typing import Any
@@ -26,12 +25,24 @@ class InlineExecutor(Executor):
         return future
 
 
+class _Workers(ProcessPoolExecutor):
+    """Ends its workers at once where the caller is interrupted or fails, whatever they have left to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> bool | None:
+        if kind is not None:
+            workers = list((self._processes or {}).values())
+            self.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.terminate()
+        return super().__exit__(kind, *details)
+
+
 def open_executor(name: str) -> Executor:
     """An executor by name, to be used as a context.
 
     Args:
-        name: ``inline``, or ``processes:N`` for N spawned worker processes of one thread each: for small
-            convolutions two such processes beat one process of two threads by far.
+        name: ``inline``, or ``processes:N`` for N spawned worker processes: for small convolutions two processes of
+            one thread beat one process of two threads by far.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for any other name.
@@ -41,11 +52,5 @@ def open_executor(name: str) -> Executor:
         return InlineExecutor()
     if kind == "processes" and count.isdecimal() and int(count) > 0:
         # Spawned, since forking a process that has used PyTorch's threads may hang.
-        return ProcessPoolExecutor(int(count), multiprocessing.get_context("spawn"), initializer=_single_threaded)
+        return _Workers(int(count), multiprocessing.get_context("spawn"))
     raise InvalidInputError(f"expected an executor 'inline' or 'processes:N' with N of 1 or more, got {name!r}")
-
-
-def _single_threaded() -> None:
-    """Before the first task imports a numerical library."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = "1"

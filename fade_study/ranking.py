@@ -28,7 +28,10 @@ def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArr
         InvalidInputError: (a ``ValueError``) for a wrong shape, non-finite or negative numbers, or rows that do not
             sum to 1 within 1e-4.
     """
-    array = np.asarray(alpha, dtype=float)
+    try:
+        array = np.asarray(alpha, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"expected an array of alphas, (d, w), got {type(alpha).__name__}: {error}") from None
     if array.ndim not in (2, 3) or array.size == 0 or (shape is not None and array.shape != shape):
         expected = "(d, w) or (R, d, w)" if shape is None else f"{shape}"
         raise InvalidInputError(

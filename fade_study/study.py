@@ -8,8 +8,9 @@ ends PRUNED, with the supernet's one-shot accuracy as its intermediate value.
 from __future__ import annotations
 
 import math
+import numbers
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,18 @@ from fade_study import samplers
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.exceptions import InvalidInputError, OpenGenerationError, StorageError
 from fade_study.ranking import check_alpha
-from fade_study.samplers._base import ALPHA, CELLS, POINTS, STUDY, RowSampler, anchor_names, told
+from fade_study.samplers._base import (
+    ALPHA,
+    CELLS,
+    POINTS,
+    STUDY,
+    RowHistory,
+    RowSampler,
+    anchor_names,
+    row_history,
+    told,
+)
+from fade_study.settings import check_same, describe_sampler, describe_space, masked_url, plain
 from fade_study.space import Cell, CellSpace
 
 if TYPE_CHECKING:
@@ -35,7 +47,7 @@ GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CellTrial:
     """One candidate cell of a row, and the point for which it stands."""
 
@@ -54,7 +66,7 @@ class Evaluation(NamedTuple):
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """What a study asks for: one hyper-architecture whose alphas it wants to be told."""
 
@@ -150,7 +162,7 @@ class FadeStudy:
         return Batch(
             number=generation,
             trial_number=trial.number,
-            seed=int(np.random.SeedSequence([self._seed, generation, attempt]).generate_state(1)[0]),
+            seed=int(np.random.SeedSequence([self._seed, generation, attempt, 2]).generate_state(1)[0]),
             trials=tuple(
                 tuple(
                     CellTrial(row, column, _read_only(points[row, column]), self._cells[key])
@@ -178,8 +190,8 @@ class FadeStudy:
         trial = self._open_trial(batch)
         array = check_alpha(alpha, batch.hyper_architecture.shape)
         for name, number in (("value", value), ("one_shot_accuracy", one_shot_accuracy)):
-            if number is not None and not math.isfinite(number):
-                raise InvalidInputError(f"expected a finite {name}, got {number}; leave it out where there is none")
+            if number is not None and not (isinstance(number, numbers.Real) and math.isfinite(number)):
+                raise InvalidInputError(f"expected a finite {name}, got {number!r}; leave it out where there is none")
         trial.set_user_attr(ALPHA, array.tolist())
         if one_shot_accuracy is not None:
             trial.report(float(one_shot_accuracy), step=0)
@@ -190,17 +202,26 @@ class FadeStudy:
         self._open = None
 
     def fail(self, batch: Batch) -> None:
-        """Give a generation up: the next ``ask`` repeats it, with the same anchors and another seed."""
+        """Give a generation up: the next ``ask`` repeats it with another seed.
+
+        An outer search of ours proposes the same anchors again; Optuna's samplers draw new ones.
+        """
         self.optuna_study.tell(self._open_trial(batch), state=TrialState.FAIL)
         self._open = None
 
     def _open_trial(self, batch: Batch) -> optuna.Trial:
-        if self._open is None or self._open[0].trial_number != batch.trial_number:
+        if self._open is None or not _same(self._open[0], batch):
             raise InvalidInputError(
                 f"expected the batch that is open, got generation {batch.number} (trial {batch.trial_number}), "
                 "which was told or failed already, or belongs to another study; ask() for the next one"
             )
-        return self._open[1]
+        trial = self._open[1]
+        if trial.storage.get_trial(trial._trial_id).state.is_finished():
+            self._open = None
+            raise InvalidInputError(
+                f"expected generation {batch.number} to be open, but another session has finished it; ask() for another"
+            )
+        return trial
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -266,14 +287,18 @@ class FadeStudy:
         trials = told(self.optuna_study)
         return np.array([self._anchors(trial) for trial in trials]).reshape(-1, self.depth, len(self.space.features))
 
+    def history(self, row: int) -> RowHistory:
+        """What a row has seen so far: points, cells and alphas of each generation that was told."""
+        return row_history(told(self.optuna_study), row, tuple(self.space.features))
+
     @property
     def anchors(self) -> NDArray[np.float64]:
-        """Anchors of the newest generation, open or told, ``(d, f)``."""
+        """Anchors of the newest generation, asked here or told, ``(d, f)``."""
         return self._open[0].anchors if self._open else self._anchors(self._newest())
 
     @property
     def architecture(self) -> Architecture:
-        """The anchors' cells in the newest generation, open or told."""
+        """The anchors' cells in the newest generation, asked here or told."""
         return self._open[0].architecture if self._open else self._architecture(self._newest())
 
     @property
@@ -322,6 +347,7 @@ def create_study(
     storage: str | optuna.storages.BaseStorage | None = None,
     load_if_exists: bool = False,
     seed: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
 ) -> FadeStudy:
     """A new study, or with ``load_if_exists`` the one of that name.
 
@@ -333,6 +359,8 @@ def create_study(
         storage: an Optuna storage or its URL; None keeps the study in memory.
         load_if_exists: continue a study of this name; its space, depth and sampler settings must be the same.
         seed: root of the batches' seeds and of ties between cells; default the sampler's seed, else a fresh one.
+        conditions: whatever else must stay the same for the study's values to be comparable, such as the data's digest
+            and the training's settings, as plain values; compared when the study is continued.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for a bad depth, or a study that exists with other settings.
@@ -342,12 +370,15 @@ def create_study(
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise InvalidInputError(f"expected a depth of 1 or more, got {depth!r}; it is the number of cells in a chain")
     sampler = samplers.PseudoGradientSampler(seed=seed) if sampler is None else sampler
-    settings: dict[str, Any] = {
-        "space": _describe_space(space),
-        "depth": depth,
-        "sampler": _describe_sampler(sampler),
-        "seed": _first(seed, getattr(sampler, "seed", None)),
-    }
+    settings = plain(
+        {
+            "space": describe_space(space),
+            "depth": depth,
+            "sampler": describe_sampler(sampler),
+            "seed": _first(seed, getattr(sampler, "seed", None)),
+            "conditions": conditions or {},
+        }
+    )
     optuna_study = optuna.create_study(
         study_name=study_name,
         storage=_open_storage(storage),
@@ -357,11 +388,11 @@ def create_study(
     )
     stored = optuna_study.user_attrs.get(STUDY)
     if stored is None:
-        if optuna_study.get_trials(deepcopy=False):
+        if optuna_study.get_trials(deepcopy=False) or optuna_study.direction != optuna.study.StudyDirection.MAXIMIZE:
             raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose a name")
         stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
         optuna_study.set_user_attr(STUDY, stored)
-    _check_same(stored, settings, optuna_study.study_name)
+    check_same(stored, settings, optuna_study.study_name)
     return FadeStudy(optuna_study, space, stored)
 
 
@@ -392,35 +423,14 @@ def load_study(
     if sampler is None:
         sampler = _rebuild_sampler(stored["sampler"])
         optuna_study.sampler = sampler
-    settings = stored | {"space": _describe_space(space), "sampler": _describe_sampler(sampler)}
-    _check_same(stored, settings, study_name)
+    settings = stored | plain({"space": describe_space(space), "sampler": describe_sampler(sampler)})
+    check_same(stored, settings, study_name)
     return FadeStudy(optuna_study, space, stored)
 
 
 def delete_study(*, study_name: str, storage: str | optuna.storages.BaseStorage) -> None:
     """Delete a study and all its trials; a ``KeyError`` where there is none."""
     optuna.delete_study(study_name=study_name, storage=_open_storage(storage))
-
-
-def _describe_space(space: CellSpace) -> dict[str, Any]:
-    """What makes two spaces the same one: features, cells, and where they lie."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for cell in space:
-        digest.update(cell.key.encode() + np.asarray(space.embed(cell), dtype=float).round(9).tobytes())
-    return {
-        "type": type(space).__name__,
-        "features": list(space.features),
-        "cells": len(space),
-        "digest": digest.hexdigest()[:16],
-    }
-
-
-def _describe_sampler(sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
-    """Type and public attributes. Optuna's samplers have no public ones: their settings are not compared."""
-    settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
-    return {"type": type(sampler).__name__, **settings}
 
 
 def _rebuild_sampler(settings: dict[str, Any]) -> RowSampler:
@@ -431,47 +441,25 @@ def _rebuild_sampler(settings: dict[str, Any]) -> RowSampler:
     return getattr(samplers, name)(**arguments)
 
 
-def _check_same(stored: dict[str, Any], settings: dict[str, Any], study_name: str) -> None:
-    """Raise, naming what differs, unless a study's settings are the stored ones. A seed of None fits all."""
-    old, new = _flat(stored), _flat(settings)
-    different = [
-        f"{key} is {old.get(key)!r} in the study and {new.get(key)!r} here"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not (key.endswith("seed") and None in (old.get(key), new.get(key)))
-    ]
-    if different:
-        raise InvalidInputError(
-            f"expected the settings with which study {study_name!r} was created, got others: {'; '.join(different)}. "
-            "Use the same settings, or another study name"
-        )
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    nested = {key: value if isinstance(value, dict) else {"": value} for key, value in settings.items()}
-    return {f"{key}.{name}".rstrip("."): v for key, value in nested.items() for name, v in value.items()}
-
-
 def _open_storage(storage: str | optuna.storages.BaseStorage | None) -> optuna.storages.BaseStorage:
     import sqlalchemy.exc
 
     try:
         return optuna.storages.get_storage(storage)
-    except (ImportError, OSError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StorageError(
             f"expected a storage that can be opened, got {masked_url(str(storage))}: {error}. "
             "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
         ) from error
 
 
-def masked_url(url: str) -> str:
-    """A URL without its password."""
-    import re
-
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
-
-
 def _first(*values: int | None) -> int | None:
     return next((value for value in values if value is not None), None)
+
+
+def _same(one: Batch, other: Batch) -> bool:
+    """Whether two batches ask for the same, also where one of them went through a pickle."""
+    return (one.trial_number, one.seed) == (other.trial_number, other.seed) and np.array_equal(one.points, other.points)
 
 
 def _read_only(array: NDArray[np.float64]) -> NDArray[np.float64]:

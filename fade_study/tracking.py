@@ -26,7 +26,8 @@ from mlflow.entities import Metric, Param
 from numpy.typing import NDArray
 
 from fade_study.architecture import HyperArchitecture
-from fade_study.study import masked_url
+from fade_study.exceptions import StorageError
+from fade_study.settings import flatten, masked_url, plain
 from fade_study.training import Data, ScratchResult
 
 if TYPE_CHECKING:
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
 # Tables grow by being read and written again: a progress bar for each would drown the search's own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
-__all__ = ["SCHEMA", "Run", "alpha_metrics", "find_scratch", "log_scratch", "start_hyper", "start_study", "ui_command"]
+__all__ = [
+    "SCHEMA",
+    "Run",
+    "alpha_metrics",
+    "check_server",
+    "find_scratch",
+    "log_scratch",
+    "start_hyper",
+    "start_study",
+    "ui_command",
+]
 
 SCHEMA = "1"
 """Version of the record, in tag ``fade.schema``; raised when names or meanings change."""
@@ -124,8 +135,10 @@ def start_study(kind: Kind, config: Any, data: Data, device: str, study_name: st
     tags = {"fade.kind": kind, "fade.study": study_name, "fade.commit": _commit()}
     with _run(None, tags, nested=False) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES}
-        run.params({f"config.{name}": value for name, value in _flat(settings).items()} | packages | {"device": device})
-        mlflow.log_text(yaml.safe_dump(_plain(settings), sort_keys=False), "config.yaml")
+        run.params(
+            {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
+        )
+        mlflow.log_text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
         source = CodeDatasetSource(tags={"mlflow.source.name": data.name})
         mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest), context="training")
         yield run
@@ -196,6 +209,21 @@ def ui_command() -> str:
     return f"at {masked_url(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {masked_url(uri)}"
 
 
+def check_server() -> None:
+    """Raise unless the tracking store can be read.
+
+    Raises:
+        StorageError: (an ``OSError``) that names it.
+    """
+    try:
+        mlflow.MlflowClient().search_experiments(max_results=1)
+    except (OSError, mlflow.MlflowException) as error:
+        raise StorageError(
+            f"expected an MLflow tracking store, got {masked_url(mlflow.get_tracking_uri())}: {error}. "
+            "Set MLFLOW_TRACKING_URI to a server, or to a file such as sqlite:///mlflow.db"
+        ) from None
+
+
 def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:
     """Alphas ``(d, w)`` by their metric names."""
     return {f"alpha/row{i}/column{j}": value for (i, j), value in np.ndenumerate(alpha)}
@@ -208,17 +236,3 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    """Without tuples, which YAML has no plain form for."""
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -7,9 +7,11 @@ python -m studies.search --help
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 import time
+import uuid
 import warnings
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -17,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from accelerate import Accelerator
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -26,9 +27,12 @@ from analysis import figures
 from fade_study import tracking
 from fade_study.config import SearchConfig, parse_config
 from fade_study.execution import open_executor
-from fade_study.study import masked_url
+from fade_study.settings import masked_url
+from fade_study.study import Evaluation
 from fade_study.training import Data, HyperResult, recipe, train_from_scratch, train_hyper_architecture
+from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
+from fade_study.training.session import open_accelerator
 
 CONFIGS = Path(__file__).parent / "configs"
 BEST_RANKED = 5
@@ -48,10 +52,17 @@ def main() -> None:
 
 def search(config: SearchConfig) -> fade_study.FadeStudy:
     """All generations that the study lacks, then figures and a summary."""
+    accelerator = open_accelerator()
+    if accelerator.num_processes > 1:
+        raise fade_study.InvalidInputError(
+            f"expected one process, got {accelerator.num_processes}; a search over several is not supported yet"
+        )
     data = load_data(config.data)
+    check_schedule(config.bilevel, data)
+    tracking.check_server()
     with open_executor(config.executor) as executor:
-        study = open_study(config)
-        device = str(Accelerator().device)
+        study = open_study(config, data)
+        device = str(accelerator.device)
         with tracking.start_study("search", config, data, device, study.optuna_study.study_name) as run:
             done = len(study.trajectory())
             with tqdm(total=config.generations, initial=done, unit="generation") as bar:
@@ -62,17 +73,21 @@ def search(config: SearchConfig) -> fade_study.FadeStudy:
     return study
 
 
-def open_study(config: SearchConfig) -> fade_study.FadeStudy:
-    """The study of that name, or a new one."""
+def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
+    """The study of that name, or a new one; its values must have come about in the same way to be comparable."""
+    trainings = {"network": config.network, "bilevel": config.bilevel, "scratch": config.scratch}
+    conditions = {name: dataclasses.asdict(training) for name, training in trainings.items()}
+    conditions |= {"data": data.digest, "evaluation_seeds": config.evaluation_seeds}
     return fade_study.create_study(
         space=fade_study.DagSpace(
             config.space.max_vertices, min_vertices=config.space.min_vertices, features=config.space.features
         ),
         depth=config.depth,
         sampler=fade_study.samplers.PseudoGradientSampler(config.offset, config.step_size, seed=config.seed),
-        study_name=config.study or time.strftime("search-%Y%m%d-%H%M%S"),
+        study_name=config.study or f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
         storage=config.storage,
         load_if_exists=config.study is not None,
+        conditions=conditions,
     )
 
 
@@ -84,15 +99,14 @@ def generation(
     last = batch.number == config.generations - 1
     evaluated = last or (batch.number + 1) % config.evaluate_every == 0
     # Worker processes train the anchors' architecture from scratch while this one trains the hyper-architecture.
-    evaluation = Evaluation(batch.architecture, config, data, executor) if evaluated else None
+    evaluation = ScratchTrainings(batch.architecture, config, data, executor) if evaluated else None
     result = train_hyper(batch, config, data)
     accuracies = evaluation.accuracies() if evaluation else None
     value = None if accuracies is None else float(np.mean(accuracies["validation"]))
 
     trajectory = study.trajectory()
     moved = float(np.linalg.norm(batch.anchors - trajectory[-1], axis=1).mean()) if len(trajectory) else 0.0
-    study.tell(batch, result.alpha, value, one_shot_accuracy=result.accuracy)
-
+    # Recorded before it is told: after a crash in between it is trained and recorded again, never missing.
     run.metrics(generation_metrics(study, batch, result) | accuracy_metrics(accuracies), step=batch.number)
     paths, scores = fade_study.ranking.top_k(result.alpha, BEST_RANKED)
     ranked = [batch.hyper_architecture.architecture(path).key for path in paths.tolist()]
@@ -105,11 +119,10 @@ def generation(
         },
         "ranks.json",
     )
+    study.tell(batch, result.alpha, value, one_shot_accuracy=result.accuracy)
     line = f"generation {batch.number} ({batch.number + 1} of {config.generations}): {result.seconds:.1f} s"
     line += f", one-shot accuracy {result.accuracy:.2f}, anchors moved {moved:.3f}"
     tqdm.write(line + (f", from scratch {np.mean(accuracies['test']):.3f}" if accuracies else ""))
-    if last:
-        run.figure(figures.draw_alpha(result.alpha, keys(batch)), "figures/alpha_last_generation.png")
 
 
 def train_hyper(batch: fade_study.Batch, config: SearchConfig, data: Data) -> HyperResult:
@@ -134,7 +147,7 @@ def train_hyper(batch: fade_study.Batch, config: SearchConfig, data: Data) -> Hy
     return result
 
 
-class Evaluation:
+class ScratchTrainings:
     """From-scratch trainings of one architecture with several seeds, each looked up before it is paid for."""
 
     def __init__(
@@ -191,35 +204,52 @@ def standard_deviation(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
-def keys(batch: fade_study.Batch) -> list[list[str]]:
-    """Keys of a batch's cells, ``(d, w)``."""
-    return [[trial.cell.key for trial in row] for row in batch.trials]
-
-
 def finish(study: fade_study.FadeStudy, config: SearchConfig, data: Data, run: tracking.Run) -> None:
     """Figures of the whole study, and a summary on the terminal."""
+    last = [study.history(row)[-1] for row in range(study.depth)]
+    alpha, cells = np.array([row.alpha for row in last]), [row.cells for row in last]
+    run.figure(figures.draw_alpha(alpha, cells), "figures/alpha_last_generation.png")
     run.figure(figures.draw_trajectory(study.trajectory(), study.space.features), "figures/trajectory.png")
     run.figure(figures.draw_cells(study.architecture), "figures/anchor_cells.png")
-    key = recipe(data, config.scratch, config.network)
-    recorded: dict[int, list[float]] = {}
-    for number, architecture, _ in study.evaluations():
-        found = [tracking.find_scratch(architecture.key, key, seed) for seed in range(config.evaluation_seeds)]
-        if all(found):
-            recorded[number] = [result["test_accuracy"] for result in found if result]
-    run.figure(figures.draw_accuracy(list(recorded), list(recorded.values())), "figures/accuracy.png")
 
-    number, best, validation = max(study.evaluations(), key=lambda evaluation: evaluation.value)
-    test = recorded.get(number, [float("nan")])
-    spread = f" ± {standard_deviation(test):.3f}" if len(test) > 1 else ""
-    run.metrics({"best/test_accuracy": float(np.mean(test)), "best/validation_accuracy": validation})
-    run.tag("fade.best_architecture", best.key)
+    evaluations = study.evaluations()
+    if evaluations:
+        summarize(evaluations, config, data, run)
+    else:
+        print("\nNo architecture was trained from scratch in these generations.")
     print(
-        f"\nBest of {len(recorded)} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:"
-        f"\n  {best}"
-        f"\n  test accuracy {np.mean(test):.3f}{spread} (mean ± sd over {len(test)} seeds), generation {number}"
-        f"\nStudy {study.optuna_study.study_name!r} in {masked_url(config.storage)}"
-        f"\nLook at run {run.id}: {tracking.ui_command()}"
+        f"Study {study.optuna_study.study_name!r} in {masked_url(config.storage)}\n"
+        f"Look at run {run.id}: {tracking.ui_command()}"
     )
+
+
+def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, run: tracking.Run) -> None:
+    """The figure of from-scratch accuracies, and the best architecture: chosen by validation, reported on test."""
+    key = recipe(data, config.scratch, config.network)
+    tests: dict[
+        str, list[float]
+    ] = {}  # of each architecture: where the search comes back to one, it is not new evidence
+    for architecture in {evaluation.architecture for evaluation in evaluations}:
+        found = [tracking.find_scratch(architecture.key, key, seed) for seed in range(config.evaluation_seeds)]
+        tests[architecture.key] = [result["test_accuracy"] for result in found if result]
+    # Where this tracking server does not know a study's earlier evaluations, it can't show them.
+    known = [(e.generation, e.architecture.key) for e in evaluations if tests[e.architecture.key]]
+    if known:
+        figure = figures.draw_accuracy([t for t, _ in known], [tests[name] for _, name in known], [n for _, n in known])
+        run.figure(figure, "figures/accuracy.png")
+
+    number, best, validation = max(evaluations, key=lambda evaluation: evaluation.value)
+    run.metrics({"best/validation_accuracy": validation})
+    run.tag("fade.best_architecture", best.key)
+    print(f"\nBest of {len(tests)} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
+    print(f"  {best} (generation {number})")
+    test = tests[best.key]
+    if test:
+        run.metrics({"best/test_accuracy": float(np.mean(test))})
+        spread = (
+            f" ± {standard_deviation(test):.3f} (mean ± sd over {len(test)} seeds)" if len(test) > 1 else " (1 seed)"
+        )
+        print(f"  test accuracy {np.mean(test):.3f}{spread}")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--space.features=[colour]", "space.features: expected different features among"),
         ("--space.min_vertices=6", "space.min_vertices: expected at most max_vertices = 5"),
         ("--bilevel.regularization=[1, 2, 3]", "bilevel.regularization: expected one number or one per row (4)"),
+        ("--bilevel.regularization=-1", "bilevel.regularization: expected finite numbers of 0 or more"),
         ("--network.min_channels=32", "network.min_channels: expected at most final_channels = 16"),
         ("--bilevel.alpha_start=99", "bilevel.alpha_start: expected an epoch before the last of"),
         ("--seed=4294967296", "seed: "),

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
 
-CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "study"}
+CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "study"}
 MAY_IMPORT = {
     "exceptions": set(),
     "dag": {"exceptions"},
@@ -19,13 +19,14 @@ MAY_IMPORT = {
     "architecture": {"exceptions", "space"},
     "ranking": {"exceptions"},
     "samplers": {"exceptions"},
-    "study": {"exceptions", "space", "architecture", "ranking", "samplers"},
+    "settings": {"exceptions", "space"},
+    "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers"},
     "testing": CORE,
     "config": {"exceptions", "dag", "space"},
     "nn": {"exceptions", "dag", "space", "architecture", "config"},
     "training": {"exceptions", "architecture", "config", "nn"},
     "execution": {"exceptions"},
-    "tracking": {"exceptions", "architecture", "study", "training"},
+    "tracking": {"exceptions", "architecture", "settings", "training"},
     "__init__": CORE,
 }
 """Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""
@@ -39,9 +40,16 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide the layers"
             if node.module == "fade_study":
-                yield from (f"fade_study.{alias.name}" for alias in node.names if alias.name[0].islower())
+                # a name other than a module's comes from the package itself
+                yield from (
+                    f"fade_study.{n}" if n[0].islower() else "fade_study.__init__" for n in map(name_of, node.names)
+                )
             else:
                 yield node.module or ""
+
+
+def name_of(alias):
+    return alias.name
 
 
 def test_importing_the_package_imports_nothing_heavy():

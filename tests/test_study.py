@@ -1,4 +1,5 @@
 import os
+import pickle
 import subprocess
 import sys
 
@@ -195,6 +196,42 @@ def test_seeds_differ_between_generations_and_studies():
     assert len(seeds) == 6
 
 
+def test_a_batch_of_another_study_is_refused():
+    one, other = (create_study(space=SPACE, depth=2, sampler=sampler(seed)) for seed in (0, 1))
+    foreign = one.ask()
+    own = other.ask()
+    with pytest.raises(ValueError, match="belongs to another study"):
+        other.tell(foreign, alphas(foreign), 0.9)
+    other.tell(pickle.loads(pickle.dumps(own)), alphas(own))
+
+
+def test_two_sessions_on_one_generation(storage):
+    first = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    second = load_study(study_name="s", storage=storage, space=SPACE)
+    batch, same = first.ask(), second.ask()
+    first.tell(batch, alphas(batch))
+    with pytest.raises(ValueError, match="another session has finished it"):
+        second.tell(same, alphas(same))
+    assert second.ask().number == 1
+
+
+@pytest.mark.parametrize("alpha", ["abc", [[0.5, 0.5], [1.0]], None])
+def test_what_is_no_array_is_refused(alpha):
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batch = study.ask()
+    with pytest.raises(fade_study.InvalidInputError):
+        study.tell(batch, alpha)
+    with pytest.raises(fade_study.InvalidInputError):
+        study.tell(batch, alphas(batch), "0.9")  # type: ignore[arg-type]
+
+
+def test_batches_are_themselves():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batch = study.ask()
+    assert batch == batch  # noqa: PLR0124 - arrays within once made this raise
+    assert len({batch, batch}) == 1
+
+
 # --- resuming ---
 
 
@@ -316,6 +353,34 @@ def test_a_study_with_other_settings_is_refused_and_kept(storage):
     assert create_study(space=SPACE, depth=2, sampler=sampler(), **common).depth == 2
 
 
+def test_conditions_are_compared(storage):
+    common = {"space": SPACE, "depth": 2, "sampler": sampler(), "storage": storage, "study_name": "s"}
+    create_study(**common, conditions={"data": "abc", "scratch": {"epochs": 3, "sizes": (1, 2)}})
+    create_study(**common, conditions={"data": "abc", "scratch": {"epochs": 3, "sizes": (1, 2)}}, load_if_exists=True)
+    with pytest.raises(ValueError, match=r"conditions\.scratch\.epochs is 3 in the study and 4 here"):
+        create_study(
+            **common, conditions={"data": "abc", "scratch": {"epochs": 4, "sizes": (1, 2)}}, load_if_exists=True
+        )
+
+
+def test_settings_of_any_plain_kind_are_stored(storage):
+    class Scaled(RowSampler):
+        def __init__(self, scales, *, seed=None):
+            super().__init__(seed=seed)
+            self.scales = scales
+
+        def propose(self, history, rng):
+            return rng.random((2, 3))
+
+    common = {"space": SPACE, "depth": 2, "storage": storage, "load_if_exists": True}
+    for number, scales in enumerate([(0.1, 0.2), np.array([0.1, 0.2]), np.float32(0.5)]):
+        for _ in range(2):
+            create_study(sampler=Scaled(scales, seed=np.int64(3)), study_name=f"s{number}", **common)
+    with pytest.raises(ValueError, match="stored as JSON"):
+        create_study(sampler=Scaled(object()), study_name="object", **common)
+    assert "object" not in optuna.get_all_study_names(storage)
+
+
 def test_load_study_rebuilds_its_sampler(storage):
     create_study(space=SPACE, depth=2, sampler=sampler(offset=0.3), storage=storage, study_name="s")
     study = load_study(study_name="s", storage=storage, space=SPACE)
@@ -338,6 +403,9 @@ def test_a_study_of_another_kind_is_refused(storage):
     other.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     with pytest.raises(ValueError, match="another one"):
         create_study(space=SPACE, depth=2, storage=storage, study_name="other", load_if_exists=True)
+    optuna.create_study(storage=storage, study_name="minimize", direction="minimize")
+    with pytest.raises(ValueError, match="another one"):
+        create_study(space=SPACE, depth=2, storage=storage, study_name="minimize", load_if_exists=True)
     with pytest.raises(ValueError, match="another one"):
         load_study(study_name="other", storage=storage, space=SPACE)
 

@@ -21,7 +21,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["ALPHA", "CELLS", "POINTS", "STUDY", "RowGeneration", "RowHistory", "RowSampler", "anchor_names", "told"]
+__all__ = [
+    "ALPHA",
+    "CELLS",
+    "POINTS",
+    "STUDY",
+    "RowGeneration",
+    "RowHistory",
+    "RowSampler",
+    "anchor_names",
+    "row_history",
+    "told",
+]
 
 STUDY = "fade:study"
 """Attribute of a study: what must not change over its life (space, depth, sampler settings, seed)."""
@@ -33,7 +44,7 @@ ALPHA = "fade:alpha"
 """Attribute of a trial: alphas, ``(d, w)``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RowGeneration:
     """What one row saw in one generation."""
 
@@ -52,7 +63,7 @@ class RowGeneration:
         return self.points[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RowHistory(Sequence[RowGeneration]):
     """A row's own past, oldest first. A memory-less search looks at ``history[-1]`` alone."""
 
@@ -114,7 +125,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         past = told(study)
         seed = settings["seed"] if self.seed is None else self.seed
         proposals = [
-            self.propose(_row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
+            self.propose(row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
             for row in range(len(names))
         ]
         points = self._checked(proposals, len(features))
@@ -164,7 +175,8 @@ def told(study: Study) -> list[FrozenTrial]:
     return [trial for trial in trials if ALPHA in trial.user_attrs]
 
 
-def _row_history(past: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
+def row_history(past: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
+    """One row's share of the generations that were told."""
     generations = tuple(
         RowGeneration(
             points=np.array(trial.user_attrs[POINTS][row]),

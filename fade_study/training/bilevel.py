@@ -26,7 +26,7 @@ from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.data import Data, Split
 from fade_study.training.session import accuracy, adam, mean_over_processes, session
 
-__all__ = ["HyperResult", "alpha_loss", "row_regularization", "train_hyper_architecture"]
+__all__ = ["HyperResult", "alpha_loss", "check_schedule", "row_regularization", "train_hyper_architecture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ def train_hyper_architecture(
         seed: of initialization, data order, paths and noise; the result is a function of the arguments.
         on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics.
     """
+    check_schedule(config, data)
     begin = time.perf_counter()
     history: list[NDArray[np.float64]] = []
     epochs: list[dict[str, float]] = []
@@ -111,12 +112,6 @@ class _Trainer:
         self.alpha_optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
         self.alpha_batches = itertools.chain.from_iterable(self._pass(self.data.alpha) for _ in itertools.count())
         self.regularization = row_regularization(config, self.depth)
-        steps = config.epochs * data.weight.steps(config.batch_size)
-        if config.alpha_every > steps:
-            raise InvalidInputError(
-                f"expected alpha_every up to the {steps} weight steps of this training, got {config.alpha_every}; "
-                "alphas would never move"
-            )
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the weight split, with its alpha steps."""
@@ -156,7 +151,9 @@ class _Trainer:
             loss = alpha_loss(self.supernet, images, labels, factors)
         penalty = remaining * (self.regularization * factors.amax(dim=1)).sum()
         (gradient,) = torch.autograd.grad(loss + penalty.to(loss.device), self.logits)
-        self.logits.grad = self.accelerator.reduce(gradient, "mean")  # pyright: ignore[reportAttributeAccessIssue]
+        # to the device, where the processes' library reduces it
+        mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
+        self.logits.grad = mean.to(gradient)  # pyright: ignore[reportAttributeAccessIssue]
         self.alpha_optimizer.step()
         return loss.detach()
 
@@ -189,6 +186,16 @@ def alpha_loss(supernet: Supernet, images: Tensor, labels: Tensor, factors: Tens
     """
     path = factors.argmax(dim=1).tolist()
     return F.cross_entropy(supernet(images, path, factors.to(images.device)), labels)
+
+
+def check_schedule(config: BilevelConfig, data: Data) -> None:
+    """Raise unless a training on these data takes an alpha step."""
+    steps = data.weight.steps(config.batch_size)
+    if config.epochs * steps // config.alpha_every <= config.alpha_start * steps // config.alpha_every:
+        raise InvalidInputError(
+            f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got alpha_every = "
+            f"{config.alpha_every} from epoch {config.alpha_start} on; lower them, or alphas never move"
+        )
 
 
 def row_regularization(config: BilevelConfig, depth: int) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,8 +117,12 @@ def load_data(config: DataConfig) -> Data:
     images, labels = _checked(config.name, images, labels)
     chosen = np.arange(len(labels))
     if config.limit is not None:
-        if config.limit > len(labels):
-            raise DataError(f"expected data.limit up to the {len(labels)} images of {config.name}, got {config.limit}")
+        most = len(labels) - (labels.max() + 1)  # what is left out needs an image of every class, too
+        if config.limit > most:
+            raise DataError(
+                f"expected data.limit up to {most} of the {len(labels)} images of {config.name}, got {config.limit}; "
+                "leave it out to use all"
+            )
         chosen, _ = _divide(chosen, labels, len(labels) - config.limit, config.split_seed)
     smallest = np.bincount(labels[chosen], minlength=labels.max() + 1).min()
     if smallest < SMALLEST_CLASS:
@@ -165,8 +171,12 @@ def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray[np.fl
             f"{name}: expected whole-numbered labels of shape ({len(images)},), one per image, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
+    with np.errstate(over="ignore"):
+        images = images.astype(np.float32)
     if not np.isfinite(images).all():
-        raise DataError(f"{name}: expected finite images, got NaN or infinity; replace those pixels")
+        raise DataError(
+            f"{name}: expected images that are finite in single precision, got NaN or infinity; replace those pixels"
+        )
     classes, labels = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"{name}: expected two or more classes, got {len(classes)}; there is nothing to tell apart")
@@ -176,7 +186,7 @@ def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray[np.fl
         images = images[:, None]
     elif images.shape[3] <= 4 < images.shape[1]:  # channels last, as NumPy and Keras have them
         images = images.transpose(0, 3, 1, 2)
-    return images.astype(np.float32), labels.astype(np.int64)
+    return images, labels.astype(np.int64)
 
 
 def _read(config: DataConfig) -> tuple[NDArray, NDArray, int]:
@@ -221,9 +231,12 @@ def _read_torchvision(name: str, folder: Path) -> tuple[NDArray, NDArray, int]:
     import torchvision
 
     kind, files = TORCHVISION[name]
+    existed = folder.exists()
     try:
         train, test = (getattr(torchvision.datasets, kind)(folder, train=t, download=True) for t in (True, False))
     except (OSError, RuntimeError) as error:
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise DataError(
             f"expected {name} in {folder.resolve()} or from the network, got neither ({reason}). Put there {files}; "
@@ -239,9 +252,12 @@ def _existing(path: Path) -> Path | None:
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
     """An array in the IDX format: two zero bytes, type (8: unsigned byte), dimensions, sizes (big-endian), data."""
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
+        shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
+    except (OSError, EOFError, IndexError, ValueError, zlib.error):
+        content, dimensions, shape = b"", 0, np.zeros(0, ">u4")
     if not dimensions or len(content) != 4 + 4 * dimensions + shape.prod():
         raise DataError(f"{path}: expected an IDX file of unsigned bytes, got another or a cut one; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(tuple(shape))

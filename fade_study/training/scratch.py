@@ -16,7 +16,7 @@ from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.data import Data
-from fade_study.training.session import accuracy, adam, mean_over_processes, session
+from fade_study.training.session import accuracy, adam, mean_over_processes, open_accelerator, session
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
@@ -97,11 +97,14 @@ def train_from_scratch(
 
 
 def recipe(data: Data, config: ScratchConfig, network: NetworkConfig) -> str:
-    """Hash of everything but architecture and seed on which a from-scratch result depends."""
+    """Hash of everything but architecture and seed on which a from-scratch result depends, device included."""
+    accelerator = open_accelerator()
     settings = {
         "version": RECIPE_VERSION,
+        "device": accelerator.device.type,
+        "precision": str(accelerator.mixed_precision),
         "data": data.digest,
-        "scratch": {name: value for name, value in dataclasses.asdict(config).items() if name != "threads"},
+        "scratch": dataclasses.asdict(config),
         "network": dataclasses.asdict(network),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
@@ -13,10 +14,25 @@ from fade_study.config import OptimizerConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.training.data import Split
 
-__all__ = ["accuracy", "adam", "mean_over_processes", "session"]
+__all__ = ["accuracy", "adam", "mean_over_processes", "open_accelerator", "session"]
 
 EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
+
+
+def open_accelerator() -> Accelerator:
+    """The device, precision and processes that this process was started with.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for fp16.
+    """
+    # unused parameters: a step runs one cell of each row
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if accelerator.mixed_precision == "fp16":
+        raise InvalidInputError(
+            "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"
+        )
+    return accelerator
 
 
 @contextmanager
@@ -30,18 +46,15 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
     Yields:
         The accelerator, and a CPU generator for data order, paths and noise, the same on all processes.
     """
-    # unused parameters: a step runs one cell of each row
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
-    if accelerator.mixed_precision == "fp16":
-        raise InvalidInputError(
-            "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"
-        )
+    accelerator = open_accelerator()
     before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         try:
-            yield accelerator, torch.Generator().manual_seed(seed)
+            # another stream than the initialization's
+            other = int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)
+            yield accelerator, torch.Generator().manual_seed(other)
         finally:
             torch.set_num_threads(before)
             accelerator.free_memory()
@@ -62,10 +75,11 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
         accelerator: of the training.
     """
     correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    starts = range(0, len(split), EVALUATION_BATCH)[accelerator.process_index :: accelerator.num_processes]
-    for start in starts:
-        batch = slice(start, start + EVALUATION_BATCH)
-        correct += (scores(split.images[batch]).argmax(dim=1) == split.labels[batch]).sum()
+    # of nearly equal size: the statistics of a few images left over would be worthless
+    chunks = -(-len(split) // EVALUATION_BATCH)
+    batches = list(zip(split.images.tensor_split(chunks), split.labels.tensor_split(chunks), strict=True))
+    for images, labels in batches[accelerator.process_index :: accelerator.num_processes]:
+        correct += (scores(images).argmax(dim=1) == labels).sum()
     total = accelerator.reduce(correct, "sum")
     assert isinstance(total, Tensor)
     return total.item() / len(split)

@@ -6,7 +6,6 @@ from fade_study.samplers import RowSampler
 from fade_study.testing import check_row_sampler
 
 
-# --- README: an outer search of your own ---
 class Champion(RowSampler):
     """The best cell of the last generation against challengers drawn at random."""
 
@@ -20,9 +19,6 @@ class Champion(RowSampler):
             last = history[-1]
             challengers[0] = last.points[last.alpha.argmax()]
         return challengers
-
-
-# --- README: end ---
 
 
 def tell(study, batch, value=None):

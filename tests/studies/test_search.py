@@ -128,6 +128,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--depth", "0"], "depth: Input should be greater than 0"),
         (["--preset", "missing"], "expected one of digits, fashion, paper, smoke"),
         (["--data.name", "npz:missing.npz"], "expected an .npz file that can be read"),
+        (["--bilevel.alpha_every", "1000"], "an alpha step within 2 epochs"),
         (["--executor", "processes:0"], "expected an executor 'inline' or 'processes:N'"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],
@@ -181,17 +182,21 @@ def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_t
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Best of" in output
+    assert "figures/alpha_last_generation.png" in artifacts(runs("search")[0], "figures")
     assert stored(project) == whole
 
 
 def test_a_study_with_other_settings_is_refused(project, mlflow_store):
     assert search(project, "--study", "s", "--generations", "1").wait() == 0
     before = len(runs())
-    process = search(project, "--study", "s", "--generations", "2", "--offset", "0.2", "--space.max_vertices", "4")
+    changes = ["--offset", "0.2", "--space.max_vertices", "4", "--scratch.epochs", "1", "--data.limit", "320"]
+    process = search(project, "--study", "s", "--generations", "2", *changes)
     output, _ = process.communicate()
     assert process.returncode != 0
     assert "sampler.offset is 0.15 in the study and 0.2 here" in output
     assert "space.cells is 9 in the study and 40 here" in output
+    assert "conditions.scratch.epochs is 2 in the study and 1 here" in output
+    assert "conditions.data is" in output
     assert len(runs()) == before
 
 

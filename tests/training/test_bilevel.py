@@ -58,8 +58,9 @@ def test_alpha_steps_are_counted_over_epochs(digits):
     steps = digits.weight.steps(32)
     result = train(HYPER, digits, BilevelConfig(epochs=3, alpha_every=2 * steps, **FAST), seed=0)
     assert ["loss/alpha" in epoch for epoch in result.epochs] == [False, True, False]
-    with pytest.raises(ValueError, match=f"alpha_every up to the {3 * steps} weight steps"):
-        train(HYPER, digits, BilevelConfig(epochs=3, alpha_every=3 * steps + 1, **FAST), seed=0)
+    for never in ({"alpha_every": 3 * steps + 1}, {"alpha_start": 2, "alpha_every": 2 * steps}):
+        with pytest.raises(ValueError, match=f"an alpha step within 3 epochs of {steps} weight steps"):
+            train(HYPER, digits, BilevelConfig(epochs=3, **never, **FAST), seed=0)
 
 
 def test_regularization_holds_alphas_back(digits):
