@@ -22,6 +22,7 @@ from fade_study.exceptions import ConfigError
 from fade_study.space import FEATURES, PAPER_FEATURES
 
 __all__ = [
+    "BenchmarkConfig",
     "BilevelConfig",
     "DataConfig",
     "NetworkConfig",
@@ -272,12 +273,28 @@ class SearchConfig:
         return self
 
 
-def parse_config(cls: type[T], folder: Path, argv: Sequence[str] | None = None) -> T:
+@_settings
+class BenchmarkConfig:
+    """Measuring what a supernet costs.
+
+    Args:
+        repetitions: timings of every step, of which median and quartiles are reported.
+        seed: of cells, weights and paths.
+        threads: of the processor.
+    """
+
+    repetitions: Positive = 15
+    seed: Seed = 0
+    threads: Positive = 1
+
+
+def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:
     """A configuration from a preset and the command line.
 
     Args:
         cls: which configuration.
-        folder: where presets lie; ``--preset NAME`` is ``folder/NAME.yaml``, and may also be the path of a file.
+        folder: where presets lie; ``--preset NAME`` is ``folder/NAME.yaml``, and may also be the path of a file. None
+            where there are none.
         argv: ``--preset NAME``, and ``--dotted.name value`` for whatever shall differ from it; default the process's.
 
     Raises:
@@ -286,17 +303,20 @@ def parse_config(cls: type[T], folder: Path, argv: Sequence[str] | None = None) 
     import jsonargparse
 
     overrides = _joined(sys.argv[1:] if argv is None else argv)
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--preset", default="digits")
-    preset, overrides = chooser.parse_known_args(overrides)
-    path = _preset_path(preset.preset, folder)
-    parser = jsonargparse.ArgumentParser(default_config_files=[str(path)], exit_on_error=False, allow_abbrev=False)
-    presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-    parser.add_argument("--preset", help=f"one of {presets}, or the path of a YAML file (default: digits)")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    path = None
+    if folder is not None:
+        chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        chooser.add_argument("--preset", default="digits")
+        preset, overrides = chooser.parse_known_args(overrides)
+        path = _preset_path(preset.preset, folder)
+        parser.default_config_files = [str(path)]
+        presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        parser.add_argument("--preset", help=f"one of {presets}, or the path of a YAML file (default: digits)")
     parser.add_class_arguments(cls)
     try:
         settings = parser.instantiate(parser.parse_args(overrides)).as_dict()
-        settings.pop("preset")
+        settings.pop("preset", None)
         return cls(**settings)
     except (jsonargparse.ArgumentError, ConfigError, ValueError, TypeError) as error:
         # A parser stops at the first problem; whoever edits a file wants to hear of all of them.
@@ -323,9 +343,9 @@ def _preset_path(name: str, folder: Path) -> Path:
     return path
 
 
-def _all_problems(cls: type, path: Path, overrides: Sequence[str]) -> list[str]:
+def _all_problems(cls: type, path: Path | None, overrides: Sequence[str]) -> list[str]:
     try:
-        settings = yaml.safe_load(path.read_text()) or {}
+        settings = (yaml.safe_load(path.read_text()) or {}) if path else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         return [f"{path}: expected YAML, got {error}"]
     if not isinstance(settings, dict):

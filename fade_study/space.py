@@ -248,7 +248,10 @@ class DagSpace:
 
 def _find_feature(feature: str | Feature) -> tuple[str, Feature]:
     if callable(feature):
-        return feature.__name__, feature
+        name = getattr(feature, "__name__", "")
+        if not name.isidentifier():
+            raise InvalidInputError(f"expected a feature with a name, got {feature!r}; write it with def")
+        return name, feature
     if feature not in FEATURES:
         raise InvalidInputError(f"expected a feature among {sorted(FEATURES)}, got {feature!r}; or pass a function")
     return feature, FEATURES[feature]

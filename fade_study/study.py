@@ -402,6 +402,7 @@ def load_study(
     storage: str | optuna.storages.BaseStorage,
     space: CellSpace,
     sampler: optuna.samplers.BaseSampler | None = None,
+    conditions: Mapping[str, Any] | None = None,
 ) -> FadeStudy:
     """A study that exists, to go on with it.
 
@@ -410,6 +411,7 @@ def load_study(
         storage: an Optuna storage or its URL.
         space: the space it was created with.
         sampler: the outer search it was created with; None rebuilds one of ours from the stored settings.
+        conditions: as in :func:`create_study`; None, to look at a study, compares none.
 
     Raises:
         KeyError: where there is no such study.
@@ -424,6 +426,8 @@ def load_study(
         sampler = _rebuild_sampler(stored["sampler"])
         optuna_study.sampler = sampler
     settings = stored | plain({"space": describe_space(space), "sampler": describe_sampler(sampler)})
+    if conditions is not None:
+        settings["conditions"] = plain(conditions)
     check_same(stored, settings, study_name)
     return FadeStudy(optuna_study, space, stored)
 

@@ -1,6 +1,7 @@
 """Checks that an extension of fade_study keeps its protocol. Call them in your own tests.
 
-An outer search of yours should also pass ``optuna.testing.pytest_samplers``, Optuna's suite for samplers.
+An outer search also passes Optuna's suite for samplers, ``optuna.testing.pytest_samplers``, by what its base class does
+for params that are no anchors; that says nothing about ``propose``, which is called on a FadeStudy alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["check_cell_space", "check_row_sampler"]
 
 
 def check_row_sampler(make: Callable[[int], RowSampler], *, generations: int = 4) -> None:
-    """Check an outer search: neighborhoods in the box, reproducible, resumed as if never interrupted.
+    """Check an outer search: its anchors are the trials' params, reproducible, resumed as if never interrupted.
 
     Args:
         make: from a seed to a new sampler.
@@ -31,19 +32,18 @@ def check_row_sampler(make: Callable[[int], RowSampler], *, generations: int = 4
     def run(study: FadeStudy, count: int) -> None:
         for _ in range(count):
             batch = study.ask()
-            assert ((batch.points >= 0) & (batch.points <= 1)).all(), "points outside [0, 1]"
-            assert np.array_equal(batch.anchors, batch.points[:, 0]), "the first point must be the anchor"
+            params = study.optuna_study.trials[-1].params
+            assert np.array_equal(batch.anchors.ravel(), list(params.values())), "Optuna must hold the anchors"
             utility = batch.points.sum(axis=-1)
             study.tell(batch, np.exp(utility) / np.exp(utility).sum(axis=1, keepdims=True))
 
     def study(seed: int) -> FadeStudy:
         return create_study(space=space, depth=2, sampler=make(seed))
 
-    whole, again, other = study(0), study(0), study(1)
-    for one in (whole, again, other):
+    whole, again = study(0), study(0)
+    for one in (whole, again):
         run(one, generations)
     assert np.array_equal(whole.trajectory(), again.trajectory()), "the same seed must give the same trajectory"
-    assert not np.array_equal(whole.trajectory(), other.trajectory()), "another seed must give another trajectory"
 
     resumed = study(0)
     run(resumed, generations // 2)

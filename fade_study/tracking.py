@@ -119,28 +119,31 @@ def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator
 
 
 @contextmanager
-def start_study(kind: Kind, config: Any, data: Data, device: str, study_name: str) -> Iterator[Run]:
+def start_study(
+    kind: Kind, config: Any, device: str, data: Data | None = None, study_name: str | None = None
+) -> Iterator[Run]:
     """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
 
     Args:
         kind: tag ``fade.kind``.
         config: dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
-        data: logged with its digest.
         device: that trains.
-        study_name: name of the Optuna study, tag ``fade.study``.
+        data: logged with its digest, where there are any.
+        study_name: name of the Optuna study, tag ``fade.study``, where there is one.
     """
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    tags = {"fade.kind": kind, "fade.study": study_name, "fade.commit": _commit()}
+    tags = {"fade.kind": kind, "fade.commit": _commit()} | ({"fade.study": study_name} if study_name else {})
     with _run(None, tags, nested=False) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
         )
         mlflow.log_text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
-        source = CodeDatasetSource(tags={"mlflow.source.name": data.name})
-        mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest), context="training")
+        if data is not None:
+            source = CodeDatasetSource(tags={"mlflow.source.name": data.name})
+            mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest), context="training")
         yield run
 
 
@@ -170,7 +173,6 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
         run.metrics(
             {
                 "accuracy/test": result.test_accuracy,
-                "accuracy/validation": result.validation_accuracy,
                 "parameters": result.parameters,
                 "flops": result.flops,
                 "seconds": result.seconds,

@@ -63,7 +63,7 @@ def search(config: SearchConfig) -> fade_study.FadeStudy:
     with open_executor(config.executor) as executor:
         study = open_study(config, data)
         device = str(accelerator.device)
-        with tracking.start_study("search", config, data, device, study.optuna_study.study_name) as run:
+        with tracking.start_study("search", config, device, data, study.optuna_study.study_name) as run:
             done = len(study.trajectory())
             with tqdm(total=config.generations, initial=done, unit="generation") as bar:
                 for _ in range(done, config.generations):

@@ -1,3 +1,5 @@
+import functools
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -6,6 +8,11 @@ from hypothesis import strategies as st
 
 from fade_study import FEATURES, Dag, DagSpace, enumerate_dags
 from fade_study.testing import check_cell_space
+
+
+def not_a_number(dag):
+    return float("nan")
+
 
 SMALL = [dag for size in (1, 2, 3, 4, 5) for dag in enumerate_dags(size)]
 
@@ -88,7 +95,9 @@ def test_a_feature_of_ones_own_is_one_function():
         ({"max_vertices": 2, "features": ()}, "one or more"),
         ({"max_vertices": 2, "features": ("vertices", "vertices")}, "different features"),
         ({"max_vertices": 2, "features": ("colour",)}, "a feature among"),
-        ({"max_vertices": 2, "features": (lambda dag: float("nan"),)}, "finite features"),
+        ({"max_vertices": 2, "features": (not_a_number,)}, "finite features"),
+        ({"max_vertices": 2, "features": (lambda dag: 1.0,)}, "a feature with a name"),
+        ({"max_vertices": 2, "features": (functools.partial(not_a_number),)}, "a feature with a name"),
     ],
 )
 def test_impossible_spaces_are_refused(arguments, message):

@@ -44,7 +44,8 @@ def test_a_batch_says_what_to_train():
     batch = study.ask()
     assert batch.number == 0
     assert batch.points.shape == (3, 7, 3)
-    np.testing.assert_array_equal(batch.anchors, batch.points[:, 0])
+    params = study.optuna_study.trials[0].params
+    np.testing.assert_array_equal(batch.anchors.ravel(), list(params.values()))
     assert batch.hyper_architecture.shape == (3, 7)
     assert batch.architecture == batch.hyper_architecture.architecture([0, 0, 0])
     for i, row in enumerate(batch.trials):
@@ -361,6 +362,23 @@ def test_conditions_are_compared(storage):
         create_study(
             **common, conditions={"data": "abc", "scratch": {"epochs": 4, "sizes": (1, 2)}}, load_if_exists=True
         )
+
+
+def test_conditions_are_compared_by_load_study(storage):
+    create_study(space=SPACE, depth=2, storage=storage, study_name="s", conditions={"data": "abc"})
+    load_study(study_name="s", storage=storage, space=SPACE, conditions={"data": "abc"})
+    load_study(study_name="s", storage=storage, space=SPACE)
+    with pytest.raises(ValueError, match=r"conditions\.data is 'abc' in the study and 'xyz' here"):
+        load_study(study_name="s", storage=storage, space=SPACE, conditions={"data": "xyz"})
+
+
+def test_a_sampler_without_a_seed_takes_the_one_it_was_created_with(storage):
+    whole = create_study(space=SPACE, depth=2, sampler=sampler(0), seed=5)
+    run(whole, 2)
+    part = create_study(space=SPACE, depth=2, sampler=sampler(0), seed=5, storage=storage, study_name="s")
+    batch = load_study(study_name="s", storage=storage, space=SPACE, sampler=PseudoGradientSampler()).ask()
+    np.testing.assert_array_equal(batch.anchors, whole.trajectory()[0])
+    assert part.depth == 2
 
 
 def test_settings_of_any_plain_kind_are_stored(storage):

@@ -80,10 +80,11 @@ class DagCell(nn.Module):
             # All sources hold x, so their convolutions into v are one, with the sum of their weights: exact.
             terms = [self._convolve(x, from_sources)] if from_sources else []
             terms += [self._convolve(values[u], [name]) for u, name in from_others]
-            value = reduce(torch.add, terms)
+            # In place from here on: a convolution's output is nobody else's, and its gradient does not need it.
+            value = reduce(Tensor.add_, terms)
             if str(v) in self.norms:
                 value = self.norms[str(v)](value)
-            values[v] = F.relu(value)
+            values[v] = F.relu_(value)
         return values[self.output]
 
     def _convolve(self, x: Tensor, names: list[str]) -> Tensor:

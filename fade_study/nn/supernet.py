@@ -105,6 +105,12 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         outputs: tuple[Tensor, ...] = ctx.saved_tensors
-        products = torch.stack([(gradient * output).sum() for output in outputs])  # (w,)
+        flat = _flat(gradient)
+        products = torch.stack([torch.dot(flat, _flat(output)) for output in outputs])  # (w,)
         to_outputs = [gradient if j == ctx.column else None for j in range(len(outputs))]
         return (products.to(ctx.factors_like), None, *to_outputs)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """All entries of ``(B, C, H, W)``, in the order in which channels-last tensors lie in memory: no copy for them."""
+    return x.permute(0, 2, 3, 1).reshape(-1)

@@ -123,7 +123,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         features = tuple(settings["space"]["features"])
         names = anchor_names(settings["depth"], features)
         past = told(study)
-        seed = settings["seed"] if self.seed is None else self.seed
+        seed = next(s for s in (self.seed, settings["sampler"].get("seed"), settings["seed"]) if s is not None)
         proposals = [
             self.propose(row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
             for row in range(len(names))

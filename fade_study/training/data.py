@@ -94,8 +94,8 @@ class Data:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guessing."""
-        return 1 / self.classes
+        """Accuracy of always guessing the most frequent class, on the alpha split."""
+        return self.alpha.labels.bincount().max().item() / len(self.alpha)
 
     def to(self, device: torch.device) -> Data:
         """The same on a device."""
@@ -135,6 +135,9 @@ def load_data(config: DataConfig) -> Data:
     else:
         rest, test = _divide(chosen, labels, round(len(chosen) / 6), config.split_seed)
     weight, alpha = _divide(rest, labels, round(len(rest) / 5), config.split_seed)
+    # Files may be sorted by class; supernets are evaluated with the statistics of batches, which must be mixed.
+    rng = np.random.default_rng(config.split_seed)
+    weight, alpha, test = (rng.permutation(index) for index in (weight, alpha, test))
 
     mean = images[weight].mean(axis=(0, 2, 3), keepdims=True)
     spread = images[weight].std(axis=(0, 2, 3), keepdims=True)

@@ -16,7 +16,7 @@ from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.data import Data
-from fade_study.training.session import accuracy, adam, mean_over_processes, open_accelerator, session
+from fade_study.training.session import accuracy, adam, mean_over_processes, open_accelerator, session, single
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
@@ -81,13 +81,13 @@ def train_from_scratch(
             module.eval()
             metrics = {
                 "loss/weights": mean_over_processes(total[None], accelerator)[0] / data.weight.steps(config.batch_size),
-                "accuracy/validation": accuracy(module, data.alpha, accelerator),
+                "accuracy/validation": accuracy(single(module, accelerator), data.alpha, accelerator),
             }
             epochs.append(metrics)
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
         return ScratchResult(
-            test_accuracy=accuracy(module, data.test, accelerator),
+            test_accuracy=accuracy(single(module, accelerator), data.test, accelerator),
             validation_accuracy=epochs[-1]["accuracy/validation"],
             epochs=tuple(epochs),
             parameters=size,

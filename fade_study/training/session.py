@@ -8,13 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from fade_study.config import OptimizerConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.training.data import Split
 
-__all__ = ["accuracy", "adam", "mean_over_processes", "open_accelerator", "session"]
+__all__ = ["accuracy", "adam", "mean_over_processes", "open_accelerator", "session", "single"]
 
 EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
@@ -83,6 +84,17 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
     total = accelerator.reduce(correct, "sum")
     assert isinstance(total, Tensor)
     return total.item() / len(split)
+
+
+def single(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The module without its distributed wrapper, with the first process's running averages: for evaluations.
+
+    A forward pass through the wrapper is an appointment of all processes, and these evaluate batches of their own.
+    """
+    module = accelerator.unwrap_model(module)
+    for buffer in module.buffers():
+        buffer.copy_(broadcast(buffer))  # pyright: ignore[reportArgumentType]
+    return module
 
 
 def mean_over_processes(values: Tensor, accelerator: Accelerator) -> list[float]:

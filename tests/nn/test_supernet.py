@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags
 from fade_study.config import NetworkConfig
 from fade_study.nn import Network, Supernet, gumbel_noise, parameters
+from studies.benchmark import all_branches
 
 DAGS = [*enumerate_dags(2), *enumerate_dags(3)]
 HYPER = HyperArchitecture((tuple(DAGS[0:4]), tuple(DAGS[2:6]), tuple(DAGS[4:8])))
@@ -23,17 +24,6 @@ def batch(dtype=torch.double, size=6):
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(size, *SHAPE, generator=generator, dtype=dtype)
     return images, torch.randint(5, (size,), generator=generator)
-
-
-def all_branches(supernet, images, factors):
-    """Plain DARTS with hard Gumbel-softmax: every cell runs, and its output is multiplied by its hard factor."""
-    hard = torch.zeros_like(factors).scatter_(1, factors.argmax(dim=1, keepdim=True), 1.0)
-    hard = hard - factors.detach() + factors
-
-    def mixed(row):
-        return lambda x: sum(hard[row, j] * cell(x) for j, cell in enumerate(supernet.rows[row]))
-
-    return supernet.macro(images, [mixed(row) for row in range(len(supernet.rows))])
 
 
 @pytest.mark.parametrize("share_weights", [False, True])

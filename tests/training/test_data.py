@@ -38,7 +38,8 @@ def test_digits_are_split_4_1_1_disjoint_and_stratified():
         shares = torch.bincount(split.labels) / len(split)
         torch.testing.assert_close(shares, torch.full((10,), 0.1), atol=0.01, rtol=0)
     assert data.image_shape == (1, 8, 8)
-    assert (data.classes, data.chance) == (10, 0.1)
+    assert data.classes == 10
+    assert data.chance == pytest.approx(0.1, abs=0.005)
 
 
 def test_images_are_standardized_by_the_weight_split():
@@ -94,6 +95,19 @@ def test_channels_last_arrays_are_transposed(npz):
     first = load_data(npz(images=arrays["images"].transpose(0, 3, 1, 2), labels=arrays["labels"]))
     last = load_data(npz(**arrays))
     torch.testing.assert_close(first.weight.images, last.weight.images)
+
+
+def test_a_file_sorted_by_class_gives_mixed_splits(npz):
+    arrays = images(n=600)
+    order = np.argsort(arrays["labels"], kind="stable")
+    data = load_data(npz(images=arrays["images"][order], labels=arrays["labels"][order]))
+    for split in (data.weight, data.alpha, data.test):
+        assert all(len(chunk.unique()) == 3 for chunk in split.labels.tensor_split(5))
+
+
+def test_chance_is_the_share_of_the_most_frequent_class(npz):
+    data = load_data(npz(images=images(n=600)["images"], labels=(np.arange(600) % 10 == 0).astype(int)))
+    assert data.chance == pytest.approx(0.9, abs=0.01)
 
 
 def test_labels_need_not_be_consecutive(npz):

@@ -22,6 +22,8 @@ result = train_hyper_architecture(hyper, data, config, network=network, seed=0)
 scratch = ScratchConfig(epochs=2, batch_size=32, optimizer=adam)
 score = train_from_scratch(hyper.architecture([0, 1]), data, scratch, network=network, seed=0)
 losses = [epoch["loss/weights"] for epoch in result.epochs + score.epochs]
+normalized = [train_from_scratch(hyper.architecture([0, 1]), data, scratch, seed=0).test_accuracy]
+print("normalized", json.dumps(normalized))
 print(json.dumps([result.alpha.tolist(), losses, [result.accuracy, score.test_accuracy]]))
 """
 
@@ -29,6 +31,8 @@ print(json.dumps([result.alpha.tolist(), losses, [result.accuracy, score.test_ac
 def outputs(command, path):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     output = subprocess.run([*command, path], env=environment, capture_output=True, text=True, check=True).stdout
+    normalized = {line for line in output.splitlines() if line.startswith("normalized")}
+    assert len(normalized) == 1, "all processes must report the same"
     return [json.loads(line) for line in output.splitlines() if line.startswith("[[")]
 
 
