@@ -117,15 +117,13 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(CLASSES, (shape.batch_size,))
     logits = torch.zeros(hyper.shape, requires_grad=True)
-    optimizers = {id(module): adam(module, OptimizerConfig()) for module in [supernet]}
     noise = gumbel_noise(hyper.shape, generator)
     path = noise.argmax(dim=1).tolist()
     network = Network(hyper.architecture(path), shape.image_shape, CLASSES, shape.network)
-    optimizers[id(network)] = adam(network, OptimizerConfig())
+    supernet_adam, network_adam = adam(supernet, OptimizerConfig()), adam(network, OptimizerConfig())
 
-    def train(module: nn.Module, scores: Callable[[], Tensor]) -> None:
-        optimizer = optimizers[id(module)]
-        loss = F.cross_entropy(scores(), labels)
+    def train(module: nn.Module, optimizer: torch.optim.Adam, scores: Tensor) -> None:
+        loss = F.cross_entropy(scores, labels)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_value_(module.parameters(), 10.0)
@@ -140,11 +138,11 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
 
     seconds = in_turn(
         {
-            "network": lambda: train(network, lambda: network(images)),
-            "weight": lambda: train(supernet, lambda: supernet(images, path)),
+            "network": lambda: train(network, network_adam, network(images)),
+            "weight": lambda: train(supernet, supernet_adam, supernet(images, path)),
             "alpha": lambda: torch.autograd.grad(alpha_loss(supernet, images, labels, factors()), logits),
             "floor": arithmetic_floor(supernet, images, path),
-            "all weight": lambda: train(supernet, lambda: all_branches(supernet, images, factors())),
+            "all weight": lambda: train(supernet, supernet_adam, all_branches(supernet, images, factors())),
             "all alpha": all_branches_alpha_step,
         },
         config.repetitions,
@@ -171,9 +169,7 @@ def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
     hard = hard - factors.detach() + factors  # straight-through
 
     def mixed(row: int) -> Callable[[Tensor], Tensor]:
-        cells = supernet.rows[row]
-        assert isinstance(cells, nn.ModuleList)
-        return lambda x: torch.stack([hard[row, j] * cell(x) for j, cell in enumerate(cells)]).sum(dim=0)
+        return lambda x: torch.stack([hard[row, j] * cell(x) for j, cell in enumerate(supernet.cells(row))]).sum(dim=0)
 
     return supernet.macro(images, [mixed(row) for row in range(len(supernet.rows))])
 
@@ -195,7 +191,7 @@ def arithmetic_floor(supernet: Supernet, images: Tensor, path: Sequence[int]) ->
     """The convolutions of an alpha step and nothing else: all forward, those on the path backward to their inputs."""
     with torch.no_grad():
         with _Recorder() as everything:
-            supernet(images, path, torch.zeros(len(supernet.rows), len(_cells(supernet, 0))))
+            supernet(images, path, torch.zeros(len(supernet.rows), len(supernet.cells(0))))
         with _Recorder() as on_path:
             supernet(images, path)
     gradients = [torch.ones_like(F.conv2d(*call, padding="same")) for call in on_path.calls]
@@ -211,12 +207,6 @@ def arithmetic_floor(supernet: Supernet, images: Tensor, path: Sequence[int]) ->
                 )
 
     return run
-
-
-def _cells(supernet: Supernet, row: int) -> nn.ModuleList:
-    cells = supernet.rows[row]
-    assert isinstance(cells, nn.ModuleList)
-    return cells
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

@@ -66,12 +66,13 @@ class Supernet(nn.Module):
                 carries the straight-through gradient of the factors; the scores are the same.
         """
         if factors is None:
-            cells = [self._row(row)[column] for row, column in enumerate(path)]
+            cells = [self.cells(row)[column] for row, column in enumerate(path)]
         else:
-            cells = [partial(_mixed, self._row(row), column, factors[row]) for row, column in enumerate(path)]
+            cells = [partial(_mixed, self.cells(row), column, factors[row]) for row, column in enumerate(path)]
         return self.macro(images, cells)
 
-    def _row(self, row: int) -> nn.ModuleList:
+    def cells(self, row: int) -> nn.ModuleList:
+        """The w candidate cells of a row."""
         cells = self.rows[row]
         assert isinstance(cells, nn.ModuleList)
         return cells
