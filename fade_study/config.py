@@ -311,8 +311,7 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
         preset, overrides = chooser.parse_known_args(overrides)
         path = _preset_path(preset.preset, folder)
         parser.default_config_files = [str(path)]
-        presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        parser.add_argument("--preset", help=f"one of {presets}, or the path of a YAML file (default: digits)")
+        parser.add_argument("--preset", help=f"{_preset_choices(folder)} (default: digits)")
     parser.add_class_arguments(cls)
     try:
         settings = parser.instantiate(parser.parse_args(overrides)).as_dict()
@@ -338,9 +337,13 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def _preset_path(name: str, folder: Path) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise ConfigError([f"preset: expected one of {known}, or the path of a YAML file, got {name!r}"])
+        raise ConfigError([f"preset: expected {_preset_choices(folder)}, got {name!r}"])
     return path
+
+
+def _preset_choices(folder: Path) -> str:
+    presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+    return f"one of {presets}, or the path of a YAML file"
 
 
 def _all_problems(cls: type, path: Path | None, overrides: Sequence[str]) -> list[str]:
@@ -382,9 +385,8 @@ def _sentences(error: pydantic.ValidationError) -> list[str]:
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             message = "unknown name; --help lists all"
         if problem["type"] == "value_error" and (not name or isinstance(problem["input"], dict)):
-            sentences.append(
-                f"{name}.{message}".lstrip(".")
-            )  # of several settings; its message names the one to change
+            # Of several settings together; the message names the one to change.
+            sentences.append(f"{name}.{message}".lstrip("."))
         else:
             sentences.append(f"{name}: {message}, got {problem['input']!r}")
     return sentences

@@ -226,9 +226,8 @@ def finish(study: fade_study.FadeStudy, config: SearchConfig, data: Data, run: t
 def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, run: tracking.Run) -> None:
     """The figure of from-scratch accuracies, and the best architecture: chosen by validation, reported on test."""
     key = recipe(data, config.scratch, config.network)
-    tests: dict[
-        str, list[float]
-    ] = {}  # of each architecture: where the search comes back to one, it is not new evidence
+    # By architecture: where the search comes back to one, that is no new evidence.
+    tests: dict[str, list[float]] = {}
     for architecture in {evaluation.architecture for evaluation in evaluations}:
         found = [tracking.find_scratch(architecture.key, key, seed) for seed in range(config.evaluation_seeds)]
         tests[architecture.key] = [result["test_accuracy"] for result in found if result]
