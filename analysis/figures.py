@@ -98,8 +98,10 @@ def draw_alpha_history(history: NDArray[np.float64]) -> Figure:
         history: ``(E, d, w)``.
     """
     _, depth, width = history.shape
-    figure = Figure(figsize=(3 * depth, 2.8), layout="constrained")
-    axes = figure.subplots(1, depth, sharex=True, sharey=True, squeeze=False)[0]
+    # Margins by hand, since a search draws this every generation and the automatic layout draws everything twice.
+    margins = {"left": 0.6 / (3 * depth), "right": 1 - 0.1 / (3 * depth), "bottom": 0.18, "top": 0.9, "wspace": 0.05}
+    figure = Figure(figsize=(3 * depth, 2.8))
+    axes = figure.subplots(1, depth, sharex=True, sharey=True, squeeze=False, gridspec_kw=margins)[0]
     for i, ax in enumerate(axes):
         for j in range(width):
             ax.plot(history[:, i, j], color="C1" if j == 0 else "C0", alpha=1 if j == 0 else 0.6)

@@ -233,10 +233,11 @@ class SearchConfig:
         depth: cells in a chain.
         offset: distance from an anchor to its neighbors.
         step_size: of the pseudo-gradient ascent; negative is the printed sign of Eq. 1.
+        repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
         evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
             evaluated.
         evaluation_seeds: trainings per evaluation.
-        executor: where they run: ``inline``, or ``processes:N``.
+        executor: where trainings from scratch and repetitions run: ``inline``, or ``processes:N``.
         space: the cells.
         data: the images.
         network: the macro-architecture.
@@ -251,6 +252,7 @@ class SearchConfig:
     depth: Positive = 4
     offset: PositiveFloat = 0.15
     step_size: Annotated[float, Field(allow_inf_nan=False)] = 0.5
+    repetitions: Positive = 1
     evaluate_every: Positive = 4
     evaluation_seeds: Positive = 2
     executor: str = "processes:2"

@@ -5,7 +5,15 @@ Every message says what was expected, what came, and what to do. Nothing is stor
 
 from collections.abc import Sequence
 
-__all__ = ["ConfigError", "DataError", "FadeError", "InvalidInputError", "OpenGenerationError", "StorageError"]
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "FadeError",
+    "InvalidInputError",
+    "OpenGenerationError",
+    "StorageError",
+    "WorkerDiedError",
+]
 
 
 class FadeError(Exception):
@@ -26,6 +34,10 @@ class StorageError(FadeError, OSError):
 
 class OpenGenerationError(FadeError, RuntimeError):
     """``ask`` was called while a generation is open: ``tell`` it, or ``fail`` it, first."""
+
+
+class WorkerDiedError(FadeError, RuntimeError):
+    """A worker process was killed, and so was the one that tried the same task again."""
 
 
 class ConfigError(FadeError, ValueError):

@@ -1,15 +1,59 @@
-"""Where independent evaluations run: in this process, or in local worker processes."""
+"""Where independent trainings run: in this process, or in local worker processes."""
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+import signal
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from concurrent import futures
+from concurrent.futures import Executor, Future
+from multiprocessing import resource_tracker
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
-from fade_study.exceptions import InvalidInputError
+from pebble import ProcessExpired, ProcessPool
+from tqdm.auto import tqdm
 
-__all__ = ["InlineExecutor", "open_executor"]
+from fade_study.exceptions import InvalidInputError, WorkerDiedError
+
+__all__ = ["InlineExecutor", "completed", "open_executor", "report"]
+
+ATTEMPTS = 2
+"""Of a task whose worker dies: one more than the first."""
+SLOTS = 4096
+"""Tasks whose progress is told apart at any time."""
+REFRESH = 0.5
+"""Seconds between two looks at the progress of tasks."""
+
+BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
+
+# In a worker process: the progress of all tasks, shared with the main process, and the place of the running one.
+_fractions: MutableSequence[float] | None = None
+_slot = 0
+
+
+def report(fraction: float) -> None:
+    """Tell how much of the running task is done, 0 to 1; outside worker processes nothing happens."""
+    if _fractions is not None:
+        _fractions[_slot] = fraction
+
+
+def completed(tasks: Sequence[Future[Any]], unit: str = "training") -> Iterator[Future[Any]]:
+    """Futures as they are done, with a progress bar that also counts what workers report of those that run.
+
+    Args:
+        tasks: of any executor.
+        unit: what one of them is.
+    """
+    pending = set(tasks)
+    # disable=None: no bar where nobody looks
+    with tqdm(total=len(pending), unit=unit, leave=False, disable=None, bar_format=BAR) as bar:
+        while pending:
+            done, pending = futures.wait(pending, timeout=REFRESH, return_when=futures.FIRST_COMPLETED)
+            bar.n = len(tasks) - sum(1 - getattr(future, "fraction", 0.0) for future in pending)
+            bar.refresh()
+            yield from done
 
 
 class InlineExecutor(Executor):
@@ -25,16 +69,101 @@ class InlineExecutor(Executor):
         return future
 
 
-class _Workers(ProcessPoolExecutor):
-    """Ends its workers at once where the caller is interrupted or fails, whatever they have left to do."""
+class _TaskFuture(Future[Any]):
+    """A future that knows how much of its task is done."""
 
-    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> bool | None:
-        if kind is not None:
-            workers = list((self._processes or {}).values())
-            self.shutdown(wait=False, cancel_futures=True)
-            for worker in workers:
-                worker.terminate()
-        return super().__exit__(kind, *details)
+    def __init__(self, fractions: MutableSequence[float], slot: int) -> None:
+        super().__init__()
+        self._fractions, self.slot = fractions, slot
+        fractions[slot] = 0.0
+
+    @property
+    def fraction(self) -> float:
+        """As last reported, 0 to 1."""
+        return self._fractions[self.slot]
+
+
+class _Workers(Executor):
+    """Spawned processes. A task whose worker is killed is tried once more, and no other task suffers.
+
+    Arguments reach the workers by PyTorch's pickling, which puts tensors into shared memory: a data set is there once,
+    however many tasks use it.
+    """
+
+    def __init__(self, count: int) -> None:
+        # Numbers without a lock, since a worker that is killed would never give it back.
+        self._fractions: MutableSequence[float] = RawArray("d", SLOTS)
+        # Spawned, since forking a process that has used PyTorch's threads may hang.
+        context: Any = multiprocessing.get_context("spawn")
+        self._pool = ProcessPool(count, initializer=_start, initargs=(self._fractions,), context=context)
+        # Started now, deaf to Ctrl-C from their first moment, since a terminal sends it to them as well. (The tracker
+        # would be started with the first worker otherwise, and lift the block.)
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._pool.schedule(int)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._unfinished: set[Future[Any]] = set()
+        self._slots = itertools.cycle(range(SLOTS))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A future of ``fn(*args, **kwargs)``; its ``fraction`` is what the task has reported."""
+        future = _TaskFuture(self._fractions, next(self._slots))
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        self._attempt(future, (future.slot, fn, args, kwargs), ATTEMPTS)
+        return future
+
+    def _attempt(self, future: Future[Any], task: tuple[Any, ...], attempts: int) -> None:
+        def finish(attempt: Future[Any]) -> None:
+            if future.cancelled():
+                return
+            error = attempt.exception()
+            if error is None:
+                future.set_result(attempt.result())
+            elif not isinstance(error, ProcessExpired):
+                future.set_exception(error)
+            elif attempts > 1:
+                self._attempt(future, task, attempts - 1)
+            else:
+                future.set_exception(WorkerDiedError(_death(error)))
+
+        self._pool.schedule(_run, task).add_done_callback(finish)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let all tasks end; or, with ``cancel_futures``, end the workers at once, whatever they have left to do."""
+        if cancel_futures:
+            for future in list(self._unfinished):
+                future.cancel()
+            self._pool.stop()
+        else:
+            while self._unfinished:
+                futures.wait(list(self._unfinished))
+            self._pool.close()
+        if wait:
+            self._pool.join()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+
+def _death(error: ProcessExpired) -> str:
+    return (
+        f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
+        f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
+    )
+
+
+def _start(fractions: MutableSequence[float]) -> None:
+    """In a worker, before its first task."""
+    global _fractions  # noqa: PLW0603 - a process has one running task
+    _fractions = fractions
+
+
+def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """In a worker: the task."""
+    global _slot  # noqa: PLW0603
+    _slot = slot
+    return fn(*args, **kwargs)
 
 
 def open_executor(name: str) -> Executor:
@@ -51,6 +180,5 @@ def open_executor(name: str) -> Executor:
     if name == "inline":
         return InlineExecutor()
     if kind == "processes" and count.isdecimal() and int(count) > 0:
-        # Spawned, since forking a process that has used PyTorch's threads may hang.
-        return _Workers(int(count), multiprocessing.get_context("spawn"))
+        return _Workers(int(count))
     raise InvalidInputError(f"expected an executor 'inline' or 'processes:N' with N of 1 or more, got {name!r}")

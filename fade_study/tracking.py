@@ -6,16 +6,17 @@ A study invocation is a parent run, each hyper-architecture and each from-scratc
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import mlflow
 import numpy as np
@@ -39,9 +40,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 __all__ = [
     "SCHEMA",
     "Run",
+    "Scratch",
     "alpha_metrics",
     "check_server",
     "find_scratch",
+    "log_failed_scratch",
     "log_scratch",
     "start_hyper",
     "start_study",
@@ -51,6 +54,8 @@ __all__ = [
 SCHEMA = "1"
 """Version of the record, in tag ``fade.schema``; raised when names or meanings change."""
 PACKAGES = ("fade-study", "accelerate", "mlflow", "numpy", "optuna", "torch")
+MOST_RUNS = 100_000
+"""Of one answer of the tracking server."""
 Kind = Literal["search", "validation", "comparison", "benchmark"]
 
 
@@ -62,11 +67,17 @@ class Run:
         self._client = mlflow.MlflowClient()
         self._non_finite = 0
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Write metrics of one step, in one request. Non-finite values are counted instead: charts can't hold them."""
-        self.series([(step, values)])
+    def metrics(self, values: Mapping[str, float], step: int = 0, *, wait: bool = True) -> None:
+        """Write metrics of one step, in one request. Non-finite values are counted instead: charts can't hold them.
 
-    def series(self, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        Args:
+            values: by name.
+            step: epoch or generation.
+            wait: until they are written; otherwise until the run's end at the latest.
+        """
+        self.series([(step, values)], wait=wait)
+
+    def series(self, steps: Sequence[tuple[int, Mapping[str, float]]], *, wait: bool = True) -> None:
         """Write metrics of many steps, in one request."""
         now = int(time.time() * 1000)
         finite = [
@@ -79,7 +90,7 @@ class Run:
         if bad:
             self._non_finite += bad
             finite.append(Metric("non_finite_values", self._non_finite, now, steps[-1][0]))
-        self._client.log_batch(self.id, metrics=finite)
+        self._client.log_batch(self.id, metrics=finite, synchronous=wait)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Write params, in one request."""
@@ -109,6 +120,7 @@ def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator
     mlflow.set_tags({"fade.schema": SCHEMA, **tags})
     try:
         yield Run(active.info.run_id)
+        mlflow.flush_async_logging()
     except Exception:
         mlflow.end_run("FAILED")
         raise
@@ -158,8 +170,18 @@ def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: in
         yield run
 
 
-def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> str:
-    """The child run of a from-scratch evaluation that is done; returns its id.
+class Scratch(NamedTuple):
+    """A from-scratch evaluation on record."""
+
+    run_id: str
+    test: float
+    """Test accuracy."""
+    validation: float
+    """Validation accuracy."""
+
+
+def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> Scratch:
+    """The child run of a from-scratch evaluation that is done.
 
     Args:
         architecture: its key.
@@ -167,8 +189,7 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
         seed: of the training.
         result: what came out.
     """
-    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}, nested=True) as run:
-        run.params({"architecture": architecture, "recipe": recipe, "seed": seed})
+    with _scratch_run(architecture, recipe, seed) as run:
         run.series(list(enumerate(result.epochs)))
         run.metrics(
             {
@@ -179,30 +200,50 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
             },
             step=len(result.epochs) - 1,
         )
-        return run.id
+        return Scratch(run.id, result.test_accuracy, result.validation_accuracy)
 
 
-def find_scratch(architecture: str, recipe: str, seed: int) -> dict[str, Any] | None:
-    """A from-scratch evaluation done before, in any run of this tracking server: the same is never paid twice.
+def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Exception) -> None:
+    """The child run of a from-scratch evaluation that failed: it ends FAILED, with the error in tag ``fade.error``."""
+    with contextlib.suppress(type(error)), _scratch_run(architecture, recipe, seed) as run:
+        run.tag("fade.error", str(error))
+        raise error
+
+
+@contextmanager
+def _scratch_run(architecture: str, recipe: str, seed: int) -> Iterator[Run]:
+    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}, nested=True) as run:
+        run.params({"architecture": architecture, "recipe": recipe, "seed": seed})
+        yield run
+
+
+def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str, int], Scratch]:
+    """From-scratch evaluations done before, in any run of this tracking server: the same is never paid twice.
+
+    Args:
+        recipe: hash of all that matters but architecture and seed.
+        architectures: keys.
 
     Returns:
-        ``run_id``, ``test_accuracy`` and ``validation_accuracy``, or None.
+        Evaluations by architecture and seed.
     """
-    found: Any = mlflow.search_runs(
-        search_all_experiments=True,
-        filter_string=f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}' "
-        f"and params.seed = '{seed}' and params.architecture = '{architecture}'",
-        max_results=1,
-        output_format="list",
+    condition = f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
+    if len(architectures) == 1:
+        condition += f" and params.architecture = '{next(iter(architectures))}'"
+    found: Any = (
+        mlflow.search_runs(
+            search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
+        )
+        if architectures
+        else []
     )
-    if not found:
-        return None
-    metrics = found[0].data.metrics
-    return {
-        "run_id": found[0].info.run_id,
-        "test_accuracy": metrics["accuracy/test"],
-        "validation_accuracy": metrics["accuracy/validation"],
-    }
+    results: dict[tuple[str, int], Scratch] = {}
+    for run in found:
+        name = run.data.params["architecture"], int(run.data.params["seed"])
+        if name[0] in architectures:
+            metrics = run.data.metrics
+            results[name] = Scratch(run.info.run_id, metrics["accuracy/test"], metrics["accuracy/validation"])
+    return results
 
 
 def ui_command() -> str:

@@ -8,46 +8,30 @@ python -m studies.search --help
 from __future__ import annotations
 
 import dataclasses
-import signal
-import sys
 import time
 import uuid
-import warnings
-from concurrent.futures import Executor, Future
-from pathlib import Path
-from typing import Any
+from concurrent.futures import Executor
 
 import numpy as np
-import optuna
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 import fade_study
 from analysis import figures
 from fade_study import tracking
-from fade_study.config import SearchConfig, parse_config
+from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.settings import masked_url
 from fade_study.study import Evaluation
-from fade_study.training import Data, HyperResult, recipe, train_from_scratch, train_hyper_architecture
+from fade_study.training import Data, recipe
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
+from studies.command import command
+from studies.trainings import ScratchTrainings, repetition_seeds, train_hyper
 
-CONFIGS = Path(__file__).parent / "configs"
 BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
-
-
-def main() -> None:
-    """Run the search that the command line describes; a refused one leaves nothing behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that runs end, and end KILLED
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        search(parse_config(SearchConfig, CONFIGS))
-    except fade_study.FadeError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def search(config: SearchConfig) -> fade_study.FadeStudy:
@@ -77,7 +61,7 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     """The study of that name, or a new one; its values must have come about in the same way to be comparable."""
     trainings = {"network": config.network, "bilevel": config.bilevel, "scratch": config.scratch}
     conditions = {name: dataclasses.asdict(training) for name, training in trainings.items()}
-    conditions |= {"data": data.digest, "evaluation_seeds": config.evaluation_seeds}
+    conditions |= {"data": data.digest, "evaluation_seeds": config.evaluation_seeds, "repetitions": config.repetitions}
     return fade_study.create_study(
         space=fade_study.DagSpace(
             config.space.max_vertices, min_vertices=config.space.min_vertices, features=config.space.features
@@ -99,16 +83,26 @@ def generation(
     last = batch.number == config.generations - 1
     evaluated = last or (batch.number + 1) % config.evaluate_every == 0
     # Worker processes train the anchors' architecture from scratch while this one trains the hyper-architecture.
-    evaluation = ScratchTrainings(batch.architecture, config, data, executor) if evaluated else None
-    result = train_hyper(batch, config, data)
-    accuracies = evaluation.accuracies() if evaluation else None
-    value = None if accuracies is None else float(np.mean(accuracies["validation"]))
+    seeds = range(config.evaluation_seeds) if evaluated else ()
+    wanted = [(batch.architecture, seed) for seed in seeds]
+    evaluation = ScratchTrainings(wanted, data, config.scratch, config.network, executor)
+    hyper_seeds = repetition_seeds(batch.seed, config.repetitions)
+    results = train_hyper(
+        batch.number, batch.hyper_architecture, data, config.bilevel, config.network, hyper_seeds, executor
+    )
+    alpha = fade_study.ranking.marginals(np.stack([result.alpha for result in results]))
+    one_shot = float(np.mean([result.accuracy for result in results]))
+    seconds = sum(result.seconds for result in results)
+    accuracies = list(evaluation.collect().values())
+    value = float(np.mean([scratch.validation for scratch in accuracies])) if accuracies else None
 
     trajectory = study.trajectory()
     moved = float(np.linalg.norm(batch.anchors - trajectory[-1], axis=1).mean()) if len(trajectory) else 0.0
     # Recorded before it is told: after a crash in between it is trained and recorded again, never missing.
-    run.metrics(generation_metrics(study, batch, result) | accuracy_metrics(accuracies), step=batch.number)
-    paths, scores = fade_study.ranking.top_k(result.alpha, BEST_RANKED)
+    metrics = {"one_shot_accuracy": one_shot, "seconds/hyper": seconds}
+    metrics |= generation_metrics(study, batch, alpha) | accuracy_metrics(accuracies)
+    run.metrics(metrics, step=batch.number)
+    paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
     ranked = [batch.hyper_architecture.architecture(path).key for path in paths.tolist()]
     run.table(
         {
@@ -119,89 +113,36 @@ def generation(
         },
         "ranks.json",
     )
-    study.tell(batch, result.alpha, value, one_shot_accuracy=result.accuracy)
-    line = f"generation {batch.number} ({batch.number + 1} of {config.generations}): {result.seconds:.1f} s"
-    line += f", one-shot accuracy {result.accuracy:.2f}, anchors moved {moved:.3f}"
-    tqdm.write(line + (f", from scratch {np.mean(accuracies['test']):.3f}" if accuracies else ""))
+    study.tell(batch, alpha, value, one_shot_accuracy=one_shot)
+    line = f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s"
+    line += f", one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
+    tqdm.write(line + (f", from scratch {np.mean([s.test for s in accuracies]):.3f}" if accuracies else ""))
 
 
-def train_hyper(batch: fade_study.Batch, config: SearchConfig, data: Data) -> HyperResult:
-    """Train a generation's hyper-architecture, with a child run of its own."""
-    with tracking.start_hyper(batch.number, batch.hyper_architecture, batch.seed) as child:
-
-        def record(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
-            child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch)
-
-        result = train_hyper_architecture(
-            batch.hyper_architecture,
-            data,
-            config.bilevel,
-            network=config.network,
-            seed=batch.seed,
-            on_epoch=record,
-        )
-        child.metrics({"one_shot_accuracy": result.accuracy}, step=config.bilevel.epochs - 1)
-        child.figure(figures.draw_alpha_history(result.alpha_history), "figures/alpha.png")
-        if result.warning is not None:
-            child.tag("fade.warning", result.warning)
-    return result
-
-
-class ScratchTrainings:
-    """From-scratch trainings of one architecture with several seeds, each looked up before it is paid for."""
-
-    def __init__(
-        self, architecture: fade_study.Architecture, config: SearchConfig, data: Data, executor: Executor
-    ) -> None:
-        self.architecture = architecture.key
-        self.recipe = recipe(data, config.scratch, config.network)
-        self.results: list[dict[str, Any] | Future[Any]] = [
-            tracking.find_scratch(self.architecture, self.recipe, seed)
-            or executor.submit(
-                train_from_scratch, architecture, data, config.scratch, network=config.network, seed=seed
-            )
-            for seed in range(config.evaluation_seeds)
-        ]
-
-    def accuracies(self) -> dict[str, list[float]]:
-        """``test`` and ``validation`` accuracies, one per seed; what was trained now is recorded."""
-        accuracies: dict[str, list[float]] = {"test": [], "validation": []}
-        for seed, result in enumerate(self.results):
-            if isinstance(result, Future):
-                scratch = result.result()
-                tracking.log_scratch(self.architecture, self.recipe, seed, scratch)
-                accuracies["test"].append(scratch.test_accuracy)
-                accuracies["validation"].append(scratch.validation_accuracy)
-            else:
-                accuracies["test"].append(result["test_accuracy"])
-                accuracies["validation"].append(result["validation_accuracy"])
-        return accuracies
-
-
-def generation_metrics(study: fade_study.FadeStudy, batch: fade_study.Batch, result: HyperResult) -> dict[str, float]:
-    """What the parent run holds of each generation."""
-    metrics = tracking.alpha_metrics(result.alpha)
-    metrics |= {"one_shot_accuracy": result.accuracy, "seconds/hyper": result.seconds}
+def generation_metrics(
+    study: fade_study.FadeStudy, batch: fade_study.Batch, alpha: NDArray[np.float64]
+) -> dict[str, float]:
+    """Alphas ``(d, w)`` and where they come from."""
+    metrics = tracking.alpha_metrics(alpha)
     for i, anchor in enumerate(batch.anchors):
         metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(study.space.features, anchor, strict=True)}
-    for i, alpha in enumerate(result.alpha):
-        metrics[f"alpha_entropy/row{i}"] = float(-(alpha * np.log(np.maximum(alpha, 1e-300))).sum())
+    for i, row in enumerate(alpha):
+        metrics[f"alpha_entropy/row{i}"] = float(-(row * np.log(np.maximum(row, 1e-300))).sum())
     for i, collisions in enumerate(batch.hyper_architecture.collisions()):
         metrics[f"collisions/row{i}"] = collisions
     return metrics
 
 
-def accuracy_metrics(accuracies: dict[str, list[float]] | None) -> dict[str, float]:
-    """Mean and standard deviation over seeds."""
+def accuracy_metrics(accuracies: list[tracking.Scratch]) -> dict[str, float]:
+    """Mean over seeds, and standard deviation where there are several."""
     metrics: dict[str, float] = {}
-    for name, values in (accuracies or {}).items():
-        metrics |= {f"accuracy/{name}": float(np.mean(values)), f"accuracy/{name}_sd": standard_deviation(values)}
+    for name in ("test", "validation"):
+        values = [getattr(scratch, name) for scratch in accuracies]
+        if values:
+            metrics[f"accuracy/{name}"] = float(np.mean(values))
+        if len(values) > 1:
+            metrics[f"accuracy/{name}_sd"] = float(np.std(values, ddof=1))
     return metrics
-
-
-def standard_deviation(values: list[float]) -> float:
-    """Of a sample; NaN for a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
 
 
 def finish(study: fade_study.FadeStudy, config: SearchConfig, data: Data, run: tracking.Run) -> None:
@@ -225,12 +166,13 @@ def finish(study: fade_study.FadeStudy, config: SearchConfig, data: Data, run: t
 
 def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, run: tracking.Run) -> None:
     """The figure of from-scratch accuracies, and the best architecture: chosen by validation, reported on test."""
-    key = recipe(data, config.scratch, config.network)
     # By architecture: where the search comes back to one, that is no new evidence.
-    tests: dict[str, list[float]] = {}
-    for architecture in {evaluation.architecture for evaluation in evaluations}:
-        found = [tracking.find_scratch(architecture.key, key, seed) for seed in range(config.evaluation_seeds)]
-        tests[architecture.key] = [result["test_accuracy"] for result in found if result]
+    keys = {evaluation.architecture.key for evaluation in evaluations}
+    known_seeds = range(config.evaluation_seeds)
+    tests: dict[str, list[float]] = {key: [] for key in keys}
+    for (key, seed), scratch in tracking.find_scratch(recipe(data, config.scratch, config.network), keys).items():
+        if seed in known_seeds:
+            tests[key].append(scratch.test)
     # Where this tracking server does not know a study's earlier evaluations, it can't show them.
     known = [(e.generation, e.architecture.key) for e in evaluations if tests[e.architecture.key]]
     if known:
@@ -245,11 +187,11 @@ def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, r
     test = tests[best.key]
     if test:
         run.metrics({"best/test_accuracy": float(np.mean(test))})
-        spread = (
-            f" ± {standard_deviation(test):.3f} (mean ± sd over {len(test)} seeds)" if len(test) > 1 else " (1 seed)"
-        )
+        spread = " (1 seed)"
+        if len(test) > 1:
+            spread = f" ± {np.std(test, ddof=1):.3f} (mean ± sd over {len(test)} seeds)"
         print(f"  test accuracy {np.mean(test):.3f}{spread}")
 
 
 if __name__ == "__main__":
-    main()
+    command(search, SearchConfig)

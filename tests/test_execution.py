@@ -1,9 +1,12 @@
 import os
+import signal
 import time
 
 import pytest
+import torch
 
-from fade_study.execution import open_executor
+from fade_study.exceptions import WorkerDiedError
+from fade_study.execution import completed, open_executor, report
 
 
 def fail():
@@ -13,6 +16,26 @@ def fail():
 def worker():
     time.sleep(0.2)
     return os.getpid()
+
+
+def die(marker=None):
+    """Killed by the system; with a file's path, only the first time."""
+    if marker is None or not marker.exists():
+        if marker is not None:
+            marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+
+def half(marker):
+    report(0.5)
+    marker.touch()
+    while marker.exists():
+        time.sleep(0.01)
+
+
+def increment(tensor):
+    tensor += 1
 
 
 def test_inline_runs_here():
@@ -29,6 +52,56 @@ def test_processes_run_elsewhere():
         with pytest.raises(ArithmeticError, match="diverged"):
             executor.submit(fail).result()
     assert os.getpid() not in pids
+
+
+def test_a_task_whose_worker_is_killed_once_is_done_by_another(tmp_path):
+    with open_executor("processes:2") as executor:
+        others = [executor.submit(worker) for _ in range(4)]
+        assert executor.submit(die, tmp_path / "killed").result() == "alive"
+        assert all(other.result() for other in others)
+
+
+def test_a_task_whose_workers_are_all_killed_fails_alone():
+    with open_executor("processes:2") as executor:
+        bad = executor.submit(die)
+        others = [executor.submit(worker) for _ in range(4)]
+        with pytest.raises(WorkerDiedError, match=r"exit code -9 in each of 2 attempts.*use fewer workers"):
+            bad.result()
+        assert all(other.result() for other in others)
+        assert executor.submit(worker).result()
+
+
+def test_leaving_waits_for_a_task_that_is_tried_again(tmp_path):
+    with open_executor("processes:1") as executor:
+        future = executor.submit(die, tmp_path / "killed")
+    assert future.result() == "alive"
+
+
+def test_tasks_report_how_far_they_are(tmp_path):
+    report(0.5)  # in the main process: nothing happens
+    with open_executor("processes:1") as executor:
+        future = executor.submit(half, tmp_path / "running")
+        assert future.fraction == 0
+        while not (tmp_path / "running").exists():
+            time.sleep(0.01)
+        assert future.fraction == 0.5
+        (tmp_path / "running").unlink()
+        assert list(completed([future])) == [future]
+
+
+def test_tasks_complete_in_their_own_order():
+    with open_executor("processes:2") as executor:
+        slow, fast = executor.submit(time.sleep, 3), executor.submit(time.sleep, 0)
+        assert list(completed([slow, fast])) == [fast, slow]
+
+
+def test_tensors_are_shared_not_copied():
+    """However many tasks use a tensor, it is in memory once: what a worker does to it is seen here."""
+    tensor = torch.zeros(3)
+    with open_executor("processes:2") as executor:
+        for _ in range(4):
+            executor.submit(increment, tensor).result()
+    assert tensor.tolist() == [4, 4, 4]
 
 
 def test_an_interrupt_does_not_wait_for_the_workers():

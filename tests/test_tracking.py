@@ -9,6 +9,7 @@ import yaml
 
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.config import BilevelConfig, SearchConfig
+from fade_study.exceptions import WorkerDiedError
 from fade_study.training import ScratchResult
 
 EPOCHS = ({"loss/weights": 2.0, "accuracy/validation": 0.5}, {"loss/weights": 1.0, "accuracy/validation": 0.9})
@@ -75,23 +76,44 @@ def test_a_hyper_architecture_is_a_child(study):
 
 def test_scratch_results_are_found_again(study):
     architecture = Architecture((Dag(1), Dag(2, ((0, 1),)))).key
-    assert tracking.find_scratch(architecture, "recipe", 0) is None
-    run_id = tracking.log_scratch(architecture, "recipe", 0, RESULT)
-    found = tracking.find_scratch(architecture, "recipe", 0)
-    assert found == {"run_id": run_id, "test_accuracy": 0.8, "validation_accuracy": 0.9}
-    for other in ((architecture, "other", 0), (architecture, "recipe", 1), ("1:|2:", "recipe", 0)):
-        assert tracking.find_scratch(*other) is None
-    history = mlflow.MlflowClient().get_metric_history(run_id, "accuracy/validation")
+    assert tracking.find_scratch("recipe", [architecture]) == {}
+    assert tracking.find_scratch("recipe", []) == {}
+    logged = tracking.log_scratch(architecture, "recipe", 0, RESULT)
+    assert (logged.test, logged.validation) == (0.8, 0.9)
+    tracking.log_scratch("1:|2:", "recipe", 3, RESULT)
+    assert tracking.find_scratch("recipe", [architecture]) == {(architecture, 0): logged}
+    assert set(tracking.find_scratch("recipe", [architecture, "1:|2:"])) == {(architecture, 0), ("1:|2:", 3)}
+    assert tracking.find_scratch("other", [architecture]) == {}
+    assert tracking.find_scratch("recipe", ["1:|1:"]) == {}
+    history = mlflow.MlflowClient().get_metric_history(logged.run_id, "accuracy/validation")
     assert [(m.step, m.value) for m in history] == [(0, 0.5), (1, 0.9)]
-    run = get(run_id)
+    run = get(logged.run_id)
     assert run.data.tags["mlflow.parentRunId"] == study.id
     assert {"accuracy/test", "parameters", "flops", "seconds"} <= set(run.data.metrics)
+
+
+def test_a_failed_evaluation_is_on_record_and_not_found(study):
+    tracking.log_failed_scratch("1:", "recipe", 0, WorkerDiedError("killed twice"))
+    assert tracking.find_scratch("recipe", ["1:"]) == {}
+    (run,) = [r for r in mlflow.search_runs(output_format="list") if r.data.tags["fade.kind"] == "scratch"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["fade.error"] == "killed twice"
+    assert run.data.params["architecture"] == "1:"
+    assert get(study.id).info.status == "RUNNING"
+
+
+def test_metrics_that_nobody_waits_for_are_there_when_the_run_ends(mlflow_store, digits):
+    with tracking.start_study("search", CONFIG, "cpu", digits, "name") as run:
+        for step in range(50):
+            run.metrics({"loss": step}, step=step, wait=False)
+    history = mlflow.MlflowClient().get_metric_history(run.id, "loss")
+    assert sorted(m.value for m in history) == list(range(50))
 
 
 def test_a_result_of_another_experiment_is_found_too(study):
     tracking.log_scratch("1:", "recipe", 0, RESULT)
     mlflow.create_experiment("other")
-    assert tracking.find_scratch("1:", "recipe", 0) is not None
+    assert len(tracking.find_scratch("recipe", ["1:"])) == 1
 
 
 @pytest.mark.parametrize(

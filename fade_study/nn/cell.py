@@ -16,6 +16,10 @@ from fade_study.dag import Dag
 __all__ = ["CellContext", "DagCell", "build_cell", "convolution"]
 
 
+SMALL_MAP = 256
+"""Pixels of a map, up to which convolutions that are added are computed as one."""
+
+
 @dataclass(frozen=True, slots=True)
 class CellContext:
     """What a cell is told about the network around it."""
@@ -78,20 +82,26 @@ class DagCell(nn.Module):
         values: dict[int, Tensor] = {}
         for v, (from_sources, from_others) in self._incoming.items():
             # All sources hold x, so their convolutions into v are one, with the sum of their weights: exact.
-            terms = [self._convolve(x, from_sources)] if from_sources else []
-            terms += [self._convolve(values[u], [name]) for u, name in from_others]
-            # In place from here on: a convolution's output is nobody else's, and its gradient does not need it.
-            value = reduce(Tensor.add_, terms)
+            edges = [(x, from_sources)] if from_sources else []
+            value = self._convolve(edges + [(values[u], [name]) for u, name in from_others])
             if str(v) in self.norms:
                 value = self.norms[str(v)](value)
-            values[v] = F.relu_(value)
+            values[v] = F.relu_(value)  # in place: neither convolution nor normalization needs its own output
         return values[self.output]
 
-    def _convolve(self, x: Tensor, names: list[str]) -> Tensor:
-        convolutions = [cast(nn.Conv2d, self.convolutions[name]) for name in names]
-        weight = reduce(torch.add, [c.weight for c in convolutions])  # (C, C, k, k)
-        bias = reduce(torch.add, [cast(Tensor, c.bias) for c in convolutions])  # (C,)
-        return F.conv2d(x, weight, bias, padding="same")
+    def _convolve(self, edges: list[tuple[Tensor, list[str]]]) -> Tensor:
+        """Sum of convolutions of inputs ``(B, C, H, W)``, each with the sum of the weights of some edges."""
+        layers = [[cast(nn.Conv2d, self.convolutions[name]) for name in names] for _, names in edges]
+        inputs = [x for x, _ in edges]
+        weights = [reduce(torch.add, [layer.weight for layer in group]) for group in layers]  # (C, C, k, k) each
+        bias = reduce(torch.add, [cast(Tensor, layer.bias) for group in layers for layer in group])  # (C,)
+        if len(inputs) > 1 and inputs[0].shape[2:].numel() <= SMALL_MAP:
+            # As one convolution of n·C channels to C, exact, too: small ones cost by the call more than by the channel.
+            inputs, weights = [torch.cat(inputs, dim=1)], [torch.cat(weights, dim=1)]
+        value = F.conv2d(inputs[0], weights[0], bias, padding="same")
+        for x, weight in zip(inputs[1:], weights[1:], strict=True):
+            value += F.conv2d(x, weight, padding="same")
+        return value
 
 
 @build_cell.register

@@ -113,5 +113,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _flat(x: Tensor) -> Tensor:
-    """All entries of ``(B, C, H, W)``, in the order in which channels-last tensors lie in memory: no copy for them."""
-    return x.permute(0, 2, 3, 1).reshape(-1)
+    """All entries of ``(B, C, H, W)``, in the order in which channels-last tensors lie in memory: no copy for them.
+
+    In single precision at least, since a dot product of bfloat16 would be summed in bfloat16.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32)).permute(0, 2, 3, 1).reshape(-1)

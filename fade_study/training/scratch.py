@@ -20,7 +20,7 @@ from fade_study.training.session import accuracy, adam, mean_over_processes, ope
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised when a change of the code changes what a training gives."""
 
 

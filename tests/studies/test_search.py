@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -35,10 +36,10 @@ def mlflow_run(project, *arguments):
     )
 
 
-def search(project, *arguments):
+def search(project, *arguments, **options):
     command = [sys.executable, "-m", "studies.search", "--preset", "smoke", *arguments]
     return subprocess.Popen(
-        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
     )
 
 
@@ -200,12 +201,31 @@ def test_a_study_with_other_settings_is_refused(project, mlflow_store):
     assert len(runs()) == before
 
 
-def test_sigterm_ends_runs_as_killed(project, mlflow_store):
-    process = search(project, "--generations", "50")
-    wait_for(process, "(1 of 50)")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+def children(pid):
+    """Processes that a process has started and that live."""
+    folder = Path(f"/proc/{pid}/task")
+    return {int(child) for task in folder.iterdir() for child in (task / "children").read_text().split()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_runs_as_killed_and_workers_with_them(project, mlflow_store, number):
+    arguments = ["--generations", "50", "--executor", "processes:2", "--evaluate_every", "1", "--scratch.epochs", "500"]
+    process = search(project, *arguments, start_new_session=True)
+    while not runs("hyper"):
+        assert process.poll() is None
+        time.sleep(0.2)
+    time.sleep(3)  # in the middle of evaluations
+    workers = children(process.pid)
+    assert len(workers) >= 2
+    # a terminal's Ctrl-C goes to all processes of the group
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
     (parent,) = runs("search")
     assert parent.info.status == "KILLED"
     assert "RUNNING" not in {run.info.status for run in runs()}
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "workers have outlived the search"
+        time.sleep(0.1)

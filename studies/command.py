@@ -1,0 +1,38 @@
+"""What every study's command does around the study itself."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+
+from fade_study import FadeError
+from fade_study.config import parse_config
+
+T = TypeVar("T")
+CONFIGS = Path(__file__).parent / "configs"
+"""Where presets lie."""
+
+
+def command(study: Callable[[T], Any], cls: type[T], presets: Path | None = CONFIGS) -> None:
+    """Run a study as the command line describes it; a refused one leaves nothing behind.
+
+    Args:
+        study: takes the configuration.
+        cls: the configuration's class.
+        presets: folder of YAML files, or None where there are none.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that runs end, and end KILLED
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        study(parse_config(cls, presets))
+    except FadeError as error:
+        sys.exit("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

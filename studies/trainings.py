@@ -1,0 +1,136 @@
+"""Trainings that studies hand to an executor, looked up before they are paid for and recorded when they are done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis import figures
+from fade_study import Architecture, HyperArchitecture, tracking
+from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
+from fade_study.exceptions import WorkerDiedError
+from fade_study.execution import completed, report
+from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
+
+__all__ = ["ScratchTrainings", "repetition_seeds", "train_hyper"]
+
+
+class ScratchTrainings:
+    """From-scratch trainings of architectures.
+
+    Args:
+        wanted: architectures and seeds.
+        data: from ``load_data``.
+        config: of the trainings.
+        network: the macro-architecture.
+        executor: that trains, from now on.
+    """
+
+    def __init__(
+        self,
+        wanted: Iterable[tuple[Architecture, int]],
+        data: Data,
+        config: ScratchConfig,
+        network: NetworkConfig,
+        executor: Executor,
+    ) -> None:
+        self.recipe = recipe(data, config, network)
+        by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
+        known = tracking.find_scratch(self.recipe, {key for key, _ in by_key})
+        self.results = {name: known[name] for name in by_key if name in known}
+        self.futures: dict[Future[ScratchResult], tuple[str, int]] = {
+            executor.submit(_scratch, architecture, data, config, network, seed): (key, seed)
+            for (key, seed), architecture in by_key.items()
+            if (key, seed) not in known
+        }
+
+    def collect(self) -> dict[tuple[str, int], tracking.Scratch]:
+        """Results by architecture key and seed; without those whose workers were killed, of which a warning tells."""
+        for future in completed(list(self.futures)):
+            key, seed = self.futures[future]
+            try:
+                self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, future.result())
+            except WorkerDiedError as error:
+                tracking.log_failed_scratch(key, self.recipe, seed, error)
+                warnings.warn(f"no from-scratch result of {key} with seed {seed}: {error}", stacklevel=2)
+            except Exception as error:
+                error.add_note(f"in the training from scratch of {key} with seed {seed}")
+                raise
+        return self.results
+
+
+def repetition_seeds(seed: int, repetitions: int) -> list[int]:
+    """Seeds of the trainings of one hyper-architecture; the first is its own."""
+    others = [np.random.SeedSequence([seed, r, 1]).generate_state(1)[0] for r in range(1, repetitions)]
+    return [seed, *map(int, others)]
+
+
+def train_hyper(
+    generation: int,
+    hyper_architecture: HyperArchitecture,
+    data: Data,
+    config: BilevelConfig,
+    network: NetworkConfig,
+    seeds: Sequence[int],
+    executor: Executor,
+) -> list[HyperResult]:
+    """Train a hyper-architecture once per seed, each with a child run of its own.
+
+    A single training runs in this process and is recorded epoch by epoch; several go through the executor.
+    """
+    if len(seeds) == 1:
+        with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
+
+            def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
+                child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, wait=False)
+
+            result = train_hyper_architecture(
+                hyper_architecture, data, config, network=network, seed=seeds[0], on_epoch=on_epoch
+            )
+            _finish_hyper(child, result)
+        return [result]
+    tasks = {executor.submit(_hyper, hyper_architecture, data, config, network, seed): seed for seed in seeds}
+    results: dict[int, HyperResult] = {}
+    for task in completed(list(tasks)):
+        seed = tasks[task]
+        try:
+            result = results[seed] = task.result()
+        except Exception as error:
+            error.add_note(f"in the training of the hyper-architecture of generation {generation} with seed {seed}")
+            raise
+        with tracking.start_hyper(generation, hyper_architecture, seed) as child:
+            epochs = zip(result.epochs, result.alpha_history, strict=True)
+            child.series([(e, metrics | tracking.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)])
+            _finish_hyper(child, result)
+    return [results[seed] for seed in seeds]
+
+
+def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
+    last = len(result.epochs) - 1
+    child.metrics({"one_shot_accuracy": result.accuracy, "seconds": result.seconds}, step=last)
+    child.figure(figures.draw_alpha_history(result.alpha_history), "figures/alpha.png")
+    if result.warning is not None:
+        child.tag("fade.warning", result.warning)
+
+
+def _scratch(
+    architecture: Architecture, data: Data, config: ScratchConfig, network: NetworkConfig, seed: int
+) -> ScratchResult:
+    def on_epoch(epoch: int, _: Any) -> None:
+        report((epoch + 1) / config.epochs)
+
+    return train_from_scratch(architecture, data, config, network=network, seed=seed, on_epoch=on_epoch)
+
+
+def _hyper(
+    hyper_architecture: HyperArchitecture, data: Data, config: BilevelConfig, network: NetworkConfig, seed: int
+) -> HyperResult:
+    def on_epoch(epoch: int, *_: Any) -> None:
+        report((epoch + 1) / config.epochs)
+
+    return train_hyper_architecture(hyper_architecture, data, config, network=network, seed=seed, on_epoch=on_epoch)
