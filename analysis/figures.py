@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import networkx as nx
@@ -15,7 +15,7 @@ from scipy import stats
 
 from fade_study import Architecture, Dag
 
-__all__ = ["draw_accuracy", "draw_alpha", "draw_alpha_history", "draw_cells", "draw_trajectory"]
+__all__ = ["draw_accuracy", "draw_alpha", "draw_alpha_history", "draw_cells", "draw_costs", "draw_trajectory"]
 
 
 def draw_trajectory(trajectory: NDArray[np.float64], features: Sequence[str]) -> Figure:
@@ -108,6 +108,25 @@ def draw_alpha_history(history: NDArray[np.float64]) -> Figure:
         ax.axhline(1 / width, color="C7", linewidth=0.6)
         ax.set(title=f"row {i}", xlabel="epoch")
     axes[0].set_ylabel("alpha (orange: anchor)")
+    return figure
+
+
+def draw_costs(costs: Mapping[str, tuple[Sequence[int], Mapping[str, NDArray[np.float64]]]]) -> Figure:
+    """Seconds of steps against the size of what is trained, with straight lines through the medians.
+
+    Args:
+        costs: by what changes: its k sizes, and by kind of step seconds ``(repetitions, k)``.
+    """
+    figure = Figure(figsize=(3.6 * len(costs), 3), layout="constrained")
+    axes = figure.subplots(1, len(costs), squeeze=False)[0]
+    for ax, (name, (sizes, steps)) in zip(axes, costs.items(), strict=True):
+        for number, (step, seconds) in enumerate(steps.items()):
+            low, median, high = 1000 * np.quantile(seconds, [0.25, 0.5, 0.75], axis=0)
+            ax.errorbar(sizes, median, [median - low, high - median], fmt=".", color=f"C{number}", label=step)
+            ax.plot(sizes, np.polyval(np.polyfit(sizes, median, 1), sizes), color=f"C{number}", linewidth=0.8)
+        ax.set(xlabel=name.removesuffix(" ="), ylim=(0, None))
+    axes[0].set_ylabel("milliseconds (median, quartiles)")
+    axes[0].legend()
     return figure
 
 

@@ -283,11 +283,13 @@ class BenchmarkConfig:
         repetitions: timings of every step, of which median and quartiles are reported.
         seed: of cells, weights and paths.
         threads: of the processor.
+        search: preset of the search whose time outside training is measured, once.
     """
 
     repetitions: Positive = 15
     seed: Seed = 0
     threads: Positive = 1
+    search: str = "digits"
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:

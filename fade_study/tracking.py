@@ -46,6 +46,7 @@ __all__ = [
     "find_scratch",
     "log_failed_scratch",
     "log_scratch",
+    "read_times",
     "start_hyper",
     "start_study",
     "ui_command",
@@ -54,6 +55,8 @@ __all__ = [
 SCHEMA = "1"
 """Version of the record, in tag ``fade.schema``; raised when names or meanings change."""
 PACKAGES = ("fade-study", "accelerate", "mlflow", "numpy", "optuna", "torch")
+PATIENCE = 5.0
+"""Seconds that metrics may wait to be written together: a request for each epoch would cost more than a short one."""
 MOST_RUNS = 100_000
 """Of one answer of the tracking server."""
 Kind = Literal["search", "validation", "comparison", "benchmark"]
@@ -66,31 +69,36 @@ class Run:
         self.id = run_id
         self._client = mlflow.MlflowClient()
         self._non_finite = 0
+        self._waiting: list[Metric] = []
+        self._written = time.monotonic()
 
-    def metrics(self, values: Mapping[str, float], step: int = 0, *, wait: bool = True) -> None:
-        """Write metrics of one step, in one request. Non-finite values are counted instead: charts can't hold them.
+    def metrics(self, values: Mapping[str, float], step: int = 0, *, now: bool = True) -> None:
+        """Write metrics of one step. Non-finite values are counted instead: charts can't hold them.
 
         Args:
             values: by name.
             step: epoch or generation.
-            wait: until they are written; otherwise until the run's end at the latest.
+            now: or else within ``PATIENCE`` seconds, or when the run ends, with others in one request.
         """
-        self.series([(step, values)], wait=wait)
+        self.series([(step, values)], now=now)
 
-    def series(self, steps: Sequence[tuple[int, Mapping[str, float]]], *, wait: bool = True) -> None:
+    def series(self, steps: Sequence[tuple[int, Mapping[str, float]]], *, now: bool = True) -> None:
         """Write metrics of many steps, in one request."""
-        now = int(time.time() * 1000)
-        finite = [
-            Metric(name, float(value), now, step)
-            for step, values in steps
-            for name, value in values.items()
-            if math.isfinite(value)
-        ]
-        bad = sum(len(values) for _, values in steps) - len(finite)
-        if bad:
-            self._non_finite += bad
-            finite.append(Metric("non_finite_values", self._non_finite, now, steps[-1][0]))
-        self._client.log_batch(self.id, metrics=finite, synchronous=wait)
+        moment = int(time.time() * 1000)
+        values = [(step, name, float(value)) for step, metrics in steps for name, value in metrics.items()]
+        finite = [Metric(name, value, moment, step) for step, name, value in values if math.isfinite(value)]
+        if len(finite) < len(values):
+            self._non_finite += len(values) - len(finite)
+            finite.append(Metric("non_finite_values", self._non_finite, moment, steps[-1][0]))
+        self._waiting += finite
+        if now or time.monotonic() - self._written > PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if self._waiting:
+            self._client.log_batch(self.id, metrics=self._waiting)
+        self._waiting, self._written = [], time.monotonic()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Write params, in one request."""
@@ -118,9 +126,12 @@ def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator
     """A run that ends FINISHED, FAILED after an error, or KILLED after an interrupt."""
     active = mlflow.start_run(run_name=name, nested=nested)
     mlflow.set_tags({"fade.schema": SCHEMA, **tags})
+    run = Run(active.info.run_id)
     try:
-        yield Run(active.info.run_id)
-        mlflow.flush_async_logging()
+        try:
+            yield run
+        finally:
+            run.flush()
     except Exception:
         mlflow.end_run("FAILED")
         raise
@@ -244,6 +255,16 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
             metrics = run.data.metrics
             results[name] = Scratch(run.info.run_id, metrics["accuracy/test"], metrics["accuracy/validation"])
     return results
+
+
+def read_times(uri: str) -> tuple[float, float]:
+    """Seconds of the only search in a tracking store, from its own beginning to its end, and of its trainings."""
+    client = mlflow.MlflowClient(uri)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    seconds = {"search": 0.0, "hyper": 0.0, "scratch": 0.0}
+    for run in runs:
+        seconds[run.data.tags["fade.kind"]] += run.data.metrics["seconds"]
+    return seconds["search"], seconds["hyper"] + seconds["scratch"]
 
 
 def ui_command() -> str:

@@ -3,38 +3,51 @@
     mlflow run . -e benchmark
 
 Ratios are of steps timed in turn (A B A B ...) in one run, since a machine drifts; median and quartiles stand in
-the table. The all-branches reference below is the plain way to do DARTS with hard Gumbel-softmax; the tests compare its
-losses and gradients with the supernet's.
+the table. The plain computations below, every branch and every edge by itself, are what savings are measured against;
+the tests compare their losses and gradients with the supernet's.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
-import optuna
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 import fade_study
+from analysis import figures
 from fade_study import tracking
-from fade_study.config import BenchmarkConfig, NetworkConfig, OptimizerConfig, ScratchConfig, parse_config
+from fade_study.config import BenchmarkConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
-from fade_study.nn import Network, Supernet, gumbel_noise
+from fade_study.nn import DagCell, Network, Supernet, gumbel_noise
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.bilevel import alpha_loss
 from fade_study.training.session import adam
+from studies.command import command
 
+K = TypeVar("K")
 DEPTH = 4
 WIDTHS = (5, 7)
 CLASSES = 10
+CLIP = 10.0
+MATRIX = 1024
+"""Rows and columns of the matrices whose product is taken for the processor's peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +64,38 @@ SHAPES = {
     "fashion": Shape((1, 28, 28), 64, NetworkConfig(final_channels=32, min_channels=8, min_map=4)),
     "large": Shape((3, 32, 32), 16, NetworkConfig(final_channels=32, min_channels=32, min_map=4)),
 }
-HEADLINE = "fashion, w = 7"
+LEVEL = Shape((1, 8, 8), 32, NetworkConfig(final_channels=8, min_channels=8, min_map=8))
+"""Whose rows all cost the same, so that cost can be proportional to depth."""
+HEADLINES = (
+    ("fashion, w = 7", "weight_step"),
+    ("fashion, w = 7", "alpha_step"),
+    ("fashion, w = 7", "bilevel_epoch"),
+    ("fashion, w = 7", "matmul_peak"),
+    ("fashion, w = 7", "peak_memory"),
+    ("digits", "two_workers"),
+    ("digits", "outside_training"),
+)
 
 
-def main() -> None:
+def benchmark(config: BenchmarkConfig) -> None:
     """Measure, record, and print the table."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        config = parse_config(BenchmarkConfig, None)
-        tracking.check_server()
-    except fade_study.FadeError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    tracking.check_server()
     torch.set_num_threads(config.threads)
     with tracking.start_study("benchmark", config, "cpu") as run:
         table: list[dict[str, Any]] = []
         for name, shape in SHAPES.items():
             for width in WIDTHS:
-                ratios = measure_steps(shape, width, config)
-                table += [row(f"{name}, w = {width}", quantity, values) for quantity, values in ratios.items()]
-        table.append(row("digits", "two_workers", measure_workers(config.repetitions)))
+                values = measure_steps(shape, width, config)
+                table += [row(f"{name}, w = {width}", quantity, ratios) for quantity, ratios in values.items()]
+        costs = measure_costs(config)
+        for name, (x, seconds) in costs.items():
+            table += [row(f"{name} {x[0]:g} … {x[-1]:g}", q, values) for q, values in slopes(x, seconds).items()]
+        run.figure(figures.draw_costs(costs), "figures/costs.png")
+        table += [row("digits", quantity, values) for quantity, values in measure_workers(config.repetitions).items()]
+        table += [row("digits", quantity, values) for quantity, values in measure_outside(config.search).items()]
         run.table({column: [line[column] for line in table] for column in table[0]}, "benchmark.json")
-        headline = [line for line in table if line["shape"] in (HEADLINE, "digits")]
-        run.metrics({f"headline/{line['quantity']}": line["median"] for line in headline})
+        medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
+        run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
         print(markdown(table))
 
 
@@ -84,16 +107,16 @@ def row(shape: str, quantity: str, ratios: NDArray[np.float64]) -> dict[str, Any
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     """The table for a terminal or a README."""
-    lines = ["| shape | ratio | median | quartiles | n |", "|---|---|---|---|---|"]
+    lines = ["| shape | quantity | median | quartiles | n |", "|---|---|---|---|---|"]
     for line in table:
-        numbers = f"{line['median']:.2f} | {line['low']:.2f} – {line['high']:.2f} | {line['n']}"
+        numbers = f"{line['median']:.3g} | {line['low']:.3g} – {line['high']:.3g} | {line['n']}"
         lines.append(f"| {line['shape']} | `{line['quantity']}` | {numbers} |")
     return "\n".join(lines)
 
 
-def in_turn(actions: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, NDArray[np.float64]]:
+def in_turn(actions: Mapping[K, Callable[[], Any]], repetitions: int) -> dict[K, NDArray[np.float64]]:
     """Seconds of each action, ``(repetitions,)``, measured in turn after two rounds that don't count."""
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
+    seconds: dict[K, list[float]] = {name: [] for name in actions}
     for _ in range(repetitions + 2):
         for name, action in actions.items():
             begin = time.perf_counter()
@@ -105,52 +128,100 @@ def in_turn(actions: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[
 # --- steps of a supernet ---------------------------------------------------------------------------------------------
 
 
-def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str, NDArray[np.float64]]:
-    """Ratios of steps of a supernet with the widest rows that the paper's features give, cut to ``width``."""
-    space = fade_study.DagSpace(5)
-    sampler = fade_study.samplers.PseudoGradientSampler(0.3, seed=config.seed)
-    batch = fade_study.create_study(space=space, depth=DEPTH, sampler=sampler).ask()
-    hyper = fade_study.HyperArchitecture(tuple(cells[:width] for cells in batch.hyper_architecture.rows))
-    torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
-    supernet = Supernet(hyper, shape.image_shape, CLASSES, shape.network)
-    images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(CLASSES, (shape.batch_size,))
-    logits = torch.zeros(hyper.shape, requires_grad=True)
-    noise = gumbel_noise(hyper.shape, generator)
-    path = noise.argmax(dim=1).tolist()
-    network = Network(hyper.architecture(path), shape.image_shape, CLASSES, shape.network)
-    supernet_adam, network_adam = adam(supernet, OptimizerConfig()), adam(network, OptimizerConfig())
+class Problem:
+    """A supernet, the network of one of its paths, a batch, and the steps that train them."""
 
-    def train(module: nn.Module, optimizer: torch.optim.Adam, scores: Tensor) -> None:
-        loss = F.cross_entropy(scores, labels)
+    def __init__(self, hyper: fade_study.HyperArchitecture, shape: Shape, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.supernet = Supernet(hyper, shape.image_shape, CLASSES, shape.network)
+        self.images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(CLASSES, (shape.batch_size,))
+        self.logits = torch.zeros(hyper.shape, requires_grad=True)
+        self.noise = gumbel_noise(hyper.shape, torch.Generator().manual_seed(seed))
+        self.path: list[int] = self.noise.argmax(dim=1).tolist()
+        self.architecture = hyper.architecture(self.path)
+        self.network = Network(self.architecture, shape.image_shape, CLASSES, shape.network)
+        self.supernet_adam = adam(self.supernet, OptimizerConfig())
+        self.network_adam = adam(self.network, OptimizerConfig())
+
+    def train(self, module: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor) -> None:
+        """The rest of a training step whose forward pass gave class scores."""
+        loss = F.cross_entropy(scores, self.labels)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(module.parameters(), 10.0)
+        nn.utils.clip_grad_value_(module.parameters(), CLIP)
         optimizer.step()
 
-    def factors() -> Tensor:
-        return torch.softmax(logits + noise, dim=1)
+    def network_step(self) -> None:
+        """Of the path's own network."""
+        self.train(self.network, self.network_adam, self.network(self.images))
+
+    def weight_step(self, path: Sequence[int] | None = None) -> None:
+        """Of the supernet."""
+        self.train(self.supernet, self.supernet_adam, self.supernet(self.images, path or self.path))
+
+    def alpha_step(self) -> None:
+        """Without the update of d·w numbers."""
+        torch.autograd.grad(alpha_loss(self.supernet, self.images, self.labels, self.factors()), self.logits)
+
+    def factors(self) -> Tensor:
+        """Soft Gumbel-softmax sample ``(d, w)``."""
+        return torch.softmax(self.logits + self.noise, dim=1)
+
+
+def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str, NDArray[np.float64]]:
+    """Ratios of steps of a supernet with the widest rows that the paper's features give, cut to ``width``."""
+    sampler = fade_study.samplers.PseudoGradientSampler(0.3, seed=config.seed)
+    batch = fade_study.create_study(space=fade_study.DagSpace(5), depth=DEPTH, sampler=sampler).ask()
+    hyper = fade_study.HyperArchitecture(tuple(cells[:width] for cells in batch.hyper_architecture.rows))
+    problem = Problem(hyper, shape, config.seed)
+    supernet, network, images = problem.supernet, problem.network, problem.images
+    foreach_adam = torch.optim.Adam(network.parameters(), foreach=True)
+    matrix = torch.randn(MATRIX, MATRIX)
 
     def all_branches_alpha_step() -> None:
         # the gradient of all weights comes with it, as in a plain implementation that calls backward()
-        F.cross_entropy(all_branches(supernet, images, factors()), labels).backward()
+        F.cross_entropy(all_branches(supernet, images, problem.factors()), problem.labels).backward()
+
+    def bfloat16_step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = network(images)
+        problem.train(network, problem.network_adam, scores.float())
 
     seconds = in_turn(
         {
-            "network": lambda: train(network, network_adam, network(images)),
-            "weight": lambda: train(supernet, supernet_adam, supernet(images, path)),
-            "alpha": lambda: torch.autograd.grad(alpha_loss(supernet, images, labels, factors()), logits),
-            "floor": arithmetic_floor(supernet, images, path),
-            "all weight": lambda: train(supernet, supernet_adam, all_branches(supernet, images, factors())),
+            "network": problem.network_step,
+            "weight": problem.weight_step,
+            "alpha": problem.alpha_step,
+            "floor": arithmetic_floor(supernet, images, problem.path),
+            "matrix": lambda: matrix @ matrix,
+            "all weight": lambda: problem.train(
+                supernet, problem.supernet_adam, all_branches(supernet, images, problem.factors())
+            ),
             "all alpha": all_branches_alpha_step,
+            "edges": lambda: problem.train(
+                network, problem.network_adam, edge_by_edge(network, problem.architecture, images)
+            ),
+            "foreach": lambda: problem.train(network, foreach_adam, network(images)),
+            "bfloat16": bfloat16_step,
         },
         config.repetitions,
     )
+    with FlopCounterMode(display=False) as counter:
+        problem.weight_step()
+    flops = counter.get_total_flops() / seconds["weight"]
+    memory = peak_memory(lambda: supernet_training(hyper, shape)) / peak_memory(lambda: network_training(hyper, shape))
     return {
         "weight_step": seconds["weight"] / seconds["network"],
         "alpha_step": seconds["alpha"] / seconds["floor"],
         "bilevel_epoch": (seconds["all weight"] + seconds["all alpha"]) / (seconds["weight"] + seconds["alpha"]),
+        "matmul_peak": flops / (2 * MATRIX**3 / seconds["matrix"]),
+        "peak_memory": np.array([memory]),
+        "gain/one_path": seconds["all weight"] / seconds["weight"],
+        "gain/one_path_back": seconds["all alpha"] / seconds["alpha"],
+        "gain/merged_convolutions": seconds["edges"] / seconds["network"],
+        "gain/fused_adam": seconds["foreach"] / seconds["network"],
+        "gain/bfloat16": seconds["network"] / seconds["bfloat16"],
     }
 
 
@@ -172,6 +243,35 @@ def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
         return lambda x: torch.stack([hard[row, j] * cell(x) for j, cell in enumerate(supernet.cells(row))]).sum(dim=0)
 
     return supernet.macro(images, [mixed(row) for row in range(len(supernet.rows))])
+
+
+def edge_by_edge(network: Network, architecture: fade_study.Architecture, images: Tensor) -> Tensor:
+    """A network as the paper describes it: one convolution for every edge.
+
+    Args:
+        network: of DAGs of convolutions.
+        architecture: its own.
+        images: ``(B, C, H, W)``.
+
+    Returns:
+        Class scores ``(B, classes)``.
+    """
+    cells = zip(cast(Any, architecture), cast(Any, network.cells), strict=True)
+    return network.macro(images, [partial(plain_cell, dag, cell) for dag, cell in cells])
+
+
+def plain_cell(dag: fade_study.Dag, cell: DagCell, x: Tensor) -> Tensor:
+    """``(B, C, H, W) -> (B, C, H, W)``, with the weights of a cell, edge by edge."""
+    values = dict.fromkeys(dag.sources, x)
+    for v in (*range(dag.vertices), cell.output):
+        edges = [u for u, target in dag.augmented_edges if target == v and u != dag.vertices]
+        if edges:
+            names = [f"{u}_{'output' if v == cell.output else v}" for u in edges]
+            value = reduce(
+                torch.add, [cell.convolutions[name](values[u]) for u, name in zip(edges, names, strict=True)]
+            )
+            values[v] = F.relu(cell.norms[str(v)](value) if str(v) in cell.norms else value)
+    return values[cell.output]
 
 
 class _Recorder(TorchFunctionMode):
@@ -209,29 +309,133 @@ def arithmetic_floor(supernet: Supernet, images: Tensor, path: Sequence[int]) ->
     return run
 
 
-# --- workers ---------------------------------------------------------------------------------------------------------
+# --- memory ----------------------------------------------------------------------------------------------------------
 
 
-def measure_workers(repetitions: int) -> NDArray[np.float64]:
-    """From-scratch evaluations per second with two worker processes, divided by those with one."""
+def peak_memory(training: Callable[[], None]) -> int:
+    """Most bytes of tensors that are there at one time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        training()
+    changes = sorted(
+        (e.time_range.end, e.self_cpu_memory_usage) for e in record.events() or () if e.self_cpu_memory_usage
+    )
+    return int(np.cumsum([change for _, change in changes]).max())
+
+
+def supernet_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None:
+    """Weight steps of all cells, so that Adam knows all weights, and an alpha step."""
+    problem = Problem(hyper, shape, seed=0)
+    for column in range(hyper.width):
+        problem.weight_step([column] * hyper.depth)
+    problem.alpha_step()
+
+
+def network_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None:
+    """As many steps of the largest network of the same cells."""
+    largest = tuple(max(cells, key=lambda cell: len(cell.key)) for cells in hyper.rows)
+    problem = Problem(fade_study.HyperArchitecture(tuple((cell,) for cell in largest)), shape, seed=0)
+    for _ in range(hyper.width):
+        problem.network_step()
+
+
+# --- cost against width, depth and batch size ------------------------------------------------------------------------
+
+Costs = dict[str, tuple[list[int], dict[str, NDArray[np.float64]]]]
+
+
+def measure_costs(config: BenchmarkConfig) -> Costs:
+    """Seconds of weight and alpha steps, ``(repetitions, sizes)``, of supernets of one and the same cell."""
+    cell = fade_study.enumerate_dags(4)[-1]
+
+    def problem(width: int = 5, depth: int = DEPTH, batch_size: int = LEVEL.batch_size) -> Problem:
+        hyper = fade_study.HyperArchitecture(((cell,) * width,) * depth)
+        return Problem(hyper, Shape(LEVEL.image_shape, batch_size, LEVEL.network), config.seed)
+
+    sizes = {
+        "w =": {width: problem(width=width) for width in range(1, 10)},
+        "d =": {depth: problem(depth=depth) for depth in range(1, 9)},
+        "batch size": {size: problem(batch_size=size) for size in (8, 16, 32, 64, 128)},
+    }
+    costs: Costs = {}
+    for name, problems in sizes.items():
+        actions = {("weight step", size): p.weight_step for size, p in problems.items()}
+        actions |= {("alpha step", size): p.alpha_step for size, p in problems.items()}
+        seconds = in_turn(actions, config.repetitions)
+        steps = {
+            step: np.stack([seconds[step, size] for size in problems], axis=1) for step in ("weight step", "alpha step")
+        }
+        costs[name] = (list(problems), steps)
+    return costs
+
+
+def slopes(x: Sequence[int], seconds: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Straight lines through costs: slope as a share of the line's value at the smallest x, and R² of the line.
+
+    The slope is that of x in units of its smallest value: 0 where x costs nothing, 1 where cost is proportional to x.
+    """
+    units = np.asarray(x) / x[0]
+    values: dict[str, NDArray[np.float64]] = {}
+    for step, measured in seconds.items():  # (repetitions, len(x))
+        slope, constant = np.polyfit(units, measured.T, 1)
+        residuals = measured - constant[:, None] - slope[:, None] * units
+        name = step.replace(" ", "_")
+        values[f"{name}/slope"] = slope / (slope + constant)
+        values[f"{name}/r2"] = 1 - residuals.var(axis=1) / measured.var(axis=1)
+    return values
+
+
+# --- workers, and what is not training -------------------------------------------------------------------------------
+
+
+def measure_workers(repetitions: int) -> dict[str, NDArray[np.float64]]:
+    """From-scratch evaluations with one and two worker processes: each per minute, and the second over the first."""
     data = load_data(DataConfig())
     architecture = fade_study.Architecture((fade_study.enumerate_dags(4)[-1],) * DEPTH)
     config = ScratchConfig(epochs=1, batch_size=32)
+    tasks = 4
     with open_executor("processes:1") as one, open_executor("processes:2") as two:
 
-        def evaluate(executor: Any) -> None:
+        def evaluate(executor: Executor) -> None:
+            network = SHAPES["digits"].network
             futures = [
-                executor.submit(
-                    train_from_scratch, architecture, data, config, network=SHAPES["digits"].network, seed=seed
-                )
-                for seed in range(4)
+                executor.submit(train_from_scratch, architecture, data, config, network=network, seed=seed)
+                for seed in range(tasks)
             ]
             for future in futures:
                 future.result()
 
         seconds = in_turn({"one": lambda: evaluate(one), "two": lambda: evaluate(two)}, repetitions)
-    return seconds["one"] / seconds["two"]
+    return {
+        "two_workers": seconds["one"] / seconds["two"],
+        "evaluations_per_minute/one_worker": 60 * tasks / seconds["one"],
+        "evaluations_per_minute/two_workers": 60 * tasks / seconds["two"],
+    }
+
+
+def measure_outside(preset: str) -> dict[str, NDArray[np.float64]]:
+    """Share of the wall time of a search during which nothing is trained, ``(1,)``.
+
+    That is data, MLflow, Optuna and figures; and once more with the start of Python and all imports. Not the migrations
+    of a new tracking store. Trainings begin with their model's construction and run one after the other.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment |= {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(Path(__file__).parents[1])}
+
+        def python(*words: str) -> None:
+            subprocess.run([sys.executable, *words], cwd=folder, env=environment, check=True, capture_output=True)
+
+        python("-c", "from fade_study import tracking; tracking.check_server()")
+        begin = time.perf_counter()
+        python("-m", "studies.search", "--preset", preset, "--executor", "inline")
+        command = time.perf_counter() - begin
+        search, trainings = tracking.read_times(uri)
+        return {
+            "outside_training": np.array([1 - trainings / search]),
+            "outside_training/with_imports": np.array([1 - trainings / command]),
+        }
 
 
 if __name__ == "__main__":
-    main()
+    command(benchmark, BenchmarkConfig, presets=None)

@@ -36,6 +36,7 @@ BEST_RANKED = 5
 
 def search(config: SearchConfig) -> fade_study.FadeStudy:
     """All generations that the study lacks, then figures and a summary."""
+    begin = time.perf_counter()
     accelerator = open_accelerator()
     if accelerator.num_processes > 1:
         raise fade_study.InvalidInputError(
@@ -54,6 +55,7 @@ def search(config: SearchConfig) -> fade_study.FadeStudy:
                     generation(study, config, data, executor, run)
                     bar.update()
             finish(study, config, data, run)
+            run.metrics({"seconds": time.perf_counter() - begin})
     return study
 
 

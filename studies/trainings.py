@@ -87,7 +87,7 @@ def train_hyper(
         with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
 
             def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
-                child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, wait=False)
+                child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
 
             result = train_hyper_architecture(
                 hyper_architecture, data, config, network=network, seed=seeds[0], on_epoch=on_epoch

@@ -102,12 +102,21 @@ def test_a_failed_evaluation_is_on_record_and_not_found(study):
     assert get(study.id).info.status == "RUNNING"
 
 
-def test_metrics_that_nobody_waits_for_are_there_when_the_run_ends(mlflow_store, digits):
-    with tracking.start_study("search", CONFIG, "cpu", digits, "name") as run:
-        for step in range(50):
-            run.metrics({"loss": step}, step=step, wait=False)
-    history = mlflow.MlflowClient().get_metric_history(run.id, "loss")
-    assert sorted(m.value for m in history) == list(range(50))
+@pytest.mark.parametrize("patience", [0, 1e9])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_metrics_that_may_wait_are_there_when_the_run_ends(mlflow_store, digits, monkeypatch, patience, error):
+    monkeypatch.setattr(tracking, "PATIENCE", patience)
+    client = mlflow.MlflowClient()
+    with (
+        pytest.raises(error) if error else contextlib.nullcontext(),
+        tracking.start_study("search", CONFIG, "cpu", digits, "name") as run,
+    ):
+        for step in range(5):
+            run.metrics({"loss": step}, step=step, now=False)
+        assert len(client.get_metric_history(run.id, "loss")) == (0 if patience else 5)
+        if error:
+            raise error
+    assert sorted(m.value for m in client.get_metric_history(run.id, "loss")) == list(range(5))
 
 
 def test_a_result_of_another_experiment_is_found_too(study):

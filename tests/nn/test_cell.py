@@ -2,11 +2,12 @@ import pickle
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fade_study import Dag, enumerate_dags
 from fade_study.nn import CellContext, DagCell, build_cell
+from fade_study.nn import cell as cell_module
+from studies.benchmark import plain_cell
 
 CELLS = [dag for size in (1, 2, 3, 4) for dag in enumerate_dags(size)][::3]
 
@@ -20,31 +21,19 @@ def build(dag, **arguments):
     return build_cell(dag, context(**arguments)).double()
 
 
-def plain(cell, dag, x):
-    """The cell as the paper describes it: one convolution per edge, sums, ReLU."""
-    values = dict.fromkeys(dag.sources, x)
-    target = dag.vertices + 1
-    for v in (*range(dag.vertices), target):
-        edges = [(u, w) for u, w in dag.augmented_edges if w == v and u != dag.vertices]
-        if edges:
-            names = [f"{u}_{'output' if w == target else w}" for u, w in edges]
-            total = sum(cell.convolutions[name](values[u]) for (u, _), name in zip(edges, names, strict=True))
-            if str(v) in cell.norms:
-                total = cell.norms[str(v)](total)
-            values[v] = F.relu(total)
-    return values[target]
-
-
 @pytest.mark.parametrize("normalization", ["none", "cell", "vertex"])
 @pytest.mark.parametrize("dag", CELLS, ids=str)
-def test_merged_convolutions_are_exact(dag, normalization):
+@pytest.mark.parametrize("small_map", [0, 256])
+def test_merged_convolutions_are_exact(dag, normalization, small_map, monkeypatch):
     """Outputs and all gradients equal those of one convolution per edge."""
+    monkeypatch.setattr(cell_module, "SMALL_MAP", small_map)
     cell = build(dag, normalization=normalization)
     x = torch.randn(5, 3, 4, 4, dtype=torch.double, requires_grad=True)
     weights = torch.randn(5, 3, 4, 4, dtype=torch.double)
     inputs = [x, *cell.parameters()]
     results = [
-        (output, torch.autograd.grad((output * weights).sum(), inputs)) for output in (cell(x), plain(cell, dag, x))
+        (output, torch.autograd.grad((output * weights).sum(), inputs))
+        for output in (cell(x), plain_cell(dag, cell, x))
     ]
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags
 from fade_study.config import NetworkConfig
 from fade_study.nn import Network, Supernet, gumbel_noise, parameters
+from fade_study.nn.supernet import _StraightThrough
 from studies.benchmark import all_branches
 
 DAGS = [*enumerate_dags(2), *enumerate_dags(3)]
@@ -58,6 +59,15 @@ def test_both_savings_are_exact(normalization, share_weights):
         assert torch.equal(alpha_loss, loss)
         assert gradient.abs().max() > 1e-4
         torch.testing.assert_close(gradient, expected[0], rtol=1e-8, atol=1e-12)
+
+
+def test_inner_products_of_bfloat16_are_summed_in_single_precision():
+    """As under autocast: sums of many terms would lose all but the first in bfloat16."""
+    outputs = [torch.rand(4, 8, 16, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    factors = torch.zeros(3, requires_grad=True)
+    _StraightThrough.apply(factors, 1, *outputs).backward(torch.ones_like(outputs[0]))
+    expected = torch.stack([output.detach().double().sum() for output in outputs])
+    torch.testing.assert_close(factors.grad.double(), expected, rtol=1e-5, atol=0)
 
 
 def test_cells_that_were_not_sampled_have_no_gradient():

@@ -17,20 +17,33 @@ from studies import benchmark
 
 
 def test_it_runs_and_records(project, mlflow_store):
-    command = [sys.executable, "-m", "studies.benchmark", "--repetitions", "2"]
+    command = [sys.executable, "-m", "studies.benchmark", "--repetitions", "2", "--search", "smoke"]
     output = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, check=True).stdout
     (run,) = mlflow.search_runs(output_format="list")
     assert run.data.tags["fade.kind"] == "benchmark"
     assert run.data.params["config.repetitions"] == "2"
-    names = {"weight_step", "alpha_step", "bilevel_epoch", "two_workers"}
+    names = {
+        "weight_step",
+        "alpha_step",
+        "bilevel_epoch",
+        "matmul_peak",
+        "peak_memory",
+        "two_workers",
+        "outside_training",
+    }
     assert {f"headline/{name}" for name in names} == set(run.data.metrics)
     table = mlflow.load_table("benchmark.json", run_ids=[run.info.run_id])
-    assert set(table["quantity"]) == names
-    assert len(table) == 3 * 2 * 3 + 1
-    assert (table["n"] == 2).all()
-    line = table[(table["shape"] == benchmark.HEADLINE) & (table["quantity"] == "alpha_step")].iloc[0]
-    assert run.data.metrics["headline/alpha_step"] == pytest.approx(line["median"])
-    assert f"| {benchmark.HEADLINE} | `alpha_step` | {line['median']:.2f} |" in output
+    assert names < set(table["quantity"])
+    assert set(table["n"]) == {1, 2}
+    assert table.notna().all(axis=None)
+    for shape, quantity in benchmark.HEADLINES:
+        (line,) = table[(table["shape"] == shape) & (table["quantity"] == quantity)].to_dict("records")
+        assert run.data.metrics[f"headline/{quantity}"] == pytest.approx(line["median"])
+        assert f"| {shape} | `{quantity}` | {line['median']:.3g} |" in output
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "figures")}
+    assert files == {"figures/costs.png"}
+    share = table[table["quantity"] == "outside_training"]["median"].iloc[0]
+    assert 0 < share < table[table["quantity"] == "outside_training/with_imports"]["median"].iloc[0] < 1
 
 
 def test_actions_take_turns():
@@ -56,3 +69,41 @@ def test_the_floor_holds_the_convolutions_of_an_alpha_step(monkeypatch):
     run()
     assert len(forward) == 2 + (2 + 1) + (1 + 3)  # stem and transition, and the operations of both rows
     assert len(backward) == 2 + 2 + 3  # stem and transition, and the operations of the path
+
+
+def test_straight_lines_through_costs():
+    x = [2, 4, 6, 8]
+    proportional, constant, affine = (
+        np.array([[2.0, 4, 6, 8]]),
+        np.array([[3.0, 3, 3, 3.1]]),
+        np.array([[2.0, 3, 4, 5]]),
+    )
+    values = benchmark.slopes(x, {"a step": proportional, "b step": constant, "c step": affine})
+    assert values["a_step/slope"] == pytest.approx([1.0])
+    assert values["a_step/r2"] == pytest.approx([1.0])
+    assert values["b_step/slope"] == pytest.approx([0.0], abs=0.02)
+    assert values["c_step/slope"] == pytest.approx([0.5])
+
+
+def test_peak_memory_counts_what_is_there_at_one_time():
+    def training():
+        first = torch.ones(1000, 100)
+        second = first + 1
+        del first
+        third = torch.ones(500, 100)
+        assert len(second) > len(third)
+
+    assert benchmark.peak_memory(training) == pytest.approx(800_000, rel=0.01)
+
+
+def test_a_supernet_keeps_weights_of_all_cells_but_activations_of_one():
+    hyper = HyperArchitecture(((Dag(3, ((0, 1), (1, 2))),) * 4,) * 2)
+    many, few = (
+        benchmark.Shape((1, 8, 8), size, NetworkConfig(final_channels=16, min_channels=16)) for size in (1000, 2)
+    )
+    ratios = [
+        benchmark.peak_memory(lambda shape=shape: benchmark.supernet_training(hyper, shape))
+        / benchmark.peak_memory(lambda shape=shape: benchmark.network_training(hyper, shape))
+        for shape in (many, few)
+    ]
+    assert ratios[0] < 2 < ratios[1] < 5

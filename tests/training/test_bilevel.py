@@ -112,13 +112,30 @@ def test_threads_are_given_back(digits):
     assert torch.get_num_threads() == before
 
 
-def test_half_precision_is_refused(digits, monkeypatch):
+@pytest.fixture
+def precision(monkeypatch):
+    """As a launcher sets it."""
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state(reset_partial_state=True)
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    try:
-        with pytest.raises(ValueError, match=r"got fp16.*use bf16"):
-            train(HYPER, digits, BilevelConfig(epochs=1, **FAST), seed=0)
-    finally:
+    def choose(name):
         AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", name)
+
+    yield choose
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_half_precision_is_refused(digits, precision):
+    precision("fp16")
+    with pytest.raises(ValueError, match=r"got fp16.*use bf16"):
+        train(HYPER, digits, BilevelConfig(epochs=1, **FAST), seed=0)
+
+
+def test_bfloat16_trains_nearly_as_single_precision(digits, precision):
+    config = BilevelConfig(epochs=4, **FAST)
+    single = train(HYPER, digits, config, seed=0)
+    precision("bf16")
+    half = train(HYPER, digits, config, seed=0)
+    assert not np.array_equal(half.alpha, single.alpha)
+    assert half.accuracy == pytest.approx(single.accuracy, abs=0.15)
+    np.testing.assert_allclose(half.alpha, single.alpha, atol=0.15)
