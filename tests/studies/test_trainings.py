@@ -100,16 +100,16 @@ def test_repetitions_in_workers_equal_those_here(study, digits):
 def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "_scratch", killed)
     config = SearchConfig(
-        generations=2, evaluate_every=1, depth=2, storage=f"sqlite:///{tmp_path}/fade.db", executor="processes:1",
-        repetitions=2, network=NETWORK, bilevel=BILEVEL, scratch=SCRATCH,
+        generations=1, evaluate_every=1, depth=2, storage=f"sqlite:///{tmp_path}/fade.db", executor="processes:1",
+        evaluation_seeds=1, network=NETWORK, bilevel=BILEVEL, scratch=SCRATCH,
         data=DataConfig(limit=300),
     )  # fmt: skip
     study = search.search(config)
-    assert study.trajectory().shape == (2, 2, 3)
+    assert study.trajectory().shape == (1, 2, 3)
     assert study.evaluations() == []
-    assert [run.info.status for run in recorded("scratch")] == ["FAILED"] * 4
+    assert [run.info.status for run in recorded("scratch")] == ["FAILED"]
     assert [run.info.status for run in recorded("search")] == ["FINISHED"]
-    assert len(recorded("hyper")) == 4
+    assert len(recorded("hyper")) == 1
 
 
 def test_a_search_ends_with_the_generation_whose_workers_are_killed(mlflow_store, monkeypatch, digits):

@@ -70,3 +70,21 @@ def test_recipe_holds_everything_that_matters(digits):
 def test_all_normalizations_train(digits, normalization):
     network = NetworkConfig(normalization=normalization)
     assert 0 <= train_from_scratch(ARCHITECTURE, digits, CONFIG, network=network, seed=0).test_accuracy <= 1
+
+
+def test_fused_adam_takes_the_steps_of_the_plain_one():
+    """Parameters without a gradient are left alone by both."""
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        module = torch.nn.ModuleList([torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)])
+        config = OptimizerConfig(learning_rate=0.01, weight_decay=0.1)
+        optimizer = session.adam(module, config)
+        if not fused:
+            optimizer = torch.optim.Adam(module.parameters(), lr=0.01, weight_decay=0.1, foreach=False)
+        for step in range(6):
+            optimizer.zero_grad()
+            module[step % 2](torch.randn(8, 4)).square().sum().backward()
+            optimizer.step()
+        results.append([parameter.detach() for parameter in module.parameters()])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
