@@ -201,7 +201,7 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
         result: what came out.
     """
     with _scratch_run(architecture, recipe, seed) as run:
-        run.series(list(enumerate(result.epochs)))
+        run.series(list(enumerate(result.epochs)), now=False)
         run.metrics(
             {
                 "accuracy/test": result.test_accuracy,
@@ -238,15 +238,13 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
     Returns:
         Evaluations by architecture and seed.
     """
+    if not architectures:
+        return {}
     condition = f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
     if len(architectures) == 1:
         condition += f" and params.architecture = '{next(iter(architectures))}'"
-    found: Any = (
-        mlflow.search_runs(
-            search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
-        )
-        if architectures
-        else []
+    found: Any = mlflow.search_runs(
+        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
     )
     results: dict[tuple[str, int], Scratch] = {}
     for run in found:

@@ -45,7 +45,7 @@ K = TypeVar("K")
 DEPTH = 4
 WIDTHS = (5, 7)
 CLASSES = 10
-CLIP = 10.0
+OPTIMIZER = OptimizerConfig()
 MATRIX = 1024
 """Rows and columns of the matrices whose product is taken for the processor's peak."""
 
@@ -91,8 +91,8 @@ def benchmark(config: BenchmarkConfig) -> None:
         for name, (x, seconds) in costs.items():
             table += [row(f"{name} {x[0]:g} … {x[-1]:g}", q, values) for q, values in slopes(x, seconds).items()]
         run.figure(figures.draw_costs(costs), "figures/costs.png")
-        table += [row("digits", quantity, values) for quantity, values in measure_workers(config.repetitions).items()]
-        table += [row("digits", quantity, values) for quantity, values in measure_outside(config.search).items()]
+        whole = measure_workers(config.repetitions) | measure_outside(config.search)
+        table += [row("digits", quantity, values) for quantity, values in whole.items()]
         run.table({column: [line[column] for line in table] for column in table[0]}, "benchmark.json")
         medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
         run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
@@ -141,15 +141,15 @@ class Problem:
         self.path: list[int] = self.noise.argmax(dim=1).tolist()
         self.architecture = hyper.architecture(self.path)
         self.network = Network(self.architecture, shape.image_shape, CLASSES, shape.network)
-        self.supernet_adam = adam(self.supernet, OptimizerConfig())
-        self.network_adam = adam(self.network, OptimizerConfig())
+        self.supernet_adam = adam(self.supernet, OPTIMIZER)
+        self.network_adam = adam(self.network, OPTIMIZER)
 
     def train(self, module: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor) -> None:
         """The rest of a training step whose forward pass gave class scores."""
         loss = F.cross_entropy(scores, self.labels)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(module.parameters(), CLIP)
+        nn.utils.clip_grad_value_(module.parameters(), OPTIMIZER.gradient_clip)
         optimizer.step()
 
     def network_step(self) -> None:

@@ -170,10 +170,9 @@ def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, r
     """The figure of from-scratch accuracies, and the best architecture: chosen by validation, reported on test."""
     # By architecture: where the search comes back to one, that is no new evidence.
     keys = {evaluation.architecture.key for evaluation in evaluations}
-    known_seeds = range(config.evaluation_seeds)
     tests: dict[str, list[float]] = {key: [] for key in keys}
     for (key, seed), scratch in tracking.find_scratch(recipe(data, config.scratch, config.network), keys).items():
-        if seed in known_seeds:
+        if seed < config.evaluation_seeds:
             tests[key].append(scratch.test)
     # Where this tracking server does not know a study's earlier evaluations, it can't show them.
     known = [(e.generation, e.architecture.key) for e in evaluations if tests[e.architecture.key]]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +104,7 @@ def train_hyper(
             raise
         with tracking.start_hyper(generation, hyper_architecture, seed) as child:
             epochs = zip(result.epochs, result.alpha_history, strict=True)
-            child.series([(e, metrics | tracking.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)])
+            child.series([(e, metrics | tracking.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)], now=False)
             _finish_hyper(child, result)
     return [results[seed] for seed in seeds]
 
@@ -121,16 +120,16 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
 def _scratch(
     architecture: Architecture, data: Data, config: ScratchConfig, network: NetworkConfig, seed: int
 ) -> ScratchResult:
-    def on_epoch(epoch: int, _: Any) -> None:
-        report((epoch + 1) / config.epochs)
-
+    on_epoch = _reporter(config.epochs)
     return train_from_scratch(architecture, data, config, network=network, seed=seed, on_epoch=on_epoch)
 
 
 def _hyper(
     hyper_architecture: HyperArchitecture, data: Data, config: BilevelConfig, network: NetworkConfig, seed: int
 ) -> HyperResult:
-    def on_epoch(epoch: int, *_: Any) -> None:
-        report((epoch + 1) / config.epochs)
-
+    on_epoch = _reporter(config.epochs)
     return train_hyper_architecture(hyper_architecture, data, config, network=network, seed=seed, on_epoch=on_epoch)
+
+
+def _reporter(epochs: int) -> Callable[..., None]:
+    return lambda epoch, *_: report((epoch + 1) / epochs)

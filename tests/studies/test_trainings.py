@@ -112,12 +112,8 @@ def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, mo
     assert len(recorded("hyper")) == 1
 
 
-def test_a_search_ends_with_the_generation_whose_workers_are_killed(mlflow_store, monkeypatch, digits):
+def test_a_search_ends_with_the_generation_whose_workers_are_killed(study, monkeypatch, digits):
     monkeypatch.setattr(trainings, "_hyper", killed)
-    with (
-        open_executor("processes:1") as executor,
-        tracking.start_study("search", BILEVEL, "cpu", digits),
-        pytest.raises(WorkerDiedError) as error,
-    ):
+    with open_executor("processes:1") as executor, pytest.raises(WorkerDiedError) as error:
         trainings.train_hyper(3, HYPER, digits, BILEVEL, NETWORK, [7, 8], executor)
     assert "generation 3 with seed" in error.value.__notes__[0]
