@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -133,16 +133,35 @@ class Problem:
 
     def __init__(self, hyper: fade_study.HyperArchitecture, shape: Shape, seed: int) -> None:
         torch.manual_seed(seed)
-        self.supernet = Supernet(hyper, shape.image_shape, CLASSES, shape.network)
+        self.hyper, self.shape = hyper, shape
         self.images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(CLASSES, (shape.batch_size,))
         self.logits = torch.zeros(hyper.shape, requires_grad=True)
         self.noise = gumbel_noise(hyper.shape, torch.Generator().manual_seed(seed))
         self.path: list[int] = self.noise.argmax(dim=1).tolist()
         self.architecture = hyper.architecture(self.path)
-        self.network = Network(self.architecture, shape.image_shape, CLASSES, shape.network)
-        self.supernet_adam = adam(self.supernet, OPTIMIZER)
-        self.network_adam = adam(self.network, OPTIMIZER)
+
+    # Built when they are first used, so that the memory of one is not counted as the other's.
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """Of all paths."""
+        return Supernet(self.hyper, self.shape.image_shape, CLASSES, self.shape.network)
+
+    @cached_property
+    def network(self) -> Network:
+        """Of one path."""
+        return Network(self.architecture, self.shape.image_shape, CLASSES, self.shape.network)
+
+    @cached_property
+    def supernet_adam(self) -> torch.optim.Adam:
+        """Of the supernet's weights."""
+        return adam(self.supernet, OPTIMIZER)
+
+    @cached_property
+    def network_adam(self) -> torch.optim.Adam:
+        """Of the network's weights."""
+        return adam(self.network, OPTIMIZER)
 
     def train(self, module: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor) -> None:
         """The rest of a training step whose forward pass gave class scores."""
