@@ -211,12 +211,14 @@ class ScratchConfig:
         epochs: passes over the weight split.
         batch_size: of a step.
         optimizer: of the weights.
+        schedule: of the learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
         threads: of the processor.
     """
 
     epochs: Positive = 20
     batch_size: Positive = 128
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Literal["constant", "cosine"] = "constant"
     threads: Positive = 1
 
 

@@ -17,7 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from fade_study.dag import Dag, check_vertices, enumerate_dags
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["FEATURES", "PAPER_FEATURES", "Cell", "CellSpace", "DagSpace", "Feature", "SpaceDiagnostics"]
+__all__ = [
+    "FEATURES",
+    "PAPER_FEATURES",
+    "Cell",
+    "CellSpace",
+    "DagSpace",
+    "Feature",
+    "SpaceDiagnostics",
+    "distant_cells",
+]
 
 Feature = Callable[[Dag], float]
 
@@ -244,6 +253,34 @@ class DagSpace:
             mean_group=float(np.mean(groups)),
             median_spacing=float(np.median(neighbors)),
         )
+
+
+def distant_cells(space: DagSpace, count: int, operations: int) -> tuple[Dag, ...]:
+    """Cells of one size that lie far apart: a row of the hyper-architecture of section 3.1, not picked by hand.
+
+    Farthest-point selection: the two cells farthest apart, then always the one with the largest distance to the
+    nearest of those taken; ties go to the first in the space's order.
+
+    Args:
+        space: from which they come.
+        count: how many, 2 or more.
+        operations: convolutions of each of them, and so its number of weights.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) where the space has fewer cells of that size.
+    """
+    cells = [cell for cell in space if cell.operations == operations]
+    if not 2 <= count <= len(cells):
+        raise InvalidInputError(
+            f"expected 2 to {len(cells)} cells of {operations} operations in {space!r}, got {count}; "
+            "change operations, or the space's max_vertices"
+        )
+    points = np.array([space.embed(cell) for cell in cells])
+    distance = np.linalg.norm(points[:, None] - points, axis=-1).round(12)
+    taken = list(np.unravel_index(distance.argmax(), distance.shape))
+    while len(taken) < count:
+        taken.append(distance[:, taken].min(axis=1).argmax())
+    return tuple(cells[i] for i in taken)
 
 
 def _find_feature(feature: str | Feature) -> tuple[str, Feature]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fade_study import FEATURES, Dag, DagSpace, enumerate_dags
+from fade_study.space import distant_cells
 from fade_study.testing import check_cell_space
 
 
@@ -114,3 +115,26 @@ def test_points_and_cells_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="a cell of"):
         space.embed(Dag(4))
     assert Dag(4) not in space
+
+
+def test_distant_cells_have_one_size_and_lie_further_apart_than_any_others():
+    space = DagSpace(4)
+    cells = distant_cells(space, 3, operations=4)
+    assert [cell.operations for cell in cells] == [4, 4, 4]
+    assert len(set(cells)) == 3
+    points = {cell: space.embed(cell) for cell in space if cell.operations == 4}
+
+    def distance(a, b):
+        return np.linalg.norm(points[a] - points[b])
+
+    largest = max(distance(a, b) for a in points for b in points)
+    assert distance(*cells[:2]) == pytest.approx(largest)
+    third = max(min(distance(cell, cells[0]), distance(cell, cells[1])) for cell in points)
+    assert min(distance(cells[2], cells[0]), distance(cells[2], cells[1])) == pytest.approx(third)
+    assert cells == distant_cells(DagSpace(4), 3, operations=4)
+
+
+@pytest.mark.parametrize(("count", "operations"), [(1, 4), (100, 4), (2, 99)])
+def test_more_distant_cells_than_there_are_are_refused(count, operations):
+    with pytest.raises(ValueError, match=f"cells of {operations} operations"):
+        distant_cells(DagSpace(4), count, operations)

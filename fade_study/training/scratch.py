@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
@@ -64,7 +66,12 @@ def train_from_scratch(
         data = data.to(accelerator.device)
         model = Network(architecture, data.image_shape, data.classes, network)
         size, cost = parameters(model), flops(model, data.image_shape)
-        module, optimizer = accelerator.prepare(model, adam(model, config.optimizer))
+        steps = data.weight.steps(config.batch_size)
+        weights_adam = adam(model, config.optimizer)
+        schedule = LambdaLR(
+            weights_adam, _cosine(steps * config.epochs) if config.schedule == "cosine" else lambda _: 1.0
+        )
+        module, optimizer = accelerator.prepare(model, weights_adam)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         epochs: list[dict[str, float]] = []
         for epoch in range(config.epochs):
@@ -77,10 +84,11 @@ def train_from_scratch(
                 accelerator.backward(loss)
                 accelerator.clip_grad_value_(module.parameters(), config.optimizer.gradient_clip)
                 optimizer.step()
+                schedule.step()
                 total += loss.detach()
             module.eval()
             metrics = {
-                "loss/weights": mean_over_processes(total[None], accelerator)[0] / data.weight.steps(config.batch_size),
+                "loss/weights": mean_over_processes(total[None], accelerator)[0] / steps,
                 "accuracy/validation": accuracy(single(module, accelerator), data.alpha, accelerator),
             }
             epochs.append(metrics)
@@ -94,6 +102,11 @@ def train_from_scratch(
             flops=cost,
             seconds=time.perf_counter() - begin,
         )
+
+
+def _cosine(steps: int) -> Callable[[int], float]:
+    """Share of the learning rate by steps done, from 1 to 0."""
+    return lambda done: (1 + math.cos(math.pi * done / steps)) / 2
 
 
 def recipe(data: Data, config: ScratchConfig, network: NetworkConfig) -> str:

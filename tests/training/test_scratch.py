@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -39,6 +40,25 @@ def test_the_same_seed_gives_the_same_result(digits):
     assert first.epochs != other.epochs
 
 
+def test_a_cosine_schedule_ends_with_steps_of_nothing(digits, monkeypatch):
+    rates = []
+    step = torch.optim.Adam.step
+
+    def spy(optimizer, *args):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    train_from_scratch(ARCHITECTURE, digits, dataclasses.replace(CONFIG, schedule="cosine"))
+    steps = len(rates)
+    assert steps == CONFIG.epochs * digits.weight.steps(CONFIG.batch_size)
+    expected = [0.01 * (1 + math.cos(math.pi * k / steps)) / 2 for k in range(steps)]
+    assert rates == pytest.approx(expected)
+    rates.clear()
+    train_from_scratch(ARCHITECTURE, digits, CONFIG)
+    assert set(rates) == {0.01}
+
+
 def test_accuracy_over_unequal_batches_is_that_over_one(digits, monkeypatch):
     labels = digits.weight.labels
     scores = torch.nn.functional.one_hot((labels * 7 + torch.arange(len(labels)) // 3) % 10, 10).float()
@@ -57,13 +77,14 @@ def test_recipe_holds_everything_that_matters(digits):
     base = recipe(digits, CONFIG, NetworkConfig())
     assert base == recipe(digits, dataclasses.replace(CONFIG), NetworkConfig())
     others = {
+        recipe(digits, dataclasses.replace(CONFIG, schedule="cosine"), NetworkConfig()),
         recipe(digits, dataclasses.replace(CONFIG, threads=2), NetworkConfig()),  # sums in another order
         recipe(digits, dataclasses.replace(CONFIG, epochs=5), NetworkConfig()),
         recipe(digits, dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=0.02)), NetworkConfig()),
         recipe(digits, CONFIG, NetworkConfig(kernel_size=5)),
         recipe(load_data(DataConfig(limit=300, split_seed=1)), CONFIG, NetworkConfig()),
     }
-    assert len(others | {base}) == 6
+    assert len(others | {base}) == 7
 
 
 @pytest.mark.parametrize("normalization", ["none", "cell", "vertex"])
