@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "space": {"exceptions", "dag"},
     "architecture": {"exceptions", "space"},
     "ranking": {"exceptions"},
+    "correlation": {"exceptions"},
     "samplers": {"exceptions"},
     "settings": {"exceptions", "space"},
     "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers"},
