@@ -25,6 +25,7 @@ __all__ = [
     "BenchmarkConfig",
     "BilevelConfig",
     "DataConfig",
+    "Estimator",
     "NetworkConfig",
     "Normalization",
     "OptimizerConfig",
@@ -36,6 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 Normalization = Literal["none", "cell", "vertex"]
+Estimator = Literal["straight-through", "reinmax", "score-function", "training-regression", "validation-regression"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -163,9 +165,12 @@ class BilevelConfig:
         epochs: passes over the weight split.
         batch_size: of both kinds of steps.
         optimizer: of the weights.
+        estimator: of the alphas: ``straight-through`` Gumbel-softmax (the paper's), ``reinmax`` or ``score-function``,
+            which take gradient steps; or ``training-regression`` and ``validation-regression``, which regress the
+            losses of random paths on their columns, those of the weight steps or of steps on the alpha split.
         alpha_learning_rate: of the alphas' Adam, constant.
         alpha_every: weight steps per alpha step.
-        alpha_start: first epoch (from 0) that takes alpha steps; before it paths are drawn by the initial alphas.
+        alpha_start: first epoch (from 0) that teaches alphas; before it paths are drawn by the initial alphas.
         alpha_init_std: standard deviation of the normal distribution that alpha logits are drawn from.
         temperature: of the Gumbel-softmax.
         regularization: weight of the largest Gumbel-softmaxed alpha of a row in the alpha loss, falling linearly to 0
@@ -179,6 +184,7 @@ class BilevelConfig:
     epochs: Positive = 20
     batch_size: Positive = 128
     optimizer: OptimizerConfig = OptimizerConfig()
+    estimator: Estimator = "straight-through"
     alpha_learning_rate: PositiveFloat = 1e-3
     alpha_every: Positive = 1
     alpha_start: NonNegative = 0

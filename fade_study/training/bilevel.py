@@ -1,7 +1,7 @@
 """Bi-level training of a hyper-architecture: DARTS over whole cells, with hard Gumbel-softmax (section 2.2).
 
 Weight steps on the weight split alternate with alpha steps on the alpha split, first order. Alphas live outside the
-module: they are d·w numbers on the CPU, so that paths are drawn without waiting for the device.
+module, in one of the ``estimators``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,10 @@ from fade_study.config import BilevelConfig, NetworkConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.data import Data, Split
+from fade_study.training.estimators import ESTIMATORS, Effects
 from fade_study.training.session import accuracy, adam, mean_over_processes, session
 
-__all__ = ["HyperResult", "alpha_loss", "check_schedule", "row_regularization", "train_hyper_architecture"]
+__all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,19 @@ class HyperResult:
     """After each epoch, ``(E, d, w)``."""
     accuracy: float
     """One-shot accuracy on the alpha split, mean over random paths. Near chance, alphas mean nothing."""
+    path_accuracies: NDArray[np.float64]
+    """One-shot accuracies ``(n,)`` on the alpha split of the paths that were asked for."""
+    effects: Effects | None
+    """Of columns on the loss, where the estimator of alphas is a path regression."""
     epochs: tuple[dict[str, float], ...]
     """Per epoch: ``loss/weights``, ``loss/alpha`` (once alpha steps are taken), ``accuracy/validation`` (of one random
     path)."""
     warning: str | None
     """Why the alphas mean nothing, where they don't."""
     seconds: float
+    """Without those of ``path_accuracies``."""
+    path_seconds: float
+    """Of ``path_accuracies``."""
 
 
 def train_hyper_architecture(
@@ -54,6 +62,7 @@ def train_hyper_architecture(
     *,
     network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
     seed: int = 0,
+    paths: Sequence[Sequence[int]] = (),
     on_epoch: Callable[[int, NDArray[np.float64], dict[str, float]], None] | None = None,
 ) -> HyperResult:
     """Train the supernet of a hyper-architecture and its alphas.
@@ -64,6 +73,7 @@ def train_hyper_architecture(
         config: of both levels.
         network: macro-architecture and normalization.
         seed: of initialization, data order, paths and noise; the result is a function of the arguments.
+        paths: ``(n, d)``, columns whose one-shot accuracies are measured when all is trained.
         on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics.
     """
     check_schedule(config, data)
@@ -75,14 +85,27 @@ def train_hyper_architecture(
         for epoch in range(config.epochs):
             metrics = trainer.epoch(epoch)
             epochs.append(metrics)
-            history.append(trainer.alpha())
+            history.append(trainer.estimator.alpha())
             if on_epoch is not None:
                 on_epoch(epoch, history[-1], metrics)
         one_shot = trainer.one_shot_accuracy(config.one_shot_paths)
+        effects = trainer.estimator.effects()
+        seconds = time.perf_counter() - begin
+        path_accuracies = trainer.accuracies(paths)
     warning = _warning(one_shot, data.chance)
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
-    return HyperResult(history[-1], np.stack(history), one_shot, tuple(epochs), warning, time.perf_counter() - begin)
+    return HyperResult(
+        alpha=history[-1],
+        alpha_history=np.stack(history),
+        accuracy=one_shot,
+        path_accuracies=path_accuracies,
+        effects=effects,
+        epochs=tuple(epochs),
+        warning=warning,
+        seconds=seconds,
+        path_seconds=time.perf_counter() - begin - seconds,
+    )
 
 
 class _Trainer:
@@ -107,11 +130,9 @@ class _Trainer:
         )
         self.module, self.optimizer = accelerator.prepare(supernet, adam(supernet, config.optimizer))
         self.supernet: Supernet = accelerator.unwrap_model(self.module)
-        self.logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
-        self.logits.requires_grad_()
-        self.alpha_optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
+        logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
+        self.estimator = ESTIMATORS[config.estimator](self.supernet, logits, config, accelerator)
         self.alpha_batches = itertools.chain.from_iterable(self._pass(self.data.alpha) for _ in itertools.count())
-        self.regularization = row_regularization(config, self.depth)
 
     def epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the weight split, with its alpha steps."""
@@ -121,11 +142,12 @@ class _Trainer:
         weight_total, alpha_total = torch.zeros(2, device=self.accelerator.device)
         alpha_steps = 0
         for step, (images, labels) in enumerate(self._pass(self.data.weight)):
-            weight_total += self.weight_step(images, labels, noise[0, step])
+            weight_total += self.weight_step(images, labels, noise[0, step], epoch)
             done = epoch * steps + step + 1
-            if epoch >= self.config.alpha_start and done % self.config.alpha_every == 0:
+            due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
+            if due and self.estimator.takes_steps:
                 remaining = 1 - (done - 1) / (steps * self.config.epochs)
-                alpha_total += self.alpha_step(*next(self.alpha_batches), noise[1, step], remaining)
+                alpha_total += self.estimator.step(*next(self.alpha_batches), noise[1, step], remaining, epoch)
                 alpha_steps += 1
         weight_loss, alpha_loss = mean_over_processes(torch.stack([weight_total, alpha_total]), self.accelerator)
         metrics = {"loss/weights": weight_loss / steps, "accuracy/validation": self.one_shot_accuracy(1)}
@@ -133,80 +155,47 @@ class _Trainer:
             metrics["loss/alpha"] = alpha_loss / alpha_steps
         return metrics
 
-    def weight_step(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+    def weight_step(self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int) -> Tensor:
         """Train the weights along one sampled path; returns the loss."""
-        path = (self.logits.detach() + noise).argmax(dim=1).tolist()
+        path = (self.estimator.logits.detach() + noise).argmax(dim=1).tolist()
         with self.accelerator.autocast():
             loss = F.cross_entropy(self.module(images, path), labels)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_value_(self.module.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
+        self.estimator.observe(path, loss, epoch)
         return loss.detach()
 
-    def alpha_step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float) -> Tensor:
-        """Train the alphas; ``remaining`` scales the regularization. Returns the loss without it."""
-        factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
-        with self.accelerator.autocast():
-            loss = alpha_loss(self.supernet, images, labels, factors)
-        penalty = remaining * (self.regularization * factors.amax(dim=1)).sum()
-        (gradient,) = torch.autograd.grad(loss + penalty.to(loss.device), self.logits)
-        # to the device, where the processes' library reduces it
-        mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
-        self.logits.grad = mean.to(gradient)  # pyright: ignore[reportAttributeAccessIssue]
-        self.alpha_optimizer.step()
-        return loss.detach()
-
-    def alpha(self) -> NDArray[np.float64]:
-        """``(d, w)``, in double precision, so that rows sum to 1."""
-        return torch.softmax(self.logits.detach().double(), dim=1).numpy()
+    def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""
+        return np.array(
+            [
+                accuracy(lambda images, path=path: self.supernet(images, path), self.data.alpha, self.accelerator)
+                for path in paths
+            ]
+        )
 
     def one_shot_accuracy(self, paths: int) -> float:
-        """Mean accuracy of uniformly random paths on the alpha split, with batch statistics."""
+        """Mean one-shot accuracy of uniformly random paths."""
         columns = torch.randint(self.width, (paths, self.depth), generator=self.generator).tolist()
-        results = [
-            accuracy(lambda images, path=path: self.supernet(images, path), self.data.alpha, self.accelerator)
-            for path in columns
-        ]
-        return float(np.mean(results))
+        return float(self.accuracies(columns).mean())
 
     def _pass(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         return split.batches(self.config.batch_size, self.generator, rank=rank, ranks=ranks)
 
 
-def alpha_loss(supernet: Supernet, images: Tensor, labels: Tensor, factors: Tensor) -> Tensor:
-    """Cross-entropy along the path of the largest factors, with their straight-through gradient.
-
-    Args:
-        supernet: not the distributed wrapper: weights take no gradient from it.
-        images: ``(B, C, H, W)``.
-        labels: ``(B,)``.
-        factors: soft Gumbel-softmax sample ``(d, w)``.
-    """
-    path = factors.argmax(dim=1).tolist()
-    return F.cross_entropy(supernet(images, path, factors.to(images.device)), labels)
-
-
 def check_schedule(config: BilevelConfig, data: Data) -> None:
-    """Raise unless a training on these data takes an alpha step."""
+    """Raise unless a training on these data takes an alpha step, where its estimator needs one."""
+    if not ESTIMATORS[config.estimator].takes_steps:
+        return
     steps = data.weight.steps(config.batch_size)
     if config.epochs * steps // config.alpha_every <= config.alpha_start * steps // config.alpha_every:
         raise InvalidInputError(
             f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got alpha_every = "
             f"{config.alpha_every} from epoch {config.alpha_start} on; lower them, or alphas never move"
         )
-
-
-def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
-    """Weight of each row's largest factor in the alpha loss, ``(d,)``; deeper rows are slowed down more."""
-    if isinstance(config.regularization, tuple):
-        if len(config.regularization) != depth:
-            raise InvalidInputError(
-                f"expected one regularization or {depth}, one per row, got {len(config.regularization)}"
-            )
-        return torch.tensor(config.regularization)
-    return config.regularization * torch.arange(1, depth + 1)
 
 
 def _warning(one_shot: float, chance: float) -> str | None:

@@ -6,7 +6,7 @@ from fade_study import Dag, DagSpace, HyperArchitecture, create_study, enumerate
 from fade_study.samplers import PseudoGradientSampler
 from fade_study.training import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, load_data
 from fade_study.training import train_hyper_architecture as train
-from fade_study.training.bilevel import row_regularization
+from fade_study.training.estimators import ESTIMATORS, row_regularization
 
 HYPER = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(3)[:2])))
 FAST = {"batch_size": 32, "optimizer": OptimizerConfig(learning_rate=0.01), "alpha_learning_rate": 0.05}
@@ -44,12 +44,13 @@ def test_alphas_start_when_they_are_told_to(digits):
     assert ["loss/alpha" in epoch for epoch in result.epochs] == [False, False, True]
 
 
-def test_alphas_find_the_cell_that_learns():
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_alphas_find_the_cell_that_learns(estimator):
     """A cell of seven vertices in a line, without normalization, blocks the signal; a single convolution doesn't."""
     data = load_data(DataConfig())
     chain = Dag(7, tuple((v, v + 1) for v in range(6)))
     hyper = HyperArchitecture(((Dag(1), chain),))
-    config = BilevelConfig(epochs=6, **{**FAST, "alpha_learning_rate": 0.1})
+    config = BilevelConfig(epochs=6, estimator=estimator, **{**FAST, "alpha_learning_rate": 0.1})
     result = train(hyper, data, config, network=NetworkConfig(normalization="none"), seed=0)
     assert result.alpha[0, 0] > 0.8
 
@@ -68,6 +69,16 @@ def test_regularization_holds_alphas_back(digits):
         train(HYPER, digits, BilevelConfig(epochs=4, regularization=c, **FAST), seed=0).alpha for c in (0.0, 20.0)
     )
     assert np.abs(held - 0.5).max() < np.abs(free - 0.5).max()
+
+
+def test_paths_that_are_asked_for_are_measured(digits):
+    paths = [(0, 0), (1, 1), (0, 0)]
+    result = train(HYPER, digits, BilevelConfig(epochs=3, **FAST), seed=0, paths=paths)
+    first, _, again = result.path_accuracies
+    assert first == again
+    plain = train(HYPER, digits, BilevelConfig(epochs=3, **FAST), seed=0)
+    np.testing.assert_array_equal(result.alpha, plain.alpha)
+    assert plain.path_accuracies.shape == (0,)
 
 
 def test_deeper_rows_are_slowed_down_more():

@@ -1,0 +1,282 @@
+"""How alphas are learned from a supernet: the estimator of the paper, and others that can be compared with it.
+
+*Gradient* estimators take Adam steps on alpha logits and differ in the gradient: straight-through Gumbel-softmax (the
+paper's), ReinMax (Liu et al. 2023), or the score function (REINFORCE). *Path regression* draws paths at random and asks
+afterwards which columns the lower losses had: row × column effects by least squares, with standard errors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fade_study.config import BilevelConfig
+from fade_study.exceptions import InvalidInputError
+from fade_study.nn import Supernet
+from fade_study.training.session import mean_over_processes
+
+__all__ = [
+    "ESTIMATORS",
+    "AlphaEstimator",
+    "Effects",
+    "alpha_loss",
+    "path_effects",
+    "reinmax_factors",
+    "row_regularization",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What columns do to the loss of the paths that take them."""
+
+    value: NDArray[np.float64]
+    """``(d, w)``, relative to the mean of the row; lower is better."""
+    error: NDArray[np.float64]
+    """``(d, w)``, standard errors: columns that differ by less than about two are not told apart."""
+
+
+class AlphaEstimator(ABC):
+    """Turns losses of a supernet's paths into alphas.
+
+    Args:
+        supernet: not the distributed wrapper: its weights take no gradient from here.
+        logits: ``(d, w)``, on the CPU, so that paths are drawn without waiting for the device; weight steps draw their
+            paths from the softmax of these.
+        config: of the training.
+        accelerator: of the training.
+    """
+
+    takes_steps: ClassVar[bool] = True
+    """Whether it needs steps of its own, on the alpha split."""
+
+    def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
+        self.supernet, self.logits, self.config, self.accelerator = supernet, logits, config, accelerator
+
+    def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:  # noqa: B027 - most need nothing
+        """Told of each weight step's path ``(d,)`` and loss ``()``."""
+
+    def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+        """An alpha step.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            labels: ``(B,)``.
+            noise: Gumbel noise ``(d, w)``.
+            remaining: share of the training that is left; scales the regularization.
+            epoch: from 0.
+
+        Returns:
+            The loss ``()``, without regularization.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def alpha(self) -> NDArray[np.float64]:
+        """``(d, w)``, in double precision, so that rows sum to 1."""
+
+    def effects(self) -> Effects | None:
+        """Of columns on the loss, where they are estimated."""
+        return None
+
+
+class _Gradient(AlphaEstimator):
+    """Adam on the logits."""
+
+    def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
+        super().__init__(supernet, logits.requires_grad_(), config, accelerator)
+        self.optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
+        self.regularization = row_regularization(config, len(logits))
+
+    @abstractmethod
+    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and something whose gradient with respect to the logits estimates that of the expected loss."""
+
+    def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+        loss, surrogate = self.loss(images, labels, noise)
+        soft = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
+        penalty = remaining * (self.regularization * soft.amax(dim=1)).sum()
+        (gradient,) = torch.autograd.grad(surrogate + penalty.to(surrogate.device), self.logits)
+        # to the device, where the processes' library reduces it
+        mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
+        self.logits.grad = mean.to(gradient)  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        return loss.detach()
+
+    def alpha(self) -> NDArray[np.float64]:
+        return torch.softmax(self.logits.detach().double(), dim=1).numpy()
+
+
+class StraightThrough(_Gradient):
+    """Hard Gumbel-softmax: forward the sampled path, backward as if the soft sample had been used (section 2.2)."""
+
+    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
+        with self.accelerator.autocast():
+            loss = alpha_loss(self.supernet, images, labels, factors)
+        return loss, loss
+
+
+class ReinMax(_Gradient):
+    """A second-order accurate straight-through gradient (Liu et al. 2023, Algorithm 2)."""
+
+    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        path = (self.logits.detach() + noise).argmax(dim=1)
+        with self.accelerator.autocast():
+            factors = reinmax_factors(self.logits, path, self.config.temperature)
+            loss = alpha_loss(self.supernet, images, labels, factors, path.tolist())
+        return loss, loss
+
+
+class ScoreFunction(_Gradient):
+    """Loss times the gradient of the path's log-probability: forward passes only.
+
+    Each row's baseline is the loss that its alphas lead to expect, from running means by column.
+    """
+
+    DECAY: ClassVar[float] = 0.9
+
+    def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
+        super().__init__(supernet, logits, config, accelerator)
+        self.means = torch.full(logits.shape, torch.nan)
+
+    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        path = (self.logits.detach() + noise).argmax(dim=1)
+        with torch.no_grad(), self.accelerator.autocast():
+            loss = F.cross_entropy(self.supernet(images, path.tolist()), labels)
+        (value,) = mean_over_processes(loss[None], self.accelerator)
+        self.means = torch.where(self.means.isnan(), value, self.means)  # of columns not seen yet
+        baseline = (torch.softmax(self.logits.detach(), dim=1) * self.means).sum(dim=1)
+        rows = torch.arange(len(path))
+        surrogate = ((value - baseline) * torch.log_softmax(self.logits, dim=1)[rows, path]).sum()
+        self.means[rows, path] += (1 - self.DECAY) * (value - self.means[rows, path])
+        return loss, surrogate
+
+
+class TrainingRegression(AlphaEstimator):
+    """Path regression on the losses that weight steps produce anyway: alphas cost nothing beyond training."""
+
+    takes_steps = False
+
+    def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
+        super().__init__(supernet, logits, config, accelerator)
+        self.paths: list[Sequence[int]] = []
+        self.losses: list[Tensor] = []
+        self.epochs: list[int] = []
+
+    def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
+        if epoch >= self.config.alpha_start:
+            self.paths.append(path)
+            self.losses.append(loss.detach())
+            self.epochs.append(epoch)
+
+    def effects(self) -> Effects | None:
+        if not self.losses:
+            return None
+        losses = mean_over_processes(torch.stack(self.losses).float(), self.accelerator)
+        return path_effects(np.array(self.paths), np.array(losses), np.array(self.epochs), self.logits.shape[1])
+
+    def alpha(self) -> NDArray[np.float64]:
+        """Softmax of effects over their typical standard error: even where nothing is known, peaked where much is."""
+        effects = self.effects()
+        if effects is None:
+            return np.full(self.logits.shape, 1 / self.logits.shape[1])
+        scores = -effects.value / np.sqrt((effects.error**2).mean())
+        scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return scores / scores.sum(axis=1, keepdims=True)
+
+
+class ValidationRegression(TrainingRegression):
+    """Path regression on losses of random paths on the alpha split: forward passes only."""
+
+    takes_steps = True
+
+    def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
+        """Training losses are not used."""
+
+    def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+        path = (self.logits + noise).argmax(dim=1).tolist()
+        with torch.no_grad(), self.accelerator.autocast():
+            loss = F.cross_entropy(self.supernet(images, path), labels)
+        super().observe(path, loss, epoch)
+        return loss
+
+
+ESTIMATORS: dict[str, type[AlphaEstimator]] = {
+    "straight-through": StraightThrough,
+    "reinmax": ReinMax,
+    "score-function": ScoreFunction,
+    "training-regression": TrainingRegression,
+    "validation-regression": ValidationRegression,
+}
+"""By their names in ``BilevelConfig.estimator``."""
+
+
+def reinmax_factors(logits: Tensor, path: Tensor, temperature: float = 1.0) -> Tensor:
+    """Something ``(d, w)`` with the gradient of ReinMax, for a path ``(d,)`` drawn from softmax(logits)."""
+    hard = F.one_hot(path, logits.shape[1])
+    middle = (hard + torch.softmax(logits / temperature, dim=1)) / 2
+    shifted = torch.softmax((middle.log() - logits).detach() + logits, dim=1)
+    return 2 * shifted - torch.softmax(logits, dim=1) / 2
+
+
+def alpha_loss(
+    supernet: Supernet, images: Tensor, labels: Tensor, factors: Tensor, path: Sequence[int] | None = None
+) -> Tensor:
+    """Cross-entropy along a path, with the straight-through gradient of factors.
+
+    Args:
+        supernet: not the distributed wrapper: weights take no gradient from it.
+        images: ``(B, C, H, W)``.
+        labels: ``(B,)``.
+        factors: ``(d, w)``, such as a soft Gumbel-softmax sample.
+        path: ``(d,)``; that of the largest factors by default.
+    """
+    path = factors.argmax(dim=1).tolist() if path is None else path
+    return F.cross_entropy(supernet(images, path, factors.to(images.device)), labels)
+
+
+def path_effects(
+    paths: NDArray[np.int64], losses: NDArray[np.float64], epochs: NDArray[np.int64], width: int
+) -> Effects:
+    """Effects of columns on losses, by least squares; what an epoch's losses have in common is taken out.
+
+    Args:
+        paths: ``(n, d)``.
+        losses: ``(n,)``.
+        epochs: ``(n,)``, in which they were seen.
+        width: columns w of each row.
+    """
+    n, depth = paths.shape
+    taken = (paths[:, :, None] == np.arange(width)).reshape(n, depth * width).astype(float)
+    time = (epochs[:, None] == np.unique(epochs)).astype(float)
+    basis = np.concatenate([taken, time], axis=1)
+    # relative to the mean of the row: the sum over a row's columns is every path's, and no effect
+    center = np.kron(np.eye(depth), np.eye(width) - 1 / width)
+    inverse = np.linalg.pinv(basis.T @ basis, hermitian=True)
+    fit = inverse @ (basis.T @ losses)
+    freedom = max(1, n - np.linalg.matrix_rank(basis))
+    variance = ((losses - basis @ fit) ** 2).sum() / freedom
+    columns = slice(depth * width)
+    error = np.sqrt(variance * np.diag(center @ inverse[columns, columns] @ center.T))
+    return Effects((center @ fit[columns]).reshape(depth, width), error.reshape(depth, width))
+
+
+def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
+    """Weight of each row's largest factor in the alpha loss, ``(d,)``; deeper rows are slowed down more."""
+    if isinstance(config.regularization, tuple):
+        if len(config.regularization) != depth:
+            raise InvalidInputError(
+                f"expected one regularization or {depth}, one per row, got {len(config.regularization)}"
+            )
+        return torch.tensor(config.regularization)
+    return config.regularization * torch.arange(1, depth + 1)

@@ -1,0 +1,111 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+
+from fade_study import HyperArchitecture, enumerate_dags
+from fade_study.nn import Supernet, gumbel_noise
+from fade_study.training import BilevelConfig, NetworkConfig, OptimizerConfig, train_hyper_architecture
+from fade_study.training.estimators import ESTIMATORS, ScoreFunction, path_effects, reinmax_factors
+
+HYPER = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(2))))
+
+
+@pytest.fixture
+def supernet(digits):
+    torch.manual_seed(0)
+    return Supernet(HYPER, digits.image_shape, digits.classes, NetworkConfig(normalization="none"))
+
+
+def test_the_score_function_is_unbiased(digits, supernet):
+    """Its mean over draws is the gradient of the expected loss, summed over all paths."""
+    images, labels = digits.alpha.images[:8], digits.alpha.labels[:8]
+    with torch.no_grad():
+        # scores in proportion to the paths' columns, so that losses differ
+        for row in range(2):
+            for parameter in supernet.cells(row)[1].parameters():
+                parameter.mul_(3)
+    start = torch.tensor([[0.3, -0.2], [0.0, 0.5]])
+    logits = start.clone().requires_grad_()
+    expected = torch.zeros(())
+    for path in itertools.product(range(2), repeat=2):
+        loss = F.cross_entropy(supernet(images, path), labels).detach()
+        expected = expected + loss * torch.softmax(logits, dim=1)[[0, 1], list(path)].prod()
+    (exact,) = torch.autograd.grad(expected, logits)
+
+    estimator = ScoreFunction(supernet, start.clone(), BilevelConfig(), Accelerator())
+    generator = torch.Generator().manual_seed(0)
+    gradients = []
+    for _ in range(600):
+        _, surrogate = estimator.loss(images, labels, gumbel_noise((2, 2), generator))
+        gradients.append(torch.autograd.grad(surrogate, estimator.logits)[0])
+    drawn = torch.stack(gradients)
+    error = drawn.std(dim=0) / len(drawn) ** 0.5
+    assert (exact.abs() > 4 * error).all(), "the draws could not tell the gradient from 0"
+    assert ((drawn.mean(dim=0) - exact).abs() < 4 * error).all()
+
+
+def test_reinmax_is_exact_for_quadratic_functions(rng):
+    """Second-order accurate; the plain straight-through gradient is exact for linear functions only."""
+    quadratic = torch.tensor(rng.normal(size=(4, 4)))
+    linear = torch.tensor(rng.normal(size=4))
+
+    def value(x):
+        return x @ quadratic @ x + linear @ x
+
+    logits = torch.tensor(rng.normal(size=(1, 4)), requires_grad=True)
+    alpha = torch.softmax(logits, dim=1)[0]
+    corners = torch.eye(4, dtype=torch.float64)
+    (exact,) = torch.autograd.grad(sum(alpha[j] * value(corners[j]) for j in range(4)), logits)
+    estimate, plain = torch.zeros_like(exact), torch.zeros_like(exact)
+    for j in range(4):
+        slope = torch.autograd.functional.jacobian(value, corners[j])
+        (reinmax,) = torch.autograd.grad(slope @ reinmax_factors(logits, torch.tensor([j]))[0], logits)
+        (straight,) = torch.autograd.grad(slope @ torch.softmax(logits, dim=1)[0], logits)
+        estimate += alpha[j].detach() * reinmax
+        plain += alpha[j].detach() * straight
+    torch.testing.assert_close(estimate, exact)
+    assert not torch.allclose(plain, exact, atol=1e-2)
+
+
+def test_effects_of_columns_are_found_whatever_the_epochs_do(rng):
+    effects = rng.normal(size=(3, 4))
+    effects -= effects.mean(axis=1, keepdims=True)
+    paths, epochs = rng.integers(4, size=(60, 3)), np.repeat([0, 1, 2], 20)
+    losses = effects[np.arange(3), paths].sum(axis=1) + np.array([9.0, 3.0, 1.0])[epochs]
+    found = path_effects(paths, losses, epochs, 4)
+    np.testing.assert_allclose(found.value, effects, atol=1e-9)
+    np.testing.assert_allclose(found.error, 0, atol=1e-9)
+
+
+def test_standard_errors_are_the_spread_of_effects(rng):
+    paths, epochs = rng.integers(3, size=(50, 2)), np.repeat([0, 1], 25)
+    fits = [path_effects(paths, rng.normal(size=50), epochs, 3) for _ in range(400)]
+    spread = np.std([fit.value for fit in fits], axis=0)
+    claimed = np.sqrt(np.mean([fit.error**2 for fit in fits], axis=0))
+    np.testing.assert_allclose(claimed, spread, rtol=0.15)
+
+
+def test_a_column_never_taken_has_no_effect(rng):
+    paths = np.column_stack([rng.integers(2, size=30), rng.integers(3, size=30)])
+    found = path_effects(paths, rng.normal(size=30), np.zeros(30, dtype=int), 3)
+    assert np.isfinite(found.value).all()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_path_regression_alone_knows_standard_errors(digits, estimator):
+    config = BilevelConfig(
+        epochs=3, batch_size=32, optimizer=OptimizerConfig(learning_rate=0.01), estimator=estimator, alpha_start=1
+    )
+    result = train_hyper_architecture(HYPER, digits, config, seed=0)
+    regression = estimator.endswith("regression")
+    assert (result.effects is not None) == regression
+    assert ("loss/alpha" in result.epochs[-1]) == (estimator != "training-regression")
+    np.testing.assert_allclose(result.alpha_history[0], 0.5)
+    if result.effects is not None:
+        assert ((result.effects.error > 0) & (result.effects.error < 1)).all()
+        order = result.alpha.argsort(axis=1)
+        np.testing.assert_array_equal(order, (-result.effects.value).argsort(axis=1))
