@@ -1,0 +1,93 @@
+"""Zero-cost proxies: scores of untrained networks, from one batch of images.
+
+Each is a function from a network with its initial weights, images ``(B, C, H, W)`` and labels ``(B,)`` to a number,
+higher is better; the network may be left in any state. Definitions follow Abdelfattah et al. (2021), "Zero-cost proxies
+for lightweight NAS", and the papers that they name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fade_study.nn import Network
+
+__all__ = ["PROXIES", "grad_norm", "jacob_cov", "naswot", "snip", "synflow"]
+
+
+def grad_norm(network: Network, images: Tensor, labels: Tensor) -> float:
+    """Sum over parameters of the norms of the loss gradient."""
+    return float(sum(gradient.norm() for gradient in _gradients(network, images, labels)))
+
+
+def snip(network: Network, images: Tensor, labels: Tensor) -> float:
+    """Sum of |weight · gradient| of the loss (Lee et al. 2019)."""
+    gradients = _gradients(network, images, labels)
+    return float(sum((w.detach() * g).abs().sum() for w, g in zip(network.parameters(), gradients, strict=True)))
+
+
+def synflow(network: Network, images: Tensor, labels: Tensor) -> float:
+    """Logarithm of the sum of weight · gradient, all weights made positive, of an image of ones (Tanaka et al. 2020).
+
+    In double precision, and with the initial statistics of normalizations, which change nothing.
+    """
+    network.double().eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.abs_()
+    output = network(torch.ones_like(images[:1], dtype=torch.double)).sum()
+    gradients = torch.autograd.grad(output, list(network.parameters()))
+    return math.log(sum((w.detach() * g).sum() for w, g in zip(network.parameters(), gradients, strict=True)))
+
+
+def jacob_cov(network: Network, images: Tensor, labels: Tensor) -> float:
+    """How little the images' input gradients correlate with each other (Mellor et al. 2020, first version)."""
+    network.train()
+    images = images.clone().requires_grad_()
+    (jacobian,) = torch.autograd.grad(network(images).sum(), images)
+    values = np.linalg.eigvalsh(np.corrcoef(jacobian.flatten(1).double().numpy()))
+    small = 1e-5
+    return -float((np.log(values + small) + 1 / (values + small)).sum())
+
+
+def naswot(network: Network, images: Tensor, labels: Tensor) -> float:
+    """How differently the images switch ReLUs on: log-determinant of the kernel of agreements (Mellor et al. 2021)."""
+    network.train()
+    with torch.no_grad(), _Activations() as activations:
+        network(images)
+    codes = torch.cat(activations.codes, dim=1).double()
+    agreements = codes @ codes.T + (1 - codes) @ (1 - codes).T
+    return float(torch.linalg.slogdet(agreements).logabsdet)
+
+
+class _Activations(TorchFunctionMode):
+    """Sees every ReLU, whatever kind of cell it is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codes: list[Tensor] = []
+        """On or off, ``(B, units)`` each."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("relu", "relu_"):
+            self.codes.append((result > 0).flatten(1))
+        return result
+
+
+def _gradients(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    network.train()
+    return torch.autograd.grad(F.cross_entropy(network(images), labels), list(network.parameters()))
+
+
+PROXIES: dict[str, Callable[[Network, Tensor, Tensor], float]] = {
+    function.__name__: function for function in (grad_norm, snip, synflow, jacob_cov, naswot)
+}
+"""By name."""
