@@ -29,20 +29,25 @@ __all__ = [
     "NetworkConfig",
     "Normalization",
     "OptimizerConfig",
+    "Schedule",
     "ScratchConfig",
     "SearchConfig",
     "SpaceConfig",
+    "ValidationConfig",
     "parse_config",
 ]
 
 T = TypeVar("T")
 Normalization = Literal["none", "cell", "vertex"]
+Schedule = Literal["constant", "cosine"]
 Estimator = Literal["straight-through", "reinmax", "score-function", "training-regression", "validation-regression"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+MOST_PATHS = 1_000_000
+"""Of a hyper-architecture whose paths are all listed."""
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 
 
@@ -165,6 +170,7 @@ class BilevelConfig:
         epochs: passes over the weight split.
         batch_size: of both kinds of steps.
         optimizer: of the weights.
+        schedule: of their learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
         estimator: of the alphas: ``straight-through`` Gumbel-softmax (the paper's), ``reinmax`` or ``score-function``,
             which take gradient steps; or ``training-regression`` and ``validation-regression``, which regress the
             losses of random paths on their columns, those of the weight steps or of steps on the alpha split.
@@ -184,6 +190,7 @@ class BilevelConfig:
     epochs: Positive = 20
     batch_size: Positive = 128
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Schedule = "constant"
     estimator: Estimator = "straight-through"
     alpha_learning_rate: PositiveFloat = 1e-3
     alpha_every: Positive = 1
@@ -224,7 +231,7 @@ class ScratchConfig:
     epochs: Positive = 20
     batch_size: Positive = 128
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     threads: Positive = 1
 
 
@@ -275,9 +282,73 @@ class SearchConfig:
         problems = []
         if self.step_size == 0:
             problems.append("step_size: expected a number other than 0, or anchors never move")
-        rows = self.bilevel.regularization
-        if isinstance(rows, tuple) and len(rows) != self.depth:
-            problems.append(f"bilevel.regularization: expected one number or one per row ({self.depth}), got {rows}")
+        problems += _row_problems(self.bilevel, self.depth)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+@_settings
+class ValidationConfig:
+    """Do ranks predict from-scratch accuracy? One hyper-architecture with the same cells in every row (section 3.1).
+
+    Args:
+        seed: of the supernets and of the choice of architectures.
+        depth: rows.
+        cells: candidates in every row, the w of the hyper-architecture, as far apart in the space's features as can be.
+        operations: of each of them, so that all architectures have the same number of weights.
+        repetitions: trainings of the hyper-architecture.
+        architectures: how many are trained from scratch, such that every cell is equally frequent in every row; null
+            for all.
+        half: of all architectures, from which they are taken: ``selection`` to choose settings by, ``report`` to report
+            what was chosen, or ``both``.
+        scratch_seeds: trainings from scratch of each architecture.
+        early_epochs: short trainings that are compared as predictors.
+        predictors: names of those that are compared; null for all.
+        top: the k of precision, regret and best rank among the best k.
+        resamples: of bootstrap intervals.
+        table: of from-scratch trainings that are not repeated where their recipe is the same: the name of a shipped
+            one, the path of a ``ground_truth.json``, or null.
+        executor: where trainings run: ``inline``, or ``processes:N``.
+        space: from which the cells are taken.
+        data: the images.
+        network: the macro-architecture.
+        bilevel: training of the hyper-architecture.
+        scratch: training from scratch.
+    """
+
+    seed: Seed = 0
+    depth: Positive = 4
+    cells: Annotated[int, Field(ge=2)] = 5
+    operations: Positive = 5
+    repetitions: Positive = 8
+    architectures: Annotated[int, Field(ge=4)] | None = None
+    half: Literal["both", "selection", "report"] = "both"
+    scratch_seeds: Positive = 3
+    early_epochs: tuple[Positive, ...] = (1, 2, 5)
+    predictors: tuple[str, ...] | None = None
+    top: tuple[Positive, ...] = (1, 5, 10)
+    resamples: Positive = 1000
+    table: str | None = None
+    executor: str = "processes:2"
+    space: SpaceConfig = SpaceConfig()
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    bilevel: BilevelConfig = BilevelConfig()
+    scratch: ScratchConfig = ScratchConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> ValidationConfig:
+        paths = self.cells**self.depth
+        available = paths if self.half == "both" else paths // 2
+        problems = []
+        if paths > MOST_PATHS:
+            problems.append(f"cells: expected cells to the power of depth up to {MOST_PATHS}, got {paths}")
+        if (self.architectures or 4) > available:
+            problems.append(f"architectures: expected up to {available}, of {paths} in all, got {self.architectures}")
+        if self.half != "both" and paths < 8:
+            problems.append(f"half: expected 8 architectures or more to divide, got {paths}")
+        problems += _row_problems(self.bilevel, self.depth)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -298,6 +369,13 @@ class BenchmarkConfig:
     seed: Seed = 0
     threads: Positive = 1
     search: str = "digits"
+
+
+def _row_problems(bilevel: BilevelConfig, depth: int) -> list[str]:
+    rows = bilevel.regularization
+    if isinstance(rows, tuple) and len(rows) != depth:
+        return [f"bilevel.regularization: expected one number or one per row ({depth}), got {rows}"]
+    return []
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:

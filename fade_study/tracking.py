@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlflow
 import numpy as np
@@ -27,6 +27,7 @@ from mlflow.entities import Metric, Param
 from numpy.typing import NDArray
 
 from fade_study.architecture import HyperArchitecture
+from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.settings import flatten, masked_url, plain
 from fade_study.training import Data, ScratchResult
@@ -40,9 +41,9 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 __all__ = [
     "SCHEMA",
     "Run",
-    "Scratch",
     "alpha_metrics",
     "check_server",
+    "commit",
     "find_scratch",
     "log_failed_scratch",
     "log_scratch",
@@ -108,6 +109,10 @@ class Run:
         """Set a tag."""
         self._client.set_tag(self.id, name, value)
 
+    def text(self, text: str, file: str) -> None:
+        """Write a text artifact."""
+        self._client.log_text(self.id, text, file)
+
     def json(self, values: Mapping[str, Any], file: str) -> None:
         """Write a JSON artifact."""
         self._client.log_dict(self.id, dict(values), file)
@@ -157,7 +162,7 @@ def start_study(
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    tags = {"fade.kind": kind, "fade.commit": _commit()} | ({"fade.study": study_name} if study_name else {})
+    tags = {"fade.kind": kind, "fade.commit": commit()} | ({"fade.study": study_name} if study_name else {})
     with _run(None, tags, nested=False) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES}
         run.params(
@@ -181,16 +186,6 @@ def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: in
         yield run
 
 
-class Scratch(NamedTuple):
-    """A from-scratch evaluation on record."""
-
-    run_id: str
-    test: float
-    """Test accuracy."""
-    validation: float
-    """Validation accuracy."""
-
-
 def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> Scratch:
     """The child run of a from-scratch evaluation that is done.
 
@@ -211,7 +206,7 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
             },
             step=len(result.epochs) - 1,
         )
-        return Scratch(run.id, result.test_accuracy, result.validation_accuracy)
+        return Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
 
 
 def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Exception) -> None:
@@ -251,7 +246,7 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
         name = run.data.params["architecture"], int(run.data.params["seed"])
         if name[0] in architectures:
             metrics = run.data.metrics
-            results[name] = Scratch(run.info.run_id, metrics["accuracy/test"], metrics["accuracy/validation"])
+            results[name] = Scratch(metrics["accuracy/test"], metrics["accuracy/validation"], metrics["seconds"])
     return results
 
 
@@ -291,7 +286,7 @@ def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:
     return {f"alpha/row{i}/column{j}": value for (i, j), value in np.ndenumerate(alpha)}
 
 
-def _commit() -> str:
+def commit() -> str:
     """Commit of the code, with ``-dirty`` where it was changed since."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

@@ -457,4 +457,4 @@ def measure_outside(preset: str) -> dict[str, NDArray[np.float64]]:
 
 
 if __name__ == "__main__":
-    command(benchmark, BenchmarkConfig, presets=None)
+    command(benchmark, BenchmarkConfig)

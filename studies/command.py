@@ -16,22 +16,22 @@ from fade_study.config import parse_config
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
-"""Where presets lie."""
+"""Where presets lie, in a folder for each study."""
 
 
-def command(study: Callable[[T], Any], cls: type[T], presets: Path | None = CONFIGS) -> None:
+def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None) -> None:
     """Run a study as the command line describes it; a refused one leaves nothing behind.
 
     Args:
         study: takes the configuration.
         cls: the configuration's class.
-        presets: folder of YAML files, or None where there are none.
+        presets: name of the folder of its YAML files, where it has any.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that runs end, and end KILLED
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        study(parse_config(cls, presets))
+        study(parse_config(cls, None if presets is None else CONFIGS / presets))
     except FadeError as error:
         sys.exit("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:

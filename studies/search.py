@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 import fade_study
 from analysis import figures
 from fade_study import tracking
+from fade_study.benchmarks import Scratch
 from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.settings import masked_url
@@ -135,7 +136,7 @@ def generation_metrics(
     return metrics
 
 
-def accuracy_metrics(accuracies: list[tracking.Scratch]) -> dict[str, float]:
+def accuracy_metrics(accuracies: list[Scratch]) -> dict[str, float]:
     """Mean over seeds, and standard deviation where there are several."""
     metrics: dict[str, float] = {}
     for name in ("test", "validation"):
@@ -195,4 +196,4 @@ def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, r
 
 
 if __name__ == "__main__":
-    command(search, SearchConfig)
+    command(search, SearchConfig, "search")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
+from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import completed, report
@@ -28,6 +29,7 @@ class ScratchTrainings:
         config: of the trainings.
         network: the macro-architecture.
         executor: that trains, from now on.
+        table: of trainings that need not be done again, beside those on record.
     """
 
     def __init__(
@@ -37,10 +39,13 @@ class ScratchTrainings:
         config: ScratchConfig,
         network: NetworkConfig,
         executor: Executor,
+        table: Table | None = None,
     ) -> None:
         self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
-        known = tracking.find_scratch(self.recipe, {key for key, _ in by_key})
+        known = {} if table is None else table.find(self.recipe)
+        if not by_key.keys() <= known.keys():
+            known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
         self.results = {name: known[name] for name in by_key if name in known}
         self.futures: dict[Future[ScratchResult], tuple[str, int]] = {
             executor.submit(_scratch, architecture, data, config, network, seed): (key, seed)
@@ -48,7 +53,7 @@ class ScratchTrainings:
             if (key, seed) not in known
         }
 
-    def collect(self) -> dict[tuple[str, int], tracking.Scratch]:
+    def collect(self) -> dict[tuple[str, int], Scratch]:
         """Results by architecture key and seed; without those whose workers were killed, of which a warning tells."""
         for future in completed(list(self.futures)):
             key, seed = self.futures[future]
@@ -77,10 +82,12 @@ def train_hyper(
     network: NetworkConfig,
     seeds: Sequence[int],
     executor: Executor,
+    paths: Sequence[Sequence[int]] = (),
 ) -> list[HyperResult]:
     """Train a hyper-architecture once per seed, each with a child run of its own.
 
-    A single training runs in this process and is recorded epoch by epoch; several go through the executor.
+    A single training runs in this process and is recorded epoch by epoch; several go through the executor. ``paths``
+    are columns ``(n, d)`` whose one-shot accuracies are measured in each.
     """
     if len(seeds) == 1:
         with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
@@ -89,11 +96,11 @@ def train_hyper(
                 child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
 
             result = train_hyper_architecture(
-                hyper_architecture, data, config, network=network, seed=seeds[0], on_epoch=on_epoch
+                hyper_architecture, data, config, network=network, seed=seeds[0], paths=paths, on_epoch=on_epoch
             )
             _finish_hyper(child, result)
         return [result]
-    tasks = {executor.submit(_hyper, hyper_architecture, data, config, network, seed): seed for seed in seeds}
+    tasks = {executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths): seed for seed in seeds}
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
         seed = tasks[task]
@@ -125,10 +132,17 @@ def _scratch(
 
 
 def _hyper(
-    hyper_architecture: HyperArchitecture, data: Data, config: BilevelConfig, network: NetworkConfig, seed: int
+    hyper_architecture: HyperArchitecture,
+    data: Data,
+    config: BilevelConfig,
+    network: NetworkConfig,
+    seed: int,
+    paths: Sequence[Sequence[int]],
 ) -> HyperResult:
     on_epoch = _reporter(config.epochs)
-    return train_hyper_architecture(hyper_architecture, data, config, network=network, seed=seed, on_epoch=on_epoch)
+    return train_hyper_architecture(
+        hyper_architecture, data, config, network=network, seed=seed, paths=paths, on_epoch=on_epoch
+    )
 
 
 def _reporter(epochs: int) -> Callable[..., None]:

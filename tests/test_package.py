@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "architecture": {"exceptions", "space"},
     "ranking": {"exceptions"},
     "correlation": {"exceptions"},
+    "benchmarks": {"exceptions", "dag", "space", "architecture"},
     "samplers": {"exceptions"},
     "settings": {"exceptions", "space"},
     "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "nn": {"exceptions", "dag", "space", "architecture", "config"},
     "training": {"exceptions", "architecture", "config", "nn"},
     "execution": {"exceptions"},
-    "tracking": {"exceptions", "architecture", "settings", "training"},
+    "tracking": {"exceptions", "architecture", "benchmarks", "settings", "training"},
     "__init__": CORE,
 }
 """Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""

@@ -85,9 +85,10 @@ def test_scratch_results_are_found_again(study):
     assert set(tracking.find_scratch("recipe", [architecture, "1:|2:"])) == {(architecture, 0), ("1:|2:", 3)}
     assert tracking.find_scratch("other", [architecture]) == {}
     assert tracking.find_scratch("recipe", ["1:|1:"]) == {}
-    history = mlflow.MlflowClient().get_metric_history(logged.run_id, "accuracy/validation")
+    filter_string = f"params.architecture = '{architecture}'"
+    (run,) = mlflow.search_runs(filter_string=filter_string, output_format="list")
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "accuracy/validation")
     assert [(m.step, m.value) for m in history] == [(0, 0.5), (1, 0.9)]
-    run = get(logged.run_id)
     assert run.data.tags["mlflow.parentRunId"] == study.id
     assert {"accuracy/test", "parameters", "flops", "seconds"} <= set(run.data.metrics)
 

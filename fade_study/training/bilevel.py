@@ -25,7 +25,7 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.data import Data, Split
 from fade_study.training.estimators import ESTIMATORS, Effects
-from fade_study.training.session import accuracy, adam, mean_over_processes, session
+from fade_study.training.session import accuracy, adam, mean_over_processes, schedule, session
 
 __all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
 
@@ -128,7 +128,10 @@ class _Trainer:
         supernet = Supernet(
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )
-        self.module, self.optimizer = accelerator.prepare(supernet, adam(supernet, config.optimizer))
+        weights_adam = adam(supernet, config.optimizer)
+        steps = self.data.weight.steps(config.batch_size) * config.epochs
+        self.schedule = schedule(weights_adam, config.schedule, steps)
+        self.module, self.optimizer = accelerator.prepare(supernet, weights_adam)
         self.supernet: Supernet = accelerator.unwrap_model(self.module)
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.estimator = ESTIMATORS[config.estimator](self.supernet, logits, config, accelerator)
@@ -164,6 +167,7 @@ class _Trainer:
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_value_(self.module.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
+        self.schedule.step()
         self.estimator.observe(path, loss, epoch)
         return loss.detach()
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
 from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.data import Data
-from fade_study.training.session import accuracy, adam, mean_over_processes, open_accelerator, session, single
+from fade_study.training.session import accuracy, adam, mean_over_processes, open_accelerator, schedule, session, single
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
@@ -68,9 +66,7 @@ def train_from_scratch(
         size, cost = parameters(model), flops(model, data.image_shape)
         steps = data.weight.steps(config.batch_size)
         weights_adam = adam(model, config.optimizer)
-        schedule = LambdaLR(
-            weights_adam, _cosine(steps * config.epochs) if config.schedule == "cosine" else lambda _: 1.0
-        )
+        decay = schedule(weights_adam, config.schedule, steps * config.epochs)
         module, optimizer = accelerator.prepare(model, weights_adam)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         epochs: list[dict[str, float]] = []
@@ -84,7 +80,7 @@ def train_from_scratch(
                 accelerator.backward(loss)
                 accelerator.clip_grad_value_(module.parameters(), config.optimizer.gradient_clip)
                 optimizer.step()
-                schedule.step()
+                decay.step()
                 total += loss.detach()
             module.eval()
             metrics = {
@@ -102,11 +98,6 @@ def train_from_scratch(
             flops=cost,
             seconds=time.perf_counter() - begin,
         )
-
-
-def _cosine(steps: int) -> Callable[[int], float]:
-    """Share of the learning rate by steps done, from 1 to 0."""
-    return lambda done: (1 + math.cos(math.pi * done / steps)) / 2
 
 
 def recipe(data: Data, config: ScratchConfig, network: NetworkConfig) -> str:

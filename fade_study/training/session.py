@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,12 +11,13 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from fade_study.config import OptimizerConfig
+from fade_study.config import OptimizerConfig, Schedule
 from fade_study.exceptions import InvalidInputError
 from fade_study.training.data import Split
 
-__all__ = ["accuracy", "adam", "mean_over_processes", "open_accelerator", "session", "single"]
+__all__ = ["accuracy", "adam", "mean_over_processes", "open_accelerator", "schedule", "session", "single"]
 
 EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
@@ -64,6 +66,12 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
 def adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
     """Adam over a module's parameters; those without a gradient, of cells not sampled, are left alone."""
     return torch.optim.Adam(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def schedule(optimizer: torch.optim.Optimizer, kind: Schedule, steps: int) -> LambdaLR:
+    """Of the learning rate; to be told of every step, ``steps`` of them in all."""
+    factors = {"constant": lambda _: 1.0, "cosine": lambda done: (1 + math.cos(math.pi * done / steps)) / 2}
+    return LambdaLR(optimizer, factors[kind])
 
 
 @torch.inference_mode()

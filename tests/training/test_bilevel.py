@@ -103,7 +103,7 @@ def test_the_digits_preset_trains_its_supernet():
 
     from fade_study.config import SearchConfig, parse_config
 
-    folder = Path(__file__).parents[2] / "studies" / "configs"
+    folder = Path(__file__).parents[2] / "studies" / "configs" / "search"
     config = parse_config(SearchConfig, folder, ["--preset", "digits"])
     study = create_study(
         space=DagSpace(config.space.max_vertices),

@@ -1,0 +1,169 @@
+"""Tables of from-scratch trainings: ground truth that need not be trained again.
+
+A table holds all evaluations of some architectures of one hyper-architecture. One is shipped, :func:`load_digits625`:
+all 625 architectures of the validation study's hyper-architecture, each with several seeds, so that rank rules and
+outer searches can be compared in seconds. ``mlflow run . -e validate`` leaves one of its own as ``ground_truth.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.architecture import HyperArchitecture
+from fade_study.dag import Dag
+from fade_study.exceptions import DataError
+
+__all__ = ["Scratch", "Table", "Trainings", "load_digits625", "load_table"]
+
+FOLDER = Path(__file__).parent
+
+
+class Scratch(NamedTuple):
+    """A from-scratch evaluation on record."""
+
+    test: float
+    """Test accuracy."""
+    validation: float
+    """Validation accuracy."""
+    seconds: float
+    """Of its training, on one processor thread unless its settings say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trainings:
+    """All of a table's architectures, trained from scratch in one way."""
+
+    settings: Mapping[str, Any]
+    """Of training and network."""
+    seeds: tuple[int, ...]
+    test: NDArray[np.float64]
+    """Test accuracies ``(n, S)``."""
+    validation: NDArray[np.float64]
+    """Validation accuracies ``(n, S)``."""
+    seconds: float
+    """Of one training, mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """From-scratch trainings of architectures of one hyper-architecture."""
+
+    hyper_architecture: HyperArchitecture
+    paths: NDArray[np.int64]
+    """``(n, d)``, a column for each row."""
+    recipe: str
+    """Of the trainings that are the ground truth; others are shorter or longer ones, to predict it with."""
+    trainings: Mapping[str, Trainings]
+    """By recipe, the hash of all that matters but architecture and seed."""
+    images: tuple[int, int]
+    """Number of test and of validation images: accuracies are counts of these."""
+    commit: str
+    """Of the code that trained."""
+
+    @property
+    def ground_truth(self) -> Trainings:
+        """The trainings that predictors are to predict."""
+        return self.trainings[self.recipe]
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the n architectures."""
+        return [self.hyper_architecture.architecture(path).key for path in self.paths.tolist()]
+
+    def find(self, recipe: str) -> dict[tuple[str, int], Scratch]:
+        """Evaluations by architecture key and seed; none of an unknown recipe."""
+        if recipe not in self.trainings:
+            return {}
+        trainings = self.trainings[recipe]
+        return {
+            (key, seed): Scratch(float(trainings.test[i, s]), float(trainings.validation[i, s]), trainings.seconds)
+            for i, key in enumerate(self.keys)
+            for s, seed in enumerate(trainings.seeds)
+        }
+
+    def to_json(self) -> str:
+        """The table as text, one line per architecture, accuracies as counts of images."""
+        test, validation = self.images
+        trainings = {
+            recipe: {
+                "settings": dict(trainings.settings),
+                "seeds": list(trainings.seeds),
+                "seconds": round(trainings.seconds, 4),
+                "test": _lines(trainings.test * test),
+                "validation": _lines(trainings.validation * validation),
+            }
+            for recipe, trainings in self.trainings.items()
+        }
+        content = {
+            "commit": self.commit,
+            "images": {"test": test, "validation": validation},
+            "rows": [" ".join(cell.key for cell in row) for row in self.hyper_architecture.rows],
+            "paths": _lines(self.paths),
+            "ground_truth": self.recipe,
+            "trainings": trainings,
+        }
+        return json.dumps(content, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Table:
+        """The inverse of ``to_json``, for cells that are Dags."""
+        content = json.loads(text)
+        images = content["images"]["test"], content["images"]["validation"]
+        return cls(
+            hyper_architecture=HyperArchitecture(
+                tuple(tuple(Dag.from_key(key) for key in row.split()) for row in content["rows"])
+            ),
+            paths=_numbers(content["paths"]),
+            recipe=content["ground_truth"],
+            trainings={
+                recipe: Trainings(
+                    settings=trainings["settings"],
+                    seeds=tuple(trainings["seeds"]),
+                    test=_numbers(trainings["test"]) / images[0],
+                    validation=_numbers(trainings["validation"]) / images[1],
+                    seconds=trainings["seconds"],
+                )
+                for recipe, trainings in content["trainings"].items()
+            },
+            images=images,
+            commit=content["commit"],
+        )
+
+
+def load_table(name: str) -> Table:
+    """A shipped table by its name, or any table by the path of its JSON file.
+
+    Raises:
+        DataError: (a ``ValueError``) where there is no such table, or the file is none.
+    """
+    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    if not path.is_file():
+        shipped = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json"))) or "none"
+        raise DataError(f"expected a table that is shipped ({shipped}) or the path of a JSON file, got {name!r}")
+    try:
+        return Table.from_json(path.read_text())
+    except (KeyError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"expected a table of trainings in {path}, got {type(error).__name__}: {error}; take ground_truth.json "
+            "from a run of the validation study"
+        ) from None
+
+
+def load_digits625() -> Table:
+    """All 625 architectures of 5 cells with 5 operations in 4 rows on scikit-learn's digits, several seeds each."""
+    return load_table("digits625")
+
+
+def _lines(numbers: NDArray[Any]) -> list[str]:
+    return [" ".join(str(round(number)) for number in row) for row in numbers.tolist()]
+
+
+def _numbers(lines: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([[int(number) for number in line.split()] for line in lines], dtype=np.int64)
