@@ -4,13 +4,22 @@ import pytest
 import yaml
 
 from fade_study import ConfigError
-from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, SearchConfig, SpaceConfig, parse_config
+from fade_study.config import (
+    BilevelConfig,
+    DataConfig,
+    NetworkConfig,
+    SearchConfig,
+    SpaceConfig,
+    ValidationConfig,
+    parse_config,
+)
 
 CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
+STUDIES = {"search": SearchConfig, "validate": ValidationConfig}
 
 
-def parse(*argv):
-    return parse_config(SearchConfig, CONFIGS, argv)
+def parse(*argv, study="search"):
+    return parse_config(STUDIES[study], CONFIGS / study, argv)
 
 
 def refused(*argv):
@@ -19,17 +28,36 @@ def refused(*argv):
     return error.value.problems
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_every_preset_is_valid_and_says_how_to_run_it(path):
-    assert isinstance(parse("--preset", path.stem), SearchConfig)
-    assert isinstance(parse("--preset", str(path)), SearchConfig)
+    study = path.parent.stem
+    assert isinstance(parse("--preset", path.stem, study=study), STUDIES[study])
+    assert isinstance(parse("--preset", str(path), study=study), STUDIES[study])
     header = path.read_text().split("\n\n")[0]
-    command = "mlflow run . -e search" + ("" if path.stem == "digits" else f" -P preset={path.stem}")
+    command = f"mlflow run . -e {study}" + ("" if path.stem == "digits" else f" -P preset={path.stem}")
     assert f"#   {command}" in header
 
 
 def test_there_are_the_presets_that_the_readme_names():
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {"smoke", "digits", "fashion", "paper"}
+    assert {path.stem for path in CONFIGS.glob("search/*.yaml")} == {"smoke", "digits", "fashion", "paper"}
+    assert {path.stem for path in CONFIGS.glob("validate/*.yaml")} == {"smoke", "digits", "paper"}
+
+
+def test_a_validation_needs_as_many_architectures_as_it_asks_for():
+    def problems(**settings):
+        with pytest.raises(ConfigError) as error:
+            ValidationConfig(**settings)
+        return error.value.problems
+
+    assert problems(cells=2, depth=3, architectures=9) == (
+        "architectures: expected up to 8, of 8 in all, got 9",
+    )  # fmt: skip
+    assert problems(cells=2, depth=3, half="report", architectures=5) == (
+        "architectures: expected up to 4, of 8 in all, got 5",
+    )  # fmt: skip
+    assert "up to 1000000" in problems(cells=50, depth=4)[0]
+    assert "8 architectures or more to divide" in problems(cells=2, depth=2, half="report")[-1]
+    assert "one number or one per row (4)" in problems(bilevel=BilevelConfig(regularization=(1.0, 2.0)))[0]
 
 
 def test_the_papers_numbers():

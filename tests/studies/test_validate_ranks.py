@@ -1,0 +1,157 @@
+"""The validation as a user starts it, and its parts."""
+
+import dataclasses
+import json
+
+import mlflow
+import numpy as np
+import pytest
+
+from fade_study import HyperArchitecture, enumerate_dags
+from fade_study.benchmarks import Table
+from fade_study.config import ValidationConfig, parse_config
+from fade_study.exceptions import InvalidInputError, WorkerDiedError
+from fade_study.training import load_data
+from studies import trainings
+from studies.command import CONFIGS
+from studies.predictors import Evidence, Measured, names, predict
+from studies.validate_ranks import choose_paths, train_scratch, validate
+from tests.studies.test_search import artifacts, mlflow_run, runs
+
+SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])
+FIGURES = {f"figures/{name}.png" for name in ("alphas", "ranks", "predictors", "curves")}
+TABLES = {
+    "report.txt",
+    "ground_truth.json",
+    *(f"{n}.{e}" for n in ("predictors", "architectures") for e in ("csv", "json")),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
+    result = mlflow_run(project, "-e", "validate", "-P", "preset=smoke")
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "9 architectures × 2 seeds" in output
+    assert "operations       not available because it is the same for all architectures" in output
+    (parent,) = runs("validation")
+    assert parent.info.status == "FINISHED"
+    assert artifacts(parent) >= TABLES | {"report.txt", "ground_truth.json"}
+    assert artifacts(parent, "figures") == FIGURES
+    metrics = parent.data.metrics
+    assert metrics["ground_truth/architectures"] == 9
+    assert metrics["ground_truth/seeds"] == 2
+    assert metrics["fade/spearman_low"] <= metrics["fade/spearman"] <= metrics["fade/spearman_high"]
+    assert {"audit/additive_r2", "predictor/one_shot/spearman", "predictor/synflow/seconds"} <= metrics.keys()
+    assert "predictor/operations/spearman" not in metrics
+    assert (len(runs("hyper")), len(runs("scratch"))) == (2, 9 * 2 + 9)
+    table = mlflow.load_table("predictors.json", run_ids=[parent.info.run_id])
+    row = table[table.predictor == "fade"].iloc[0]
+    assert row.value == pytest.approx(metrics["fade/spearman"])
+    assert table[table.predictor == "operations"].iloc[0].note.startswith("not available because")
+
+    # What is on record, or in a table, is not trained again, and gives the same report.
+    again = validate(SMOKE)
+    assert len(runs("scratch")) == 27
+    assert again.spearman.value == pytest.approx(metrics["fade/spearman"])
+    text = mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/ground_truth.json")
+    path = tmp_path / "ground_truth.json"
+    path.write_text(text)
+    for run in runs("scratch"):
+        mlflow.delete_run(run.info.run_id)
+    assert validate(dataclasses.replace(SMOKE, table=str(path))) == again
+    assert not runs("scratch")
+    assert json.loads(text)["trainings"].keys() == Table.from_json(text).trainings.keys()
+
+
+def test_halves_are_disjoint_whatever_the_seed():
+    halves = [{tuple(p) for p in choose_paths((3, 3), half, None, 7).tolist()} for half in ("selection", "report")]
+    assert not halves[0] & halves[1]
+    assert sorted(halves[0] | halves[1]) == [tuple(p) for p in choose_paths((3, 3), "both", None, 0).tolist()]
+    some = {tuple(p) for p in choose_paths((3, 3), "report", 5, 1).tolist()}
+    assert some < halves[1]
+
+
+@pytest.mark.parametrize("count", [10, 25, 100])
+def test_every_column_is_as_frequent_as_any_other_in_its_row(count):
+    paths = choose_paths((4, 5), "both", count, 3)
+    assert len(np.unique(paths, axis=0)) == count
+    frequencies = np.array([np.bincount(row, minlength=5) for row in paths.T])
+    assert np.ptp(frequencies) <= max(2, count // 25)
+    assert not np.array_equal(paths, choose_paths((4, 5), "both", count, 4))
+
+
+def test_unknown_predictors_are_refused_before_anything_is_recorded(mlflow_store):
+    with pytest.raises(ValueError, match=r"expected predictors among fade, .*, got magic"):
+        validate(dataclasses.replace(SMOKE, predictors=("magic", "flops")))
+    assert runs() == []
+
+
+def test_some_predictors_can_be_chosen():
+    assert names((1, 2), ("flops", "epochs_2")) == ["fade", "epochs_2", "flops"]
+    assert set(names((), None)) > {"fade", "borda", "one_shot", "synflow"}
+
+
+@pytest.fixture
+def evidence(rng):
+    paths = choose_paths((2, 3), "both", None, 0)
+    return Evidence(
+        paths=paths,
+        history=rng.dirichlet(np.ones(3), size=(4, 5, 2)),
+        one_shot=rng.random((4, 9)),
+        hyper_seconds=40.0,
+        one_shot_seconds=2.0,
+        single={"flops": Measured(np.arange(9.0), 1.0), "operations": Measured(np.ones(9), 0.0)},
+    )
+
+
+def test_predictors_with_repetitions_say_how_they_vary(evidence):
+    fade = predict("fade", evidence, 50, 0)
+    assert (fade.seconds, fade.replicates.shape) == (40.0, (50, 9))
+    assert predict("one_shot", evidence, 50, 0).seconds == 42.0
+    np.testing.assert_allclose(predict("one_shot", evidence, 5, 0).scores, evidence.one_shot.mean(axis=0))
+    assert predict("flops", evidence, 50, 0).replicates is None
+    one = dataclasses.replace(evidence, history=evidence.history[:1], one_shot=evidence.one_shot[:1])
+    assert predict("fade", one, 50, 0).replicates is None
+
+
+def test_row_effects_of_one_shot_accuracies_are_their_means_by_column(evidence):
+    scores = predict("one_shot_rows", evidence, 5, 0).scores.reshape(3, 3)
+    table = evidence.one_shot.mean(axis=0).reshape(3, 3)
+    expected = table.mean(axis=0) + table.mean(axis=1, keepdims=True) - table.mean()
+    np.testing.assert_allclose(scores, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("operations", "the same for all"), ("weighted_rows", "2 repetitions"), ("snip", "not measured")],
+)
+def test_predictors_that_are_not_available_say_why(evidence, name, reason):
+    one = dataclasses.replace(evidence, history=evidence.history[:1])
+    with pytest.raises(InvalidInputError, match=reason):
+        predict(name, one, 5, 0)
+
+
+@pytest.mark.filterwarnings("ignore:no from-scratch result")
+def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, monkeypatch):
+    cells = tuple(enumerate_dags(2))
+    hyper = HyperArchitecture((cells, cells))
+    lost = hyper.architecture((1, 0)).key
+    train = trainings._scratch
+
+    def dying(architecture, *arguments):
+        if architecture.key == lost:
+            raise WorkerDiedError("killed twice")
+        return train(architecture, *arguments)
+
+    monkeypatch.setattr(trainings, "_scratch", dying)
+    from fade_study import tracking
+    from fade_study.execution import InlineExecutor
+
+    data = load_data(SMOKE.data)
+    paths = choose_paths((2, 2), "both", None, 0)
+    with tracking.start_study("validation", SMOKE, "cpu", data):
+        table, complete = train_scratch(hyper, paths, [1], data, SMOKE, InlineExecutor(), None)
+    assert complete == [0, 1, 3]
+    assert lost not in table.keys
+    assert table.ground_truth.test.shape == (3, 2)

@@ -1,0 +1,68 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from fade_study import Dag, HyperArchitecture
+from fade_study.benchmarks import Scratch, Table, Trainings, load_table
+
+HYPER = HyperArchitecture(((Dag(1), Dag(2)), (Dag(2, ((0, 1),)), Dag(3))))
+
+
+@pytest.fixture
+def table(rng):
+    def trainings(seeds, epochs):
+        test, validation = (rng.integers(images + 1, size=(4, len(seeds))) / images for images in (300, 299))
+        return Trainings({"scratch": {"epochs": epochs}}, seeds, test, validation, 1.25)
+
+    return Table(
+        hyper_architecture=HYPER,
+        paths=np.array(list(itertools.product(range(2), repeat=2))),
+        recipe="long",
+        trainings={"long": trainings((0, 1, 2), 4), "short": trainings((1000,), 1)},
+        images=(300, 299),
+        commit="abc",
+    )
+
+
+def test_a_table_read_is_the_table_written_bit_for_bit(table):
+    again = Table.from_json(table.to_json())
+    assert again.to_json() == table.to_json()
+    assert (again.hyper_architecture, again.commit, again.recipe) == (HYPER, "abc", "long")
+    np.testing.assert_array_equal(again.paths, table.paths)
+    for name, trainings in table.trainings.items():
+        np.testing.assert_array_equal(again.trainings[name].test, trainings.test)
+        np.testing.assert_array_equal(again.trainings[name].validation, trainings.validation)
+        assert again.trainings[name].seeds == trainings.seeds
+    assert again.find("long") == table.find("long")
+
+
+def test_evaluations_are_found_by_architecture_and_seed(table):
+    assert len(table.find("long")) == 12
+    key = HYPER.architecture((1, 0)).key
+    expected = Scratch(table.ground_truth.test[2, 1], table.ground_truth.validation[2, 1], 1.25)
+    assert table.find("long")[key, 1] == expected
+    assert set(table.find("short")) == {(key, 1000) for key in table.keys}
+    assert table.find("unknown") == {}
+
+
+def test_a_table_of_ones_own_is_loaded_by_its_path(table, tmp_path):
+    path = tmp_path / "ground_truth.json"
+    path.write_text(table.to_json())
+    assert load_table(str(path)).to_json() == table.to_json()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"images": 3})])
+def test_files_that_are_no_tables_are_refused(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"expected a table of trainings in .*other\.json"):
+        load_table(str(path))
+
+
+def test_an_unknown_table_is_refused_with_those_that_there_are():
+    with pytest.raises(ValueError, match=r"shipped \(.*\) or the path of a JSON file, got 'digits626'"):
+        load_table("digits626")
+    with pytest.raises(ValueError, match=r"got 'nowhere/table\.json'"):
+        load_table("nowhere/table.json")
