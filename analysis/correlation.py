@@ -111,7 +111,7 @@ def draw_marginals(alpha: Array, cells: Sequence[str]) -> Figure:
     figure = Figure(figsize=(1.6 * width + 1, 3.6), layout="constrained")
     ax = figure.subplots()
     for row in range(depth):
-        shade = str(0.8 - 0.8 * row / max(1, depth - 1))
+        shade = str(0.8 * (1 - row / max(1, depth - 1)))
         x = np.arange(width) + 0.8 * (row - (depth - 1) / 2) / depth
         ax.bar(x, alpha[:, row].mean(axis=0), 0.8 / depth, color=shade, edgecolor="black", linewidth=0.5,
                label=f"row {row}")  # fmt: skip
