@@ -298,8 +298,8 @@ class ValidationConfig:
         cells: candidates in every row, the w of the hyper-architecture, as far apart in the space's features as can be.
         operations: of each of them, so that all architectures have the same number of weights.
         repetitions: trainings of the hyper-architecture.
-        architectures: how many are trained from scratch, such that every cell is equally frequent in every row; null
-            for all.
+        architectures: how many are trained from scratch, such that every cell is equally frequent in every row, or
+            ``all``.
         half: of all architectures, from which they are taken: ``selection`` to choose settings by, ``report`` to report
             what was chosen, or ``both``.
         scratch_seeds: trainings from scratch of each architecture.
@@ -322,7 +322,7 @@ class ValidationConfig:
     cells: Annotated[int, Field(ge=2)] = 5
     operations: Positive = 5
     repetitions: Positive = 8
-    architectures: Annotated[int, Field(ge=4)] | None = None
+    architectures: Annotated[int, Field(ge=4)] | Literal["all"] = "all"
     half: Literal["both", "selection", "report"] = "both"
     scratch_seeds: Positive = 3
     early_epochs: tuple[Positive, ...] = (1, 2, 5)
@@ -344,7 +344,7 @@ class ValidationConfig:
         problems = []
         if paths > MOST_PATHS:
             problems.append(f"cells: expected cells to the power of depth up to {MOST_PATHS}, got {paths}")
-        if (self.architectures or 4) > available:
+        if (4 if self.architectures == "all" else self.architectures) > available:
             problems.append(f"architectures: expected up to {available}, of {paths} in all, got {self.architectures}")
         if self.half != "both" and paths < 8:
             problems.append(f"half: expected 8 architectures or more to divide, got {paths}")

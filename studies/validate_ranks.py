@@ -13,6 +13,7 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Literal
 
 import numpy as np
 import torch
@@ -106,13 +107,13 @@ def validate(config: ValidationConfig) -> RankReport:
     return report
 
 
-def choose_paths(shape: tuple[int, int], half: str, count: int | None, seed: int) -> NDArray[np.int64]:
+def choose_paths(shape: tuple[int, int], half: str, count: int | Literal["all"], seed: int) -> NDArray[np.int64]:
     """Paths of a hyper-architecture to train from scratch, ``(n, d)``.
 
     Args:
         shape: ``(d, w)``.
         half: ``both``, or ``selection`` or ``report``: two halves that are the same whatever the seed.
-        count: of them, such that all columns of a row are as equally frequent as can be; None for all.
+        count: of them, such that all columns of a row are as equally frequent as can be.
         seed: of the choice.
     """
     depth, width = shape
@@ -120,7 +121,7 @@ def choose_paths(shape: tuple[int, int], half: str, count: int | None, seed: int
     shuffled = np.random.default_rng(0).permutation(len(paths))
     middle = len(paths) // 2
     index = {"both": shuffled, "selection": shuffled[:middle], "report": shuffled[middle:]}[half]
-    if count is not None:
+    if count != "all":
         index = np.random.default_rng([seed, 4]).permutation(index)
         frequency, chosen, left = np.zeros(shape), [], np.ones(len(index), dtype=bool)
         for _ in range(count):

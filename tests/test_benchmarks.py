@@ -1,11 +1,16 @@
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 
-from fade_study import Dag, HyperArchitecture
-from fade_study.benchmarks import Scratch, Table, Trainings, load_table
+from fade_study import Dag, DagSpace, HyperArchitecture
+from fade_study.benchmarks import Scratch, Table, Trainings, load_digits625, load_table
+from fade_study.config import ValidationConfig, parse_config
+from fade_study.space import distant_cells
+from fade_study.training import load_data, recipe, train_from_scratch
+from studies.command import CONFIGS
 
 HYPER = HyperArchitecture(((Dag(1), Dag(2)), (Dag(2, ((0, 1),)), Dag(3))))
 
@@ -66,3 +71,36 @@ def test_an_unknown_table_is_refused_with_those_that_there_are():
         load_table("digits626")
     with pytest.raises(ValueError, match=r"got 'nowhere/table\.json'"):
         load_table("nowhere/table.json")
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_digits625()
+
+
+@pytest.fixture(scope="module")
+def preset():
+    return parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "digits"])
+
+
+def test_the_shipped_table_holds_all_architectures_of_the_validation(shipped, preset):
+    cells = distant_cells(DagSpace(preset.space.max_vertices), preset.cells, preset.operations)
+    assert shipped.hyper_architecture == HyperArchitecture((cells,) * preset.depth)
+    assert len(np.unique(shipped.paths, axis=0)) == len(set(shipped.keys)) == 625
+    truth = shipped.ground_truth
+    assert truth.test.shape == (625, len(truth.seeds))
+    assert truth.seeds == tuple(range(preset.scratch_seeds))
+    assert len(truth.seeds) >= 3
+    assert ((truth.test > 0.05) & (truth.test <= 1)).all()
+    assert {t.settings["scratch"]["epochs"] for t in shipped.trainings.values()} >= {1, 2, 5}
+
+
+def test_rows_of_the_shipped_table_trained_again_are_within_seed_noise(shipped, preset):
+    data = load_data(preset.data)
+    assert shipped.recipe == recipe(data, preset.scratch, preset.network), "the preset would not use the table"
+    truth = shipped.ground_truth
+    noise = math.sqrt(truth.test.var(axis=1, ddof=1).mean())
+    for row, seed in ((0, 0), (312, 1), (624, 2)):
+        architecture = shipped.hyper_architecture.architecture(shipped.paths[row].tolist())
+        again = train_from_scratch(architecture, data, preset.scratch, network=preset.network, seed=seed)
+        assert abs(again.test_accuracy - truth.test[row, seed]) <= 4 * noise

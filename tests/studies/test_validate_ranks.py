@@ -65,9 +65,9 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
 
 
 def test_halves_are_disjoint_whatever_the_seed():
-    halves = [{tuple(p) for p in choose_paths((3, 3), half, None, 7).tolist()} for half in ("selection", "report")]
+    halves = [{tuple(p) for p in choose_paths((3, 3), half, "all", 7).tolist()} for half in ("selection", "report")]
     assert not halves[0] & halves[1]
-    assert sorted(halves[0] | halves[1]) == [tuple(p) for p in choose_paths((3, 3), "both", None, 0).tolist()]
+    assert sorted(halves[0] | halves[1]) == [tuple(p) for p in choose_paths((3, 3), "both", "all", 0).tolist()]
     some = {tuple(p) for p in choose_paths((3, 3), "report", 5, 1).tolist()}
     assert some < halves[1]
 
@@ -94,7 +94,7 @@ def test_some_predictors_can_be_chosen():
 
 @pytest.fixture
 def evidence(rng):
-    paths = choose_paths((2, 3), "both", None, 0)
+    paths = choose_paths((2, 3), "both", "all", 0)
     return Evidence(
         paths=paths,
         history=rng.dirichlet(np.ones(3), size=(4, 5, 2)),
@@ -149,7 +149,7 @@ def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, mon
     from fade_study.execution import InlineExecutor
 
     data = load_data(SMOKE.data)
-    paths = choose_paths((2, 2), "both", None, 0)
+    paths = choose_paths((2, 2), "both", "all", 0)
     with tracking.start_study("validation", SMOKE, "cpu", data):
         table, complete = train_scratch(hyper, paths, [1], data, SMOKE, InlineExecutor(), None)
     assert complete == [0, 1, 3]
