@@ -301,9 +301,9 @@ class ValidationConfig:
         architectures: how many are trained from scratch, such that every cell is equally frequent in every row, or
             ``all``.
         half: of all architectures, from which they are taken: ``selection`` to choose settings by, ``report`` to report
-            what was chosen, or ``both``.
+            what was chosen, or ``both``. The halves share their cells, so report with another seed as well.
         scratch_seeds: trainings from scratch of each architecture.
-        early_epochs: short trainings that are compared as predictors.
+        early_epochs: other trainings than the ground truth's, which are compared as predictors.
         predictors: names of those that are compared; null for all.
         top: the k of precision, regret and best rank among the best k.
         resamples: of bootstrap intervals.
@@ -348,6 +348,11 @@ class ValidationConfig:
             problems.append(f"architectures: expected up to {available}, of {paths} in all, got {self.architectures}")
         if self.half != "both" and paths < 8:
             problems.append(f"half: expected 8 architectures or more to divide, got {paths}")
+        if len({*self.early_epochs, self.scratch.epochs}) <= len(self.early_epochs):
+            problems.append(
+                f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "
+                f"truth, got {self.early_epochs}"
+            )
         problems += _row_problems(self.bilevel, self.depth)
         if problems:
             raise ValueError("; ".join(problems))

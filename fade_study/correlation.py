@@ -2,8 +2,12 @@
 
 Ground truth is noisy: an architecture's accuracy depends on the seed it was trained with. Accuracies are therefore
 given per seed, ``(n, S)``; the coefficients compare scores with their means, the intervals hold the choice of
-architectures, that of seeds, and the predictor's own noise where its repetitions are given, and the *noise ceiling*
-says what a perfect predictor would have reached.
+architectures with the noise of their seeds, and the predictor's own noise where its repetitions are given, and the
+*noise ceiling* says what a perfect predictor would have reached.
+
+All of this is about architectures of one hyper-architecture, which share their cells: with other cells everything may
+differ. And scores that factorise over rows have few degrees of freedom, however many architectures are scored: to ask
+whether such scores know anything, permute the cells within rows (``permuted``), not the architectures.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ class Estimate:
     low: float
     high: float
     p: float
-    """Two-sided, of no relation: by permuting the scores, unless said otherwise."""
+    """Two-sided, of no relation: by permuting scores, of architectures or as ``permuted`` says."""
 
     def __str__(self) -> str:
         p = f"p = {self.p:.2g}" if self.p >= 0.001 else "p < 0.001"
@@ -67,7 +71,7 @@ class RankReport:
     seeds: int
     spearman: Estimate
     kendall: Estimate
-    """tau-b; p is exact without ties, asymptotic with them."""
+    """tau-b; p is SciPy's, for exchangeable architectures: exact for few without ties, asymptotic else."""
     sparse_kendall: Estimate | None
     """tau-b after rounding mean accuracies to multiples of their standard error: what noise alone orders is tied."""
     precision: Mapping[int, float]
@@ -84,7 +88,7 @@ class RankReport:
     relative: float | None
     """Spearman coefficient as a share of the ceiling."""
     more_architectures: int
-    """That an interval of ± 0.1 would need in addition."""
+    """That an interval of ± 0.1 would need in addition, were it not for the predictor's own noise."""
     more_seeds: int | None
     """Per architecture, that a ceiling of 0.95 would need in addition."""
     notes: tuple[str, ...]
@@ -104,7 +108,7 @@ class RankReport:
             rank, regret = self.best_rank[k], self.regret[k]
             lines.append(f"top {k:<6} precision {precision:.2f}, best true rank {rank:.1f}, regret {regret:.2f}")
         if self.more_architectures:
-            lines.append(f"for ± {HALF_WIDTH}: {self.more_architectures} more architectures")
+            lines.append(f"for an interval of ± {HALF_WIDTH}: {self.more_architectures} more architectures")
         if self.more_seeds:
             lines.append(f"for a ceiling of {GOOD_CEILING}: {self.more_seeds} more seeds of each")
         return "\n".join([*lines, *self.notes])
@@ -116,6 +120,7 @@ def rank_report(
     *,
     top: Sequence[int] = (1, 5, 10),
     replicates: ArrayLike | None = None,
+    permuted: ArrayLike | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> RankReport:
@@ -128,6 +133,8 @@ def rank_report(
             random, and the expectation is reported.
         replicates: ``(B, n)``, the scores that resampled repetitions of the predictor give, so that intervals hold its
             own noise, too; as many as ``resamples``, or they are used in turn.
+        permuted: ``(K, n)``, the scores under permutations that would make no difference if the predictor knew nothing;
+            architectures are permuted by default.
         resamples: of the bootstrap.
         seed: of bootstrap and permutations.
 
@@ -140,7 +147,7 @@ def rank_report(
     n, seeds = y.shape
     notes: list[str] = []
     draws = _Draws(x, y.mean(axis=1), replicates, resamples, seed)
-    rho = _spearman(x, mean, draws, PERMUTATIONS, seed)
+    rho = _spearman(x, mean, draws, permuted, PERMUTATIONS, seed)
     kendall = _kendall(x, mean, draws, draws.means)
 
     sparse = trust = ceiling = relative = more_seeds = None
@@ -160,6 +167,9 @@ def rank_report(
         else:
             relative = rho.value / ceiling
             more_seeds = max(0, _seeds_needed(trust, seeds) - seeds)
+    needed = architectures_needed(rho.value)
+    if needed <= n and rho.high - rho.low > 2 * HALF_WIDTH:
+        notes.append("The interval is wide by the predictor's own noise: repeat it, rather than add architectures.")
     ks = [k for k in top if 1 <= k <= n]
     ranks = stats.rankdata(-mean, method="min").astype(float)
     best, average = float(mean.max()), float(mean.mean())
@@ -175,7 +185,7 @@ def rank_report(
         reliability=trust,
         ceiling=ceiling,
         relative=relative,
-        more_architectures=max(0, architectures_needed(rho.value) - n),
+        more_architectures=max(0, needed - n),
         more_seeds=more_seeds,
         notes=tuple(notes),
     )
@@ -186,6 +196,7 @@ def spearman(
     accuracies: ArrayLike,
     *,
     replicates: ArrayLike | None = None,
+    permuted: ArrayLike | None = None,
     resamples: int = 1000,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
@@ -201,12 +212,15 @@ def spearman(
         scores: ``(n,)``.
         accuracies: ``(n, S)`` or ``(n,)``.
         replicates: as in :func:`rank_report`.
+        permuted: as in :func:`rank_report`.
         resamples: of the bootstrap.
         permutations: of the p-value.
         seed: of both.
     """
     x, y = _checked(scores, accuracies)
-    return _spearman(x, y.mean(axis=1), _Draws(x, y.mean(axis=1), replicates, resamples, seed), permutations, seed)
+    return _spearman(
+        x, y.mean(axis=1), _Draws(x, y.mean(axis=1), replicates, resamples, seed), permuted, permutations, seed
+    )
 
 
 def partial_spearman(
@@ -214,6 +228,7 @@ def partial_spearman(
     accuracies: ArrayLike,
     covariates: ArrayLike,
     *,
+    replicates: ArrayLike | None = None,
     resamples: int = 1000,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
@@ -226,16 +241,22 @@ def partial_spearman(
         scores: ``(n,)``.
         accuracies: ``(n, S)`` or ``(n,)``.
         covariates: ``(n, c)``, such as the number of operations; constant ones take nothing out.
+        replicates: as in :func:`rank_report`.
         resamples: of the bootstrap, as in :func:`spearman`.
-        permutations: of the p-value, which permutes the scores' residuals (Freedman and Lane, 1983).
+        permutations: of the p-value, which permutes the scores' residuals (Kennedy, 1995).
         seed: of both.
 
     Returns:
         None where the covariates explain all scores or all accuracies.
     """
     x, y = _checked(scores, accuracies)
-    z = np.asarray(covariates, dtype=float).reshape(len(x), -1)
-    draws = _Draws(x, y.mean(axis=1), None, resamples, seed)
+    z = np.asarray(covariates, dtype=float)
+    z = z[:, None] if z.ndim == 1 else z
+    if z.ndim != 2 or len(z) != len(x) or not np.isfinite(z).all():
+        raise InvalidInputError(
+            f"expected finite covariates ({len(x)}, c), got {np.shape(covariates)}; one row for each"
+        )
+    draws = _Draws(x, y.mean(axis=1), replicates, resamples, seed)
 
     def residuals(x: Array, mean: Array, z: Array) -> tuple[Array, Array]:
         basis = np.column_stack([np.ones(len(x)), stats.rankdata(z, axis=0)])
@@ -248,7 +269,8 @@ def partial_spearman(
         return None
     value = float(_correlation(left, right))
     drawn = [
-        _correlation(*residuals(x[index], mean, z[index])) for index, mean in zip(draws.index, draws.means, strict=True)
+        _correlation(*residuals(scores, mean, z[index]))
+        for scores, mean, index in zip(draws.scores, draws.means, draws.index, strict=True)
     ]
     return Estimate(value, *draws.interval(value, np.array(drawn)), _permutation_p(left, right, permutations, seed))
 
@@ -259,10 +281,12 @@ def reliability(accuracies: ArrayLike) -> float:
     Spearman and Brown's formula on the mean Spearman coefficient between single seeds; that mean itself where it is not
     positive.
     """
-    y = np.asarray(accuracies, dtype=float)
+    y = _matrix(accuracies)
     seeds = y.shape[1]
     if seeds < 2:
         raise InvalidInputError("expected accuracies of 2 seeds or more, got 1; one alone does not show its noise")
+    if (np.ptp(y, axis=0) == 0).any():
+        return 0.0  # a seed with which all architectures are equal agrees with none
     matrix = np.corrcoef(stats.rankdata(y, axis=0), rowvar=False)
     single = matrix[np.triu_indices(seeds, k=1)].mean()
     return float(seeds * single / (1 + (seeds - 1) * single) if single > 0 else single)
@@ -299,8 +323,9 @@ class Audit:
     """Adjusted, of row main effects."""
     pairwise_r2: float | None
     """Adjusted, with the interactions of all pairs of rows; None where there are too few architectures."""
-    ceiling: float
-    """Spearman coefficient of mean accuracies and what the additive model predicts of each from all others."""
+    additive_spearman: float
+    """Spearman coefficient of mean accuracies and what the additive model predicts of each from all others: with many
+    more architectures than effects, about the best that a rank which factorises over rows can reach."""
 
 
 def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
@@ -313,9 +338,12 @@ def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
     Raises:
         InvalidInputError: where there are too few architectures for the row effects alone.
     """
-    y = np.asarray(accuracies, dtype=float)
-    mean = y.mean(axis=1) if y.ndim == 2 else y
+    mean = _matrix(accuracies).mean(axis=1)
     columns = np.asarray(paths)
+    if columns.ndim != 2 or len(columns) != len(mean):
+        raise InvalidInputError(f"expected paths ({len(mean)}, d), got {columns.shape}; one for each architecture")
+    if np.ptp(mean) == 0:
+        raise InvalidInputError(f"expected accuracies that differ, got {mean[0]} for all; there is nothing to explain")
     # indicator of each column but the first, row by row
     single = [(columns[:, [i]] == np.unique(columns[:, i])[1:]).astype(float) for i in range(columns.shape[1])]
     additive = np.column_stack([np.ones(len(mean)), *single])
@@ -331,7 +359,7 @@ def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
     return Audit(
         additive_r2=r2,
         pairwise_r2=_least_squares(pairwise, mean)[0] if enough else None,
-        ceiling=float(_correlation(stats.rankdata(predicted), stats.rankdata(mean))),
+        additive_spearman=float(_correlation(stats.rankdata(predicted), stats.rankdata(mean))),
     )
 
 
@@ -374,26 +402,37 @@ class _Draws:
 
 def _checked(scores: ArrayLike, accuracies: ArrayLike) -> tuple[Array, Array]:
     """Scores ``(n,)`` and accuracies ``(n, S)``, if they can be compared."""
-    x, y = np.asarray(scores, dtype=float), np.asarray(accuracies, dtype=float)
-    if y.ndim == 1:
-        y = y[:, None]
-    if x.ndim != 1 or y.ndim != 2 or len(x) != len(y) or y.shape[1] < 1:
+    x, y = np.asarray(scores, dtype=float), _matrix(accuracies)
+    if x.ndim != 1 or len(x) != len(y):
         raise InvalidInputError(
             f"expected scores (n,) and accuracies (n, S) or (n,), got {np.shape(scores)} and {np.shape(accuracies)}; "
             "give both for the same architectures, in the same order"
         )
     if len(x) < FEWEST:
         raise InvalidInputError(f"expected {FEWEST} architectures or more, got {len(x)}; fewer show nothing")
-    for name, values in (("scores", x), ("accuracies", y)):
-        if not np.isfinite(values).all():
-            where = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise InvalidInputError(
-                f"expected finite {name}, got {values[tuple(where)]} at {where}; leave that architecture out"
-            )
+    _check_finite("scores", x)
     for name, values in (("scores", x), ("mean accuracies", y.mean(axis=1))):
         if np.ptp(values) == 0:
             raise InvalidInputError(f"expected {name} that differ, got {values[0]} for all; they have no order")
     return x, y
+
+
+def _matrix(accuracies: ArrayLike) -> Array:
+    """Accuracies ``(n, S)``, if they are."""
+    y = np.asarray(accuracies, dtype=float)
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or y.shape[1] < 1:
+        raise InvalidInputError(f"expected accuracies (n, S) or (n,), got {y.shape}; one row for each architecture")
+    _check_finite("accuracies", y)
+    return y
+
+
+def _check_finite(name: str, values: Array) -> None:
+    if not np.isfinite(values).all():
+        where = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise InvalidInputError(
+            f"expected finite {name}, got {values[tuple(where)]} at {where}; leave that architecture out"
+        )
 
 
 def _correlation(a: Any, b: Any) -> Any:
@@ -421,11 +460,18 @@ def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
     return float(result.pvalue)
 
 
-def _spearman(x: Array, mean: Array, draws: _Draws, permutations: int, seed: int) -> Estimate:
+def _spearman(
+    x: Array, mean: Array, draws: _Draws, permuted: ArrayLike | None, permutations: int, seed: int
+) -> Estimate:
     a, b = stats.rankdata(x), stats.rankdata(mean)
     value = float(_correlation(a, b))
     drawn = _correlation(stats.rankdata(draws.scores, axis=1), stats.rankdata(draws.means, axis=1))
-    return Estimate(value, *draws.interval(value, drawn), _permutation_p(a, b, permutations, seed))
+    if permuted is None:
+        p = _permutation_p(a, b, permutations, seed)
+    else:
+        others = _correlation(stats.rankdata(permuted, axis=1), b)
+        p = (1 + np.sum(np.abs(others) >= abs(value) - 1e-12)) / (1 + len(others))
+    return Estimate(value, *draws.interval(value, drawn), float(p))
 
 
 def _kendall(x: Array, y: Array, draws: _Draws, means: Array) -> Estimate:

@@ -36,6 +36,8 @@ class Prediction(NamedTuple):
     """To score all n, on one processor core."""
     replicates: Array | None
     """``(B, n)``, scores from resampled repetitions; None where there is nothing to repeat."""
+    permuted: Array | None = None
+    """``(B, n)``, scores after permuting the columns of each row's alphas, where alphas are all there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,20 @@ def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Predict
             return smooth(evidence.one_shot[list(repetitions)].mean(axis=0))
     else:
         raise InvalidInputError("it was not measured")
-    count = len(evidence.history)
-    if count == 1:
-        return Prediction(scores([0]), seconds, None)
-    drawn = np.random.default_rng([seed, 3]).integers(count, size=(resamples, count))
-    return Prediction(scores(range(count)), seconds, np.stack([scores(draw) for draw in drawn]))
+    count, _, depth, width = evidence.history.shape
+    rng = np.random.default_rng([seed, 3])
+    drawn = [scores(draw) for draw in rng.integers(count, size=(resamples, count))] if count > 1 else None
+    permuted = None
+    if name in RULES:
+        orders = rng.permuted(np.broadcast_to(np.arange(width), (resamples, depth, width)), axis=2)
+        # permuting columns of all alphas is permuting the columns of paths
+        permuted = [RULES[name](evidence.history, order[np.arange(depth), evidence.paths]) for order in orders]
+    return Prediction(
+        scores(range(count)),
+        seconds,
+        None if drawn is None else np.stack(drawn),
+        None if permuted is None else np.stack(permuted),
+    )
 
 
 def _row_effects(paths: NDArray[np.int64]) -> Callable[[Array], Array]:

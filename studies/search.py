@@ -44,7 +44,7 @@ def search(config: SearchConfig) -> fade_study.FadeStudy:
             f"expected one process, got {accelerator.num_processes}; a search over several is not supported yet"
         )
     data = load_data(config.data)
-    check_schedule(config.bilevel, data)
+    check_schedule(config.bilevel, data, (config.depth, 1 + 2 * len(config.space.features)))
     tracking.check_server()
     with open_executor(config.executor) as executor:
         study = open_study(config, data)

@@ -47,25 +47,31 @@ class ScratchTrainings:
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
         self.results = {name: known[name] for name in by_key if name in known}
-        self.futures: dict[Future[ScratchResult], tuple[str, int]] = {
-            executor.submit(_scratch, architecture, data, config, network, seed): (key, seed)
-            for (key, seed), architecture in by_key.items()
-            if (key, seed) not in known
-        }
+        self.known = len(self.results)
+        self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
+        for (key, seed), architecture in by_key.items():
+            if (key, seed) not in known:
+                future = executor.submit(_scratch, architecture, data, config, network, seed)
+                self.futures[future] = key, seed
+                if future.done():  # trained in this process: recorded before the next one begins
+                    self._record(future)
 
     def collect(self) -> dict[tuple[str, int], Scratch]:
         """Results by architecture key and seed; without those whose workers were killed, of which a warning tells."""
         for future in completed(list(self.futures)):
-            key, seed = self.futures[future]
-            try:
-                self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, future.result())
-            except WorkerDiedError as error:
-                tracking.log_failed_scratch(key, self.recipe, seed, error)
-                warnings.warn(f"no from-scratch result of {key} with seed {seed}: {error}", stacklevel=2)
-            except Exception as error:
-                error.add_note(f"in the training from scratch of {key} with seed {seed}")
-                raise
+            self._record(future)
         return self.results
+
+    def _record(self, future: Future[ScratchResult]) -> None:
+        key, seed = self.futures.pop(future)
+        try:
+            self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, future.result())
+        except WorkerDiedError as error:
+            tracking.log_failed_scratch(key, self.recipe, seed, error)
+            warnings.warn(f"no from-scratch result of {key} with seed {seed}: {error}", stacklevel=2)
+        except Exception as error:
+            error.add_note(f"in the training from scratch of {key} with seed {seed}")
+            raise
 
 
 def repetition_seeds(seed: int, repetitions: int) -> list[int]:
@@ -120,6 +126,8 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
     last = len(result.epochs) - 1
     child.metrics({"one_shot_accuracy": result.accuracy, "seconds": result.seconds}, step=last)
     child.figure(figures.draw_alpha_history(result.alpha_history), "figures/alpha.png")
+    if result.effects is not None:
+        child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
         child.tag("fade.warning", result.warning)
 

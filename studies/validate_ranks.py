@@ -33,7 +33,7 @@ from fade_study.correlation import (
     rank_report,
     spearman,
 )
-from fade_study.exceptions import InvalidInputError
+from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.execution import completed, open_executor
 from fade_study.nn import Network, flops, parameters
 from fade_study.space import distant_cells, longest_path, operations
@@ -49,6 +49,7 @@ from studies.trainings import ScratchTrainings, repetition_seeds, train_hyper
 EARLY_SEED = 1000
 """Of the short trainings: none of the ground truth's, whose noise they must not share."""
 PROXY_IMAGES = 64
+FEWEST = 4
 CHUNK = 25
 """Architectures whose zero-cost proxies are one task."""
 
@@ -62,7 +63,7 @@ def validate(config: ValidationConfig) -> RankReport:
     predictors = names(config.early_epochs, config.predictors)
     table = None if config.table is None else load_table(config.table)
     data = load_data(config.data)
-    check_schedule(config.bilevel, data)
+    check_schedule(config.bilevel, data, (config.depth, config.cells))
     tracking.check_server()
     space = fade_study.DagSpace(
         config.space.max_vertices, min_vertices=config.space.min_vertices, features=config.space.features
@@ -86,7 +87,7 @@ def validate(config: ValidationConfig) -> RankReport:
         truth, complete = train_scratch(hyper_architecture, paths, short, data, config, executor, table)
         paths = truth.paths
         architectures = [hyper_architecture.architecture(path) for path in paths.tolist()]
-        single = measure(architectures, data, config, executor)
+        single = measure(architectures, predictors, data, config, executor)
         for epochs, trainings in zip(short, list(truth.trainings.values())[1:], strict=True):
             single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(paths))
         evidence = Evidence(
@@ -97,9 +98,9 @@ def validate(config: ValidationConfig) -> RankReport:
             one_shot_seconds=sum(result.path_seconds for result in results),
             single=single,
         )
+        run.text(truth.to_json(), "ground_truth.json")
         report = compare(predictors, evidence, truth.ground_truth, config, run)
         run.figure(figures.draw_marginals(evidence.history[:, -1], [cell.key for cell in cells]), "figures/alphas.png")
-        run.text(truth.to_json(), "ground_truth.json")
         one_shot = float(np.mean([result.accuracy for result in results]))
         run.metrics({"one_shot_accuracy": one_shot, "seconds": time.perf_counter() - begin})
         print(f"One-shot accuracy of the supernets: {one_shot:.2f} (chance {data.chance:.2f})")
@@ -157,12 +158,19 @@ def train_scratch(
         )
         for scratch, seeds in plans
     ]
+    known = sum(one.known for one in trainings)
+    print(f"From scratch: {known} of {len(paths) * sum(len(seeds) for _, seeds in plans)} trainings were done before")
     collected = [one.collect() for one in trainings]
     complete = [
         i
         for i, a in enumerate(architectures)
         if all((a.key, seed) in found for found, (_, seeds) in zip(collected, plans, strict=True) for seed in seeds)
     ]
+    if len(complete) < FEWEST:
+        raise WorkerDiedError(
+            f"expected {FEWEST} architectures or more with all their trainings, got {len(complete)} of {len(paths)}; "
+            "the same command repeats only those that are missing"
+        )
     keys = [architectures[i].key for i in complete]
     made = Table(
         hyper_architecture=hyper_architecture,
@@ -197,11 +205,16 @@ def as_trainings(
 
 
 def measure(
-    architectures: Sequence[Architecture], data: Data, config: ValidationConfig, executor: Executor
+    architectures: Sequence[Architecture],
+    predictors: Sequence[str],
+    data: Data,
+    config: ValidationConfig,
+    executor: Executor,
 ) -> dict[str, Measured]:
-    """What architectures show before they are trained."""
+    """What architectures show before they are trained: sizes, and those zero-cost proxies that are compared."""
+    proxies = [name for name in PROXIES if name in predictors]
     chunks = [architectures[i : i + CHUNK] for i in range(0, len(architectures), CHUNK)]
-    tasks = [executor.submit(_untrained, chunk, data, config.network, config.seed) for chunk in chunks]
+    tasks = [executor.submit(_untrained, chunk, proxies, data, config.network, config.seed) for chunk in chunks]
     for _ in completed(tasks, unit="chunk"):
         pass
     measured = {
@@ -218,11 +231,11 @@ def measure(
 
 
 def _untrained(
-    architectures: Sequence[Architecture], data: Data, config: NetworkConfig, seed: int
+    architectures: Sequence[Architecture], proxies: Sequence[str], data: Data, config: NetworkConfig, seed: int
 ) -> dict[str, Measured]:
     """Sizes and zero-cost proxies of some architectures, in a worker."""
     images, labels = data.weight.images[:PROXY_IMAGES], data.weight.labels[:PROXY_IMAGES]
-    functions = {name: lambda network, proxy=proxy: proxy(network, images, labels) for name, proxy in PROXIES.items()}
+    functions = {name: lambda network, name=name: PROXIES[name](network, images, labels) for name in proxies}
     functions |= {"parameters": parameters, "flops": lambda network: flops(network, data.image_shape)}
     measured = {}
     with session(seed, 1):
@@ -230,7 +243,11 @@ def _untrained(
             values, begin = [], time.perf_counter()
             for architecture in architectures:
                 torch.manual_seed(seed)
-                values.append(float(function(Network(architecture, data.image_shape, data.classes, config))))
+                network = Network(architecture, data.image_shape, data.classes, config)
+                try:
+                    values.append(float(function(network)))
+                except (ValueError, np.linalg.LinAlgError):  # a network that passes nothing on; NaN is refused later
+                    values.append(float("nan"))
             measured[name] = Measured(np.array(values), time.perf_counter() - begin)
     return measured
 
@@ -247,17 +264,25 @@ def compare(
     for name in predictors:
         try:
             prediction = predict(name, evidence, config.resamples, config.seed)
-            estimate = spearman(prediction.scores, accuracies, replicates=prediction.replicates, **options)
+            estimate = spearman(
+                prediction.scores,
+                accuracies,
+                replicates=prediction.replicates,
+                permuted=prediction.permuted,
+                **options,
+            )
         except InvalidInputError as error:
             missing[name] = str(error)
             continue
         predictions[name], entries[name] = prediction, figures.Entry(estimate, prediction.seconds)
     if "fade" in missing:
-        raise InvalidInputError(missing["fade"])
+        raise InvalidInputError(f"there are no FaDE-ranks to report on: {missing['fade']}")
     fade = predictions["fade"]
-    report = rank_report(fade.scores, accuracies, top=config.top, replicates=fade.replicates, **options)
+    report = rank_report(
+        fade.scores, accuracies, top=config.top, replicates=fade.replicates, permuted=fade.permuted, **options
+    )
     covariates = np.column_stack([evidence.single[name].values for name in ("operations", "longest_path")])
-    partial = partial_spearman(fade.scores, accuracies, covariates, **options)
+    partial = partial_spearman(fade.scores, accuracies, covariates, replicates=fade.replicates, **options)
     try:
         audit = independence_audit(accuracies, evidence.paths)
     except InvalidInputError as error:
@@ -304,7 +329,7 @@ def headline(
         "ground_truth/seeds": report.seeds,
         "audit/additive_r2": None if audit is None else audit.additive_r2,
         "audit/pairwise_r2": None if audit is None else audit.pairwise_r2,
-        "audit/ceiling": None if audit is None else audit.ceiling,
+        "audit/additive_spearman": None if audit is None else audit.additive_spearman,
     }
     for k in report.precision:
         metrics |= {f"fade/precision_{k}": report.precision[k], f"fade/regret_{k}": report.regret[k]}
@@ -328,7 +353,7 @@ def summary(
     if audit is not None:
         pairs = "" if audit.pairwise_r2 is None else f", with all pairs of rows {audit.pairwise_r2:.2f}"
         lines.append(f"accuracy as a sum over rows: adjusted R² {audit.additive_r2:.2f}{pairs}; "
-                     f"such a sum, fitted to the others, ranks each with {audit.ceiling:.2f}")  # fmt: skip
+                     f"such a sum, fitted to the others, ranks each with {audit.additive_spearman:.2f}")  # fmt: skip
     lines.append(f"\n{'predictor':16} Spearman [95 %], p{'':20} core-seconds")
     for name, (estimate, seconds) in sorted(entries.items(), key=lambda item: -abs(item[1].estimate.value)):
         lines.append(f"{name:16} {estimate!s:38} {seconds:.4g}")

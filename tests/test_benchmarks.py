@@ -66,6 +66,18 @@ def test_files_that_are_no_tables_are_refused(tmp_path, content):
         load_table(str(path))
 
 
+def test_a_table_with_missing_rows_is_refused(table, tmp_path):
+    path = tmp_path / "cut.json"
+    content = json.loads(table.to_json())
+    content["trainings"]["short"]["test"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="4 paths and all seeds"):
+        load_table(str(path))
+    path.write_text(json.dumps(json.loads(table.to_json()) | {"ground_truth": "lost"}))
+    with pytest.raises(ValueError, match="ground truth's recipe lost"):
+        load_table(str(path))
+
+
 def test_an_unknown_table_is_refused_with_those_that_there_are():
     with pytest.raises(ValueError, match=r"shipped \(.*\) or the path of a JSON file, got 'digits626'"):
         load_table("digits626")

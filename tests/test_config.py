@@ -55,6 +55,8 @@ def test_a_validation_needs_as_many_architectures_as_it_asks_for():
     assert problems(cells=2, depth=3, half="report", architectures=5) == (
         "architectures: expected up to 4, of 8 in all, got 5",
     )  # fmt: skip
+    for epochs in ((1, 1), (3, 20)):
+        assert "not the 20 epochs of the ground truth" in problems(early_epochs=epochs)[0]
     assert "up to 1000000" in problems(cells=50, depth=4)[0]
     assert "8 architectures or more to divide" in problems(cells=2, depth=2, half="report")[-1]
     assert "one number or one per row (4)" in problems(bilevel=BilevelConfig(regularization=(1.0, 2.0)))[0]

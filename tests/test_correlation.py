@@ -114,6 +114,31 @@ def test_replicates_widen_the_interval_and_leave_the_coefficient(rng):
     assert noisy.low < noisy.value < noisy.high
 
 
+def test_scores_that_factorise_are_tested_by_permuting_cells(rng):
+    """Of alphas that know nothing, 5 % are significant: architectures that share cells are not independent."""
+    paths = np.array(list(itertools.product(range(4), repeat=3)))
+    truth = rng.normal(size=(3, 4))[np.arange(3), paths].sum(axis=1) + 0.1 * rng.normal(size=64)
+    significant = {"permuted": 0, "free": 0}
+    for _ in range(100):
+        alpha = rng.normal(size=(3, 4))
+        orders = rng.permuted(np.broadcast_to(np.arange(4), (99, 3, 4)), axis=2)
+        permuted = np.stack([np.take_along_axis(alpha, o, axis=1)[np.arange(3), paths].sum(axis=1) for o in orders])
+        scores = alpha[np.arange(3), paths].sum(axis=1)
+        options = {"resamples": 2, "permutations": 99}
+        significant["permuted"] += spearman(scores, truth, permuted=permuted, **options).p <= 0.05
+        significant["free"] += spearman(scores, truth, **options).p <= 0.05
+    assert significant["permuted"] <= 12
+    assert significant["free"] >= 30
+
+
+def test_what_widens_the_interval_is_named(rng):
+    x, y = simulated(600, 3, 0.3, 1.0, rng)
+    drawn = x + 3 * rng.normal(size=(100, 1)) * rng.normal(size=600)
+    report = rank_report(x, y, replicates=drawn, **QUICK)
+    assert report.more_architectures == 0
+    assert "repeat it, rather than add architectures" in str(report)
+
+
 def test_sparse_tau_does_not_ask_for_the_order_of_noise(rng):
     """Two groups that differ, and nothing but noise within them."""
     group = np.repeat([0.0, 10.0], 20)
@@ -183,12 +208,12 @@ def test_the_audit_tells_sums_from_interactions(rng):
     sums = effects[np.arange(3), paths].sum(axis=1)
     audit = independence_audit(sums, paths)
     assert audit.additive_r2 == pytest.approx(1)
-    assert audit.ceiling == pytest.approx(1)
+    assert audit.additive_spearman == pytest.approx(1)
     products = sums + 3 * (paths[:, 0] == paths[:, 1])
     audit = independence_audit(products, paths)
     assert audit.additive_r2 < 0.9
     assert audit.pairwise_r2 == pytest.approx(1)
-    assert audit.ceiling < 1
+    assert audit.additive_spearman < 1
     noise = independence_audit(rng.normal(size=(27, 2)), paths)
     assert abs(noise.additive_r2) < 0.5
 
@@ -198,7 +223,7 @@ def test_leave_one_out_predictions_are_those_of_models_fitted_without(rng):
     y = rng.normal(size=20)
     basis = np.column_stack([np.ones(20), *[(paths[:, [i]] == [1, 2]).astype(float) for i in range(2)]])
     left = [basis[i] @ np.linalg.lstsq(np.delete(basis, i, 0), np.delete(y, i), rcond=None)[0] for i in range(20)]
-    assert independence_audit(y, paths).ceiling == pytest.approx(stats.spearmanr(left, y).statistic)
+    assert independence_audit(y, paths).additive_spearman == pytest.approx(stats.spearmanr(left, y).statistic)
 
 
 def test_too_few_architectures_for_an_audit(rng):
@@ -224,6 +249,23 @@ def test_what_cannot_be_compared_is_refused(scores, accuracies, message):
     for function in (rank_report, spearman):
         with pytest.raises(ValueError, match=message):
             function(scores, accuracies)
+
+
+def test_a_seed_with_which_all_are_equal_gives_no_ceiling():
+    report = rank_report([1, 2, 3, 4], [[1, 0], [2, 0], [4, 0], [3, 0]], **QUICK)
+    assert (report.reliability, report.ceiling) == (0, None)
+
+
+def test_what_an_audit_or_a_reliability_cannot_use_is_refused(rng):
+    paths = np.array(list(itertools.product(range(2), repeat=4)))
+    with pytest.raises(ValueError, match=r"paths \(16, d\)"):
+        independence_audit(rng.normal(size=16), paths[:8])
+    with pytest.raises(ValueError, match="accuracies that differ"):
+        independence_audit(np.ones(16), paths)
+    with pytest.raises(ValueError, match=r"accuracies \(n, S\)"):
+        reliability(np.ones((2, 2, 2)))
+    with pytest.raises(ValueError, match=r"covariates \(5, c\)"):
+        partial_spearman([1, 2, 3, 4, 5], [2, 1, 3, 4, 5], np.ones((2, 5)))
 
 
 def test_replicates_of_other_architectures_are_refused():

@@ -65,7 +65,7 @@ class Table:
     images: tuple[int, int]
     """Number of test and of validation images: accuracies are counts of these."""
     commit: str
-    """Of the code that trained."""
+    """Of the code that wrote the table; what trained it is pinned by the recipes."""
 
     @property
     def ground_truth(self) -> Trainings:
@@ -115,12 +115,20 @@ class Table:
     def from_json(cls, text: str) -> Table:
         """The inverse of ``to_json``, for cells that are Dags."""
         content = json.loads(text)
+        paths = _numbers(content["paths"])
+        for trainings in content["trainings"].values():
+            shapes = {(len(trainings[split]), len(trainings["seeds"])) for split in ("test", "validation")}
+            shapes |= {_numbers(trainings[split]).shape for split in ("test", "validation")}
+            if shapes != {(len(paths), len(trainings["seeds"]))}:
+                raise ValueError(f"expected accuracies of {len(paths)} paths and all seeds, got shapes {shapes}")
+        if content["ground_truth"] not in content["trainings"]:
+            raise ValueError(f"no trainings of the ground truth's recipe {content['ground_truth']}")
         images = content["images"]["test"], content["images"]["validation"]
         return cls(
             hyper_architecture=HyperArchitecture(
                 tuple(tuple(Dag.from_key(key) for key in row.split()) for row in content["rows"])
             ),
-            paths=_numbers(content["paths"]),
+            paths=paths,
             recipe=content["ground_truth"],
             trainings={
                 recipe: Trainings(

@@ -76,7 +76,7 @@ def train_hyper_architecture(
         paths: ``(n, d)``, columns whose one-shot accuracies are measured when all is trained.
         on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics.
     """
-    check_schedule(config, data)
+    check_schedule(config, data, hyper_architecture.shape)
     begin = time.perf_counter()
     history: list[NDArray[np.float64]] = []
     epochs: list[dict[str, float]] = []
@@ -190,14 +190,24 @@ class _Trainer:
         return split.batches(self.config.batch_size, self.generator, rank=rank, ranks=ranks)
 
 
-def check_schedule(config: BilevelConfig, data: Data) -> None:
-    """Raise unless a training on these data takes an alpha step, where its estimator needs one."""
-    if not ESTIMATORS[config.estimator].takes_steps:
-        return
+def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int]) -> None:
+    """Raise unless a training on these data teaches its estimator something.
+
+    Args:
+        config: of the training.
+        data: from ``load_data``.
+        shape: ``(d, w)``.
+    """
     steps = data.weight.steps(config.batch_size)
-    if config.epochs * steps // config.alpha_every <= config.alpha_start * steps // config.alpha_every:
+    regression = config.estimator.endswith("regression")
+    every = config.alpha_every if ESTIMATORS[config.estimator].takes_steps else 1
+    taught = config.epochs * steps // every - config.alpha_start * steps // every
+    depth, width = shape
+    needed = depth * (width - 1) + config.epochs - config.alpha_start + 1 if regression else 1
+    if taught < needed:
+        what = "an alpha step" if needed == 1 else f"{needed} losses, more than there are unknowns,"
         raise InvalidInputError(
-            f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got alpha_every = "
+            f"expected {what} within {config.epochs} epochs of {steps} weight steps, got {taught} with alpha_every = "
             f"{config.alpha_every} from epoch {config.alpha_start} on; lower them, or alphas never move"
         )
 

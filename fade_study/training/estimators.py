@@ -154,7 +154,7 @@ class ScoreFunction(_Gradient):
         with torch.no_grad(), self.accelerator.autocast():
             loss = F.cross_entropy(self.supernet(images, path.tolist()), labels)
         (value,) = mean_over_processes(loss[None], self.accelerator)
-        self.means = torch.where(self.means.isnan(), value, self.means)  # of columns not seen yet
+        self.means = torch.where(self.means.isnan(), value, self.means)  # before the first step
         baseline = (torch.softmax(self.logits.detach(), dim=1) * self.means).sum(dim=1)
         rows = torch.arange(len(path))
         surrogate = ((value - baseline) * torch.log_softmax(self.logits, dim=1)[rows, path]).sum()
@@ -162,10 +162,8 @@ class ScoreFunction(_Gradient):
         return loss, surrogate
 
 
-class TrainingRegression(AlphaEstimator):
-    """Path regression on the losses that weight steps produce anyway: alphas cost nothing beyond training."""
-
-    takes_steps = False
+class _PathRegression(AlphaEstimator):
+    """Row × column effects on the losses of random paths, which the initial logits draw."""
 
     def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
         super().__init__(supernet, logits, config, accelerator)
@@ -173,11 +171,11 @@ class TrainingRegression(AlphaEstimator):
         self.losses: list[Tensor] = []
         self.epochs: list[int] = []
 
-    def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
-        if epoch >= self.config.alpha_start:
-            self.paths.append(path)
-            self.losses.append(loss.detach())
-            self.epochs.append(epoch)
+    def record(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
+        """A path ``(d,)`` and its loss ``()``."""
+        self.paths.append(path)
+        self.losses.append(loss.detach())
+        self.epochs.append(epoch)
 
     def effects(self) -> Effects | None:
         if not self.losses:
@@ -190,24 +188,30 @@ class TrainingRegression(AlphaEstimator):
         effects = self.effects()
         if effects is None:
             return np.full(self.logits.shape, 1 / self.logits.shape[1])
-        scores = -effects.value / np.sqrt((effects.error**2).mean())
+        typical = np.sqrt((effects.error[np.isfinite(effects.error)] ** 2).mean())
+        scores = -effects.value / max(typical, 1e-12)
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         return scores / scores.sum(axis=1, keepdims=True)
 
 
-class ValidationRegression(TrainingRegression):
-    """Path regression on losses of random paths on the alpha split: forward passes only."""
+class TrainingRegression(_PathRegression):
+    """Path regression on the losses that weight steps produce anyway: alphas cost nothing beyond training."""
 
-    takes_steps = True
+    takes_steps = False
 
     def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
-        """Training losses are not used."""
+        if epoch >= self.config.alpha_start:
+            self.record(path, loss, epoch)
+
+
+class ValidationRegression(_PathRegression):
+    """Path regression on losses of random paths on the alpha split: forward passes only."""
 
     def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
         path = (self.logits + noise).argmax(dim=1).tolist()
         with torch.no_grad(), self.accelerator.autocast():
             loss = F.cross_entropy(self.supernet(images, path), labels)
-        super().observe(path, loss, epoch)
+        self.record(path, loss, epoch)
         return loss
 
 
@@ -247,7 +251,7 @@ def alpha_loss(
 
 def path_effects(
     paths: NDArray[np.int64], losses: NDArray[np.float64], epochs: NDArray[np.int64], width: int
-) -> Effects:
+) -> Effects | None:
     """Effects of columns on losses, by least squares; what an epoch's losses have in common is taken out.
 
     Args:
@@ -255,20 +259,31 @@ def path_effects(
         losses: ``(n,)``.
         epochs: ``(n,)``, in which they were seen.
         width: columns w of each row.
+
+    Returns:
+        Effects; of a column that no path took the value is 0 and the error infinite. None while there are no more
+        losses than unknowns.
     """
     n, depth = paths.shape
     taken = (paths[:, :, None] == np.arange(width)).reshape(n, depth * width).astype(float)
     time = (epochs[:, None] == np.unique(epochs)).astype(float)
     basis = np.concatenate([taken, time], axis=1)
-    # relative to the mean of the row: the sum over a row's columns is every path's, and no effect
-    center = np.kron(np.eye(depth), np.eye(width) - 1 / width)
+    freedom = n - np.linalg.matrix_rank(basis)
+    if freedom < 1:
+        return None
     inverse = np.linalg.pinv(basis.T @ basis, hermitian=True)
     fit = inverse @ (basis.T @ losses)
-    freedom = max(1, n - np.linalg.matrix_rank(basis))
     variance = ((losses - basis @ fit) ** 2).sum() / freedom
+    # relative to the mean of the row's columns that were taken: their sum is every path's, and no effect
+    seen = taken.any(axis=0).reshape(depth, width)
+    center = np.zeros((depth * width, depth * width))
+    for row, known in enumerate(seen):
+        block = slice(row * width, (row + 1) * width)
+        center[block, block] = np.outer(known, known) * (np.eye(width) - 1 / known.sum())
     columns = slice(depth * width)
-    error = np.sqrt(variance * np.diag(center @ inverse[columns, columns] @ center.T))
-    return Effects((center @ fit[columns]).reshape(depth, width), error.reshape(depth, width))
+    error = np.sqrt(np.maximum(0, variance * np.diag(center @ inverse[columns, columns] @ center.T)))
+    value = (center @ fit[columns]).reshape(depth, width)
+    return Effects(value, np.where(seen, error.reshape(depth, width), np.inf))
 
 
 def row_regularization(config: BilevelConfig, depth: int) -> Tensor:

@@ -135,8 +135,8 @@ def test_predictors_that_are_not_available_say_why(evidence, name, reason):
 @pytest.mark.filterwarnings("ignore:no from-scratch result")
 def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, monkeypatch):
     cells = tuple(enumerate_dags(2))
-    hyper = HyperArchitecture((cells, cells))
-    lost = hyper.architecture((1, 0)).key
+    hyper = HyperArchitecture((cells, cells, cells))
+    lost = hyper.architecture((0, 1, 0)).key
     train = trainings._scratch
 
     def dying(architecture, *arguments):
@@ -149,9 +149,11 @@ def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, mon
     from fade_study.execution import InlineExecutor
 
     data = load_data(SMOKE.data)
-    paths = choose_paths((2, 2), "both", "all", 0)
+    paths = choose_paths((3, 2), "both", "all", 0)
     with tracking.start_study("validation", SMOKE, "cpu", data):
         table, complete = train_scratch(hyper, paths, [1], data, SMOKE, InlineExecutor(), None)
-    assert complete == [0, 1, 3]
-    assert lost not in table.keys
-    assert table.ground_truth.test.shape == (3, 2)
+        assert complete == [0, 1, 3, 4, 5, 6, 7]
+        assert lost not in table.keys
+        assert table.ground_truth.test.shape == (7, 2)
+        with pytest.raises(RuntimeError, match="4 architectures or more with all their trainings, got 3 of 4"):
+            train_scratch(hyper, paths[:4], [], data, SMOKE, InlineExecutor(), None)

@@ -90,9 +90,23 @@ def test_standard_errors_are_the_spread_of_effects(rng):
 
 
 def test_a_column_never_taken_has_no_effect(rng):
-    paths = np.column_stack([rng.integers(2, size=30), rng.integers(3, size=30)])
-    found = path_effects(paths, rng.normal(size=30), np.zeros(30, dtype=int), 3)
-    assert np.isfinite(found.value).all()
+    paths = np.column_stack([rng.integers(1, 3, size=200), rng.integers(3, size=200)])
+    found = path_effects(paths, 2 + 0.3 * rng.normal(size=200), np.zeros(200, dtype=int), 3)
+    assert (found.value[0, 0], found.error[0, 0]) == (0, np.inf)
+    np.testing.assert_allclose(found.value.sum(axis=1), 0, atol=1e-9)
+    assert (np.abs(found.value) < 5 * np.where(np.isfinite(found.error), found.error, 1)).all()
+    assert (found.error[1] < 0.1).all()
+
+
+def test_no_more_losses_than_unknowns_show_nothing(rng):
+    paths = np.array([[0, 0], [1, 1], [2, 2], [0, 1], [1, 2]])
+    assert path_effects(paths, rng.normal(size=5), np.zeros(5, dtype=int), 3) is None
+
+
+def test_a_regression_that_would_see_too_little_is_refused(digits):
+    config = BilevelConfig(epochs=2, batch_size=200, estimator="training-regression")
+    with pytest.raises(ValueError, match="expected 5 losses, more than there are unknowns, within 2 epochs"):
+        train_hyper_architecture(HYPER, digits, config)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
