@@ -229,6 +229,7 @@ def partial_spearman(
     covariates: ArrayLike,
     *,
     replicates: ArrayLike | None = None,
+    permuted: ArrayLike | None = None,
     resamples: int = 1000,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
@@ -243,7 +244,8 @@ def partial_spearman(
         covariates: ``(n, c)``, such as the number of operations; constant ones take nothing out.
         replicates: as in :func:`rank_report`.
         resamples: of the bootstrap, as in :func:`spearman`.
-        permutations: of the p-value, which permutes the scores' residuals (Kennedy, 1995).
+        permuted: as in :func:`rank_report`; by default the scores' residuals are permuted (Kennedy, 1995).
+        permutations: of the p-value by default.
         seed: of both.
 
     Returns:
@@ -258,21 +260,25 @@ def partial_spearman(
         )
     draws = _Draws(x, y.mean(axis=1), replicates, resamples, seed)
 
-    def residuals(x: Array, mean: Array, z: Array) -> tuple[Array, Array]:
-        basis = np.column_stack([np.ones(len(x)), stats.rankdata(z, axis=0)])
-        ranks = np.column_stack([stats.rankdata(x), stats.rankdata(mean)])
-        rest = ranks - basis @ np.linalg.lstsq(basis, ranks, rcond=None)[0]
-        return rest[:, 0], rest[:, 1]
+    def residuals(values: Array, z: Array) -> Array:
+        """Of the ranks of values ``(..., n)``."""
+        basis = np.column_stack([np.ones(len(z)), stats.rankdata(z, axis=0)])
+        ranks = stats.rankdata(values, axis=-1).T
+        return (ranks - basis @ np.linalg.lstsq(basis, ranks, rcond=None)[0]).T
 
-    left, right = residuals(x, y.mean(axis=1), z)
+    left, right = residuals(x, z), residuals(y.mean(axis=1), z)
     if min(np.ptp(left), np.ptp(right)) < 1e-9 * len(x):
         return None
     value = float(_correlation(left, right))
     drawn = [
-        _correlation(*residuals(scores, mean, z[index]))
+        _correlation(residuals(scores, z[index]), residuals(mean, z[index]))
         for scores, mean, index in zip(draws.scores, draws.means, draws.index, strict=True)
     ]
-    return Estimate(value, *draws.interval(value, np.array(drawn)), _permutation_p(left, right, permutations, seed))
+    if permuted is None:
+        p = _permutation_p(left, right, permutations, seed)
+    else:
+        p = _given_p(value, _correlation(residuals(np.asarray(permuted, dtype=float), z), right))
+    return Estimate(value, *draws.interval(value, np.array(drawn)), p)
 
 
 def reliability(accuracies: ArrayLike) -> float:
@@ -460,6 +466,11 @@ def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
     return float(result.pvalue)
 
 
+def _given_p(value: float, others: Array) -> float:
+    """Share of coefficients under given permutations that are as large, the value itself among them."""
+    return float((1 + np.sum(np.abs(others) >= abs(value) - 1e-12)) / (1 + len(others)))
+
+
 def _spearman(
     x: Array, mean: Array, draws: _Draws, permuted: ArrayLike | None, permutations: int, seed: int
 ) -> Estimate:
@@ -469,9 +480,8 @@ def _spearman(
     if permuted is None:
         p = _permutation_p(a, b, permutations, seed)
     else:
-        others = _correlation(stats.rankdata(permuted, axis=1), b)
-        p = (1 + np.sum(np.abs(others) >= abs(value) - 1e-12)) / (1 + len(others))
-    return Estimate(value, *draws.interval(value, drawn), float(p))
+        p = _given_p(value, _correlation(stats.rankdata(permuted, axis=1), b))
+    return Estimate(value, *draws.interval(value, drawn), p)
 
 
 def _kendall(x: Array, y: Array, draws: _Draws, means: Array) -> Estimate:

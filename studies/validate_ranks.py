@@ -278,11 +278,10 @@ def compare(
     if "fade" in missing:
         raise InvalidInputError(f"there are no FaDE-ranks to report on: {missing['fade']}")
     fade = predictions["fade"]
-    report = rank_report(
-        fade.scores, accuracies, top=config.top, replicates=fade.replicates, permuted=fade.permuted, **options
-    )
+    variants = {"replicates": fade.replicates, "permuted": fade.permuted}
+    report = rank_report(fade.scores, accuracies, top=config.top, **variants, **options)
     covariates = np.column_stack([evidence.single[name].values for name in ("operations", "longest_path")])
-    partial = partial_spearman(fade.scores, accuracies, covariates, replicates=fade.replicates, **options)
+    partial = partial_spearman(fade.scores, accuracies, covariates, **variants, **options)
     try:
         audit = independence_audit(accuracies, evidence.paths)
     except InvalidInputError as error:
