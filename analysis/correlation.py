@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+SMALLEST_COST = 0.01
+"""Seconds, of what costs nothing, on a logarithmic axis."""
 DRAWS = 200
 """Of repetitions, architectures or seeds, for each point of a curve."""
 
@@ -149,29 +151,32 @@ def draw_ranks(scores: Array, accuracies: Array, spearman: Estimate, seeds: int)
 
 
 def draw_predictors(entries: Mapping[str, Entry], ceiling: float | None, truth_seconds: float) -> Figure:
-    """Coefficients of predictors with intervals against what they cost; a hollow point has a negative coefficient.
+    """Coefficients of predictors with intervals, beside what they cost; hollow points are negative coefficients.
 
     Args:
         entries: by name.
         ceiling: that noise of the ground truth sets.
         truth_seconds: what the ground truth cost.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    ax = figure.subplots()
-    for name, (estimate, seconds) in entries.items():
+    ordered = sorted(entries.items(), key=lambda item: abs(item[1].estimate.value))
+    figure = Figure(figsize=(8, 0.27 * len(ordered) + 1.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2, 1])
+    for y, (name, (estimate, seconds)) in enumerate(ordered):
         sign = 1 if estimate.value >= 0 else -1
-        bounds = sorted((sign * estimate.low, sign * estimate.high))
-        value, x = abs(estimate.value), max(seconds, 0.01)
+        low, high = sorted((sign * estimate.low, sign * estimate.high))
         color = "C1" if name == "fade" else "C0"
-        errors = [[max(0, value - bounds[0])], [max(0, bounds[1] - value)]]
-        ax.errorbar(x, value, errors, fmt="o", color=color, mfc=color if sign > 0 else "white", capsize=2, lw=1)
-        ax.annotate(name, (x, value), xytext=(5, 3), textcoords="offset points", fontsize=7, color=color)
+        left.plot([low, high], [y, y], color=color, linewidth=1.5)
+        left.plot(abs(estimate.value), y, "o", color=color, mfc=color if sign > 0 else "white")
+        right.plot(max(seconds, SMALLEST_COST), y, "s", color=color)
+    left.axvline(0, color="C7", linewidth=0.6)
     if ceiling is not None:
-        ax.axhline(ceiling, color="C3", linewidth=1, label=f"noise ceiling {ceiling:.2f}")
-    ax.axvline(truth_seconds, color="C7", linewidth=1, linestyle="dashed", label="cost of the ground truth")
-    ax.set(xscale="log", xlabel="core-seconds to score all architectures", ylabel="|Spearman coefficient|")
-    ax.set_ylim(-0.1, 1.02)
-    ax.legend(fontsize=8, loc="lower left")
+        left.axvline(ceiling, color="C3", linewidth=1, label=f"noise ceiling {ceiling:.2f}")
+        left.legend(fontsize=8, loc="lower right")
+    right.axvline(truth_seconds, color="C3", linewidth=1, linestyle="dashed", label="ground truth")
+    right.legend(fontsize=8, loc="lower left")
+    left.set_yticks(range(len(ordered)), [name for name, _ in ordered], fontsize=8)
+    left.set_xlabel("|Spearman coefficient|, 95 %")
+    right.set(xscale="log", xlabel="core-seconds, all of them")
     return figure
 
 
