@@ -85,8 +85,7 @@ def validate(config: ValidationConfig) -> RankReport:
         )
         short = [epochs for epochs in config.early_epochs if early(epochs) in predictors]
         truth, complete = train_scratch(hyper_architecture, paths, short, data, config, executor, table)
-        paths = truth.paths
-        architectures = [hyper_architecture.architecture(path) for path in paths.tolist()]
+        paths, architectures = truth.paths, truth.architectures
         single = measure(architectures, predictors, data, config, executor)
         for epochs, trainings in zip(short, list(truth.trainings.values())[1:], strict=True):
             single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(paths))

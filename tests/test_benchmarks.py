@@ -48,7 +48,7 @@ def test_evaluations_are_found_by_architecture_and_seed(table):
     key = HYPER.architecture((1, 0)).key
     expected = Scratch(table.ground_truth.test[2, 1], table.ground_truth.validation[2, 1], 1.25)
     assert table.find("long")[key, 1] == expected
-    assert set(table.find("short")) == {(key, 1000) for key in table.keys}
+    assert set(table.find("short")) == {(a.key, 1000) for a in table.architectures}
     assert table.find("unknown") == {}
 
 
@@ -98,7 +98,7 @@ def preset():
 def test_the_shipped_table_holds_all_architectures_of_the_validation(shipped, preset):
     cells = distant_cells(DagSpace(preset.space.max_vertices), preset.cells, preset.operations)
     assert shipped.hyper_architecture == HyperArchitecture((cells,) * preset.depth)
-    assert len(np.unique(shipped.paths, axis=0)) == len(set(shipped.keys)) == 625
+    assert len(np.unique(shipped.paths, axis=0)) == len(set(shipped.architectures)) == 625
     truth = shipped.ground_truth
     assert truth.test.shape == (625, len(truth.seeds))
     assert truth.seeds == tuple(range(preset.scratch_seeds))

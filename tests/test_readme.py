@@ -16,12 +16,13 @@ README = (ROOT / "README.md").read_text()
 def test_examples_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     output = capsys.readouterr().out
     assert "(3, 2, 3)" in output
+    assert "625 architectures × 5 seeds" in output
     assert "SpaceDiagnostics(cells=342" in output
     assert fade_study.DagSpace(5).diagnostics().points == 98
     assert "the 342 DAGs of 1 to 5 vertices share 98 points" in README
@@ -30,8 +31,9 @@ def test_examples_run_in_order(tmp_path, monkeypatch, capsys):
 
 
 def test_examples_are_short():
-    first, sampler, feature = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    first, scores, sampler, feature = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len([line for line in first.splitlines() if line]) <= 15
+    assert len(scores.splitlines()) <= 10
     assert len(sampler.splitlines()) <= 25
     assert len(feature.splitlines()) <= 10
 

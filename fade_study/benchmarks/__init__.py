@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fade_study.architecture import HyperArchitecture
+from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.dag import Dag
 from fade_study.exceptions import DataError
 
@@ -73,9 +73,9 @@ class Table:
         return self.trainings[self.recipe]
 
     @property
-    def keys(self) -> list[str]:
-        """Of the n architectures."""
-        return [self.hyper_architecture.architecture(path).key for path in self.paths.tolist()]
+    def architectures(self) -> list[Architecture]:
+        """All n."""
+        return [self.hyper_architecture.architecture(path) for path in self.paths.tolist()]
 
     def find(self, recipe: str) -> dict[tuple[str, int], Scratch]:
         """Evaluations by architecture key and seed; none of an unknown recipe."""
@@ -83,8 +83,10 @@ class Table:
             return {}
         trainings = self.trainings[recipe]
         return {
-            (key, seed): Scratch(float(trainings.test[i, s]), float(trainings.validation[i, s]), trainings.seconds)
-            for i, key in enumerate(self.keys)
+            (architecture.key, seed): Scratch(
+                float(trainings.test[i, s]), float(trainings.validation[i, s]), trainings.seconds
+            )
+            for i, architecture in enumerate(self.architectures)
             for s, seed in enumerate(trainings.seeds)
         }
 

@@ -153,7 +153,7 @@ def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, mon
     with tracking.start_study("validation", SMOKE, "cpu", data):
         table, complete = train_scratch(hyper, paths, [1], data, SMOKE, InlineExecutor(), None)
         assert complete == [0, 1, 3, 4, 5, 6, 7]
-        assert lost not in table.keys
+        assert lost not in [architecture.key for architecture in table.architectures]
         assert table.ground_truth.test.shape == (7, 2)
         with pytest.raises(RuntimeError, match="4 architectures or more with all their trainings, got 3 of 4"):
             train_scratch(hyper, paths[:4], [], data, SMOKE, InlineExecutor(), None)
