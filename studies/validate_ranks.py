@@ -13,11 +13,12 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 
 import fade_study
 from analysis import correlation as figures
@@ -285,9 +286,10 @@ def compare(
         audit = independence_audit(accuracies, evidence.paths)
     except InvalidInputError as error:
         audit, missing["audit"] = None, str(error)
+    rows = row_coefficients(evidence.history[:, -1].mean(axis=0), evidence.paths, mean)
 
-    run.metrics(headline(report, partial, audit, entries))
-    text = summary(report, partial, audit, entries, missing)
+    run.metrics(headline(report, partial, audit, rows, entries))
+    text = summary(report, partial, audit, rows, entries, missing)
     print("\n" + text)
     run.text(text + "\n", "report.txt")
     write_tables(entries, missing, evidence, fade.scores, truth, run)
@@ -308,8 +310,29 @@ def compare(
     return report
 
 
+def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float]:
+    """For each row, Spearman's coefficient of its alphas with the mean accuracies of the architectures of its cells.
+
+    Args:
+        alpha: ``(d, w)``.
+        paths: ``(n, d)``.
+        accuracies: means over seeds ``(n,)``.
+    """
+    coefficients = []
+    for row, columns in zip(alpha, paths.T, strict=True):
+        seen = np.unique(columns)
+        means = [accuracies[columns == column].mean() for column in seen]
+        result: Any = stats.spearmanr(row[seen], means)
+        coefficients.append(float(result.statistic))
+    return coefficients
+
+
 def headline(
-    report: RankReport, partial: Estimate | None, audit: Audit | None, entries: dict[str, figures.Entry]
+    report: RankReport,
+    partial: Estimate | None,
+    audit: Audit | None,
+    rows: Sequence[float],
+    entries: dict[str, figures.Entry],
 ) -> dict[str, float]:
     """The figures by which runs are compared; what is not available is left out."""
     metrics: dict[str, float | None] = {
@@ -332,6 +355,7 @@ def headline(
     for k in report.precision:
         metrics |= {f"fade/precision_{k}": report.precision[k], f"fade/regret_{k}": report.regret[k]}
         metrics[f"fade/best_rank_{k}"] = report.best_rank[k]
+    metrics |= {f"fade/row{i}/spearman": coefficient for i, coefficient in enumerate(rows)}
     for name, (estimate, seconds) in entries.items():
         metrics |= {f"predictor/{name}/spearman": estimate.value, f"predictor/{name}/seconds": seconds}
     return {name: float(value) for name, value in metrics.items() if value is not None}
@@ -341,6 +365,7 @@ def summary(
     report: RankReport,
     partial: Estimate | None,
     audit: Audit | None,
+    rows: Sequence[float],
     entries: dict[str, figures.Entry],
     missing: dict[str, str],
 ) -> str:
@@ -352,6 +377,8 @@ def summary(
         pairs = "" if audit.pairwise_r2 is None else f", with all pairs of rows {audit.pairwise_r2:.2f}"
         lines.append(f"accuracy as a sum over rows: adjusted R² {audit.additive_r2:.2f}{pairs}; "
                      f"such a sum, fitted to the others, ranks each with {audit.additive_spearman:.2f}")  # fmt: skip
+    cells = ", ".join(f"{coefficient:.2f}" for coefficient in rows)
+    lines.append(f"row by row, alphas against the mean accuracies of their cells: {cells}")
     lines.append(f"\n{'predictor':16} Spearman [95 %], p{'':20} core-seconds")
     for name, (estimate, seconds) in sorted(entries.items(), key=lambda item: -abs(item[1].estimate.value)):
         lines.append(f"{name:16} {estimate!s:38} {seconds:.4g}")

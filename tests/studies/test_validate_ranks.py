@@ -15,7 +15,7 @@ from fade_study.training import load_data
 from studies import trainings
 from studies.command import CONFIGS
 from studies.predictors import Evidence, Measured, names, predict
-from studies.validate_ranks import choose_paths, train_scratch, validate
+from studies.validate_ranks import choose_paths, row_coefficients, train_scratch, validate
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])
@@ -42,7 +42,12 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
     assert metrics["ground_truth/architectures"] == 9
     assert metrics["ground_truth/seeds"] == 2
     assert metrics["fade/spearman_low"] <= metrics["fade/spearman"] <= metrics["fade/spearman_high"]
-    assert {"audit/additive_r2", "predictor/one_shot/spearman", "predictor/synflow/seconds"} <= metrics.keys()
+    assert {
+        "audit/additive_r2",
+        "predictor/one_shot/spearman",
+        "predictor/synflow/seconds",
+        "fade/row1/spearman",
+    } <= metrics.keys()
     assert "predictor/operations/spearman" not in metrics
     assert (len(runs("hyper")), len(runs("scratch"))) == (2, 9 * 2 + 9)
     table = mlflow.load_table("predictors.json", run_ids=[parent.info.run_id])
@@ -103,6 +108,14 @@ def evidence(rng):
         one_shot_seconds=2.0,
         single={"flops": Measured(np.arange(9.0), 1.0), "operations": Measured(np.ones(9), 0.0)},
     )
+
+
+def test_rows_are_judged_one_by_one(rng):
+    paths = choose_paths((2, 3), "both", "all", 0)
+    effects = np.array([[0.0, 1.0, 2.0], [0.0, 20.0, 10.0]])
+    alpha = np.array([[0.1, 0.3, 0.6], [0.6, 0.1, 0.3]])  # the first row is right, the second the wrong way round
+    coefficients = row_coefficients(alpha, paths, effects[[0, 1], paths].sum(axis=1))
+    assert coefficients == pytest.approx([1, -1])
 
 
 def test_predictors_with_repetitions_say_how_they_vary(evidence):
