@@ -51,6 +51,8 @@ EARLY_SEED = 1000
 """Of the short trainings: none of the ground truth's, whose noise they must not share."""
 PROXY_IMAGES = 64
 FEWEST = 4
+FEW = 16
+"""Architectures that the paper's validation has."""
 CHUNK = 25
 """Architectures whose zero-cost proxies are one task."""
 
@@ -288,42 +290,44 @@ def compare(
         audit, missing["audit"] = None, str(error)
     rows = row_coefficients(evidence.history[:, -1].mean(axis=0), evidence.paths, mean)
 
+    samples = figures.sample_curves(fade.scores, accuracies, config.seed)
+
     run.metrics(headline(report, partial, audit, rows, entries))
-    text = summary(report, partial, audit, rows, entries, missing)
+    text = summary(report, partial, audit, rows, samples[report.seeds], entries, missing)
     print("\n" + text)
     run.text(text + "\n", "report.txt")
     write_tables(entries, missing, evidence, fade.scores, truth, run)
-    history = evidence.history
     run.figure(figures.draw_ranks(fade.scores, mean, report.spearman, report.seeds), "figures/ranks.png")
     cost = truth.seconds * accuracies.size
     run.figure(figures.draw_predictors(entries, report.ceiling, cost), "figures/predictors.png")
-    curves = (
-        figures.epoch_curve(history, evidence.paths, mean),
-        figures.repetition_curve(history[:, -1], evidence.paths, mean, config.seed),
-        figures.sample_curves(fade.scores, accuracies, config.seed),
-    )
-    run.figure(figures.draw_curves(*curves), "figures/curves.png")
-    for epoch, value in zip(curves[0].x.tolist(), curves[0].median.tolist(), strict=True):
-        run.metrics({"curve/epoch/spearman": value}, step=epoch, now=False)
-    for count, value in zip(curves[1].x.tolist(), curves[1].median.tolist(), strict=True):
-        run.metrics({"curve/repetitions/spearman": value}, step=count, now=False)
+    epochs = figures.epoch_curve(evidence.history, evidence.paths, mean)
+    repetitions = figures.repetition_curve(evidence.history[:, -1], evidence.paths, mean, config.seed)
+    run.figure(figures.draw_curves(epochs, repetitions, samples), "figures/curves.png")
+    for name, curve in (("epoch", epochs), ("repetitions", repetitions)):
+        points = zip(curve.x.tolist(), curve.median.tolist(), strict=True)
+        run.series([(x, {f"curve/{name}/spearman": value}) for x, value in points])
     return report
 
 
-def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float]:
+def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float | None]:
     """For each row, Spearman's coefficient of its alphas with the mean accuracies of the architectures of its cells.
+
+    None where all cells of a row have the same alpha or accuracy.
 
     Args:
         alpha: ``(d, w)``.
         paths: ``(n, d)``.
         accuracies: means over seeds ``(n,)``.
     """
-    coefficients = []
+    coefficients: list[float | None] = []
     for row, columns in zip(alpha, paths.T, strict=True):
         seen = np.unique(columns)
-        means = [accuracies[columns == column].mean() for column in seen]
-        result: Any = stats.spearmanr(row[seen], means)
-        coefficients.append(float(result.statistic))
+        means = np.array([accuracies[columns == column].mean() for column in seen])
+        if min(np.ptp(row[seen]), np.ptp(means)) == 0:
+            coefficients.append(None)
+        else:
+            result: Any = stats.spearmanr(row[seen], means)
+            coefficients.append(float(result.statistic))
     return coefficients
 
 
@@ -331,7 +335,7 @@ def headline(
     report: RankReport,
     partial: Estimate | None,
     audit: Audit | None,
-    rows: Sequence[float],
+    rows: Sequence[float | None],
     entries: dict[str, figures.Entry],
 ) -> dict[str, float]:
     """The figures by which runs are compared; what is not available is left out."""
@@ -365,7 +369,8 @@ def summary(
     report: RankReport,
     partial: Estimate | None,
     audit: Audit | None,
-    rows: Sequence[float],
+    rows: Sequence[float | None],
+    sample: figures.Curve,
     entries: dict[str, figures.Entry],
     missing: dict[str, str],
 ) -> str:
@@ -377,8 +382,11 @@ def summary(
         pairs = "" if audit.pairwise_r2 is None else f", with all pairs of rows {audit.pairwise_r2:.2f}"
         lines.append(f"accuracy as a sum over rows: adjusted R² {audit.additive_r2:.2f}{pairs}; "
                      f"such a sum, fitted to the others, ranks each with {audit.additive_spearman:.2f}")  # fmt: skip
-    cells = ", ".join(f"{coefficient:.2f}" for coefficient in rows)
+    cells = ", ".join("not available" if coefficient is None else f"{coefficient:.2f}" for coefficient in rows)
     lines.append(f"row by row, alphas against the mean accuracies of their cells: {cells}")
+    for n, low, high in zip(sample.x.tolist(), sample.low, sample.high, strict=True):
+        if n == FEW:
+            lines.append(f"of samples of {n} of these architectures, 95 % give between {low:.2f} and {high:.2f}")
     lines.append(f"\n{'predictor':16} Spearman [95 %], p{'':20} core-seconds")
     for name, (estimate, seconds) in sorted(entries.items(), key=lambda item: -abs(item[1].estimate.value)):
         lines.append(f"{name:16} {estimate!s:38} {seconds:.4g}")
