@@ -37,9 +37,17 @@ def mlflow_run(project, *arguments):
 
 
 def search(project, *arguments, **options):
-    command = [sys.executable, "-m", "studies.search", "--preset", "smoke", *arguments]
+    # Ctrl-C works as in a terminal, also where these tests run in a shell's background, whose children ignore it.
+    python = ["env", "--default-signal=INT", sys.executable]
+    command = [*python, "-m", "studies.search", "--preset", "smoke", *arguments]
     return subprocess.Popen(
-        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        command,
+        cwd=project,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
     )
 
 
