@@ -19,7 +19,7 @@ from pydantic import Field
 
 from fade_study.dag import check_vertices
 from fade_study.exceptions import ConfigError
-from fade_study.space import FEATURES, PAPER_FEATURES
+from fade_study.space import FEATURES, PAPER_FEATURES, DagSpace
 
 __all__ = [
     "BenchmarkConfig",
@@ -113,6 +113,10 @@ class SpaceConfig:
         if self.min_vertices > self.max_vertices:
             raise ValueError(f"min_vertices: expected at most max_vertices = {self.max_vertices}")
         return self
+
+    def open(self) -> DagSpace:
+        """The space that these settings describe."""
+        return DagSpace(self.max_vertices, min_vertices=self.min_vertices, features=self.features)
 
 
 @_settings

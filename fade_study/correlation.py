@@ -24,6 +24,7 @@ from scipy import optimize, stats
 from fade_study.exceptions import InvalidInputError
 
 __all__ = [
+    "FEWEST",
     "Audit",
     "Estimate",
     "RankReport",
@@ -102,8 +103,8 @@ class RankReport:
         if self.sparse_kendall is not None:
             lines.append(f"sparse     {self.sparse_kendall}")
         if self.ceiling is not None:
-            share = "" if self.relative is None else f", of which {self.relative:.0%} are reached"
-            lines.append(f"ceiling    {self.ceiling:.2f} (reliability {self.reliability:.2f}){share}")
+            trust = f"(reliability {self.reliability:.2f}), of which {self.relative:.0%} are reached"
+            lines.append(f"ceiling    {self.ceiling:.2f} {trust}")
         for k, precision in self.precision.items():
             rank, regret = self.best_rank[k], self.regret[k]
             lines.append(f"top {k:<6} precision {precision:.2f}, best true rank {rank:.1f}, regret {regret:.2f}")
@@ -146,7 +147,7 @@ def rank_report(
     mean = y.mean(axis=1)
     n, seeds = y.shape
     notes: list[str] = []
-    draws = _Draws(x, y.mean(axis=1), replicates, resamples, seed)
+    draws = _Draws(x, mean, replicates, resamples, seed)
     rho = _spearman(x, mean, draws, permuted, PERMUTATIONS, seed)
     kendall = _kendall(x, mean, draws, draws.means)
 
@@ -218,9 +219,8 @@ def spearman(
         seed: of both.
     """
     x, y = _checked(scores, accuracies)
-    return _spearman(
-        x, y.mean(axis=1), _Draws(x, y.mean(axis=1), replicates, resamples, seed), permuted, permutations, seed
-    )
+    mean = y.mean(axis=1)
+    return _spearman(x, mean, _Draws(x, mean, replicates, resamples, seed), permuted, permutations, seed)
 
 
 def partial_spearman(

@@ -66,9 +66,7 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     conditions = {name: dataclasses.asdict(training) for name, training in trainings.items()}
     conditions |= {"data": data.digest, "evaluation_seeds": config.evaluation_seeds, "repetitions": config.repetitions}
     return fade_study.create_study(
-        space=fade_study.DagSpace(
-            config.space.max_vertices, min_vertices=config.space.min_vertices, features=config.space.features
-        ),
+        space=config.space.open(),
         depth=config.depth,
         sampler=fade_study.samplers.PseudoGradientSampler(config.offset, config.step_size, seed=config.seed),
         study_name=config.study or f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",

@@ -20,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-import fade_study
 from analysis import correlation as figures
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table, Trainings, load_table
 from fade_study.config import NetworkConfig, ScratchConfig, ValidationConfig
 from fade_study.correlation import (
+    FEWEST,
     Audit,
     Estimate,
     RankReport,
@@ -44,13 +44,12 @@ from fade_study.training.data import load_data
 from fade_study.training.proxies import PROXIES
 from fade_study.training.session import open_accelerator, session
 from studies.command import command
-from studies.predictors import Evidence, Measured, Prediction, early, names, predict
+from studies.predictors import Evidence, Measured, early, names, predict
 from studies.trainings import ScratchTrainings, repetition_seeds, train_hyper
 
 EARLY_SEED = 1000
 """Of the short trainings: none of the ground truth's, whose noise they must not share."""
 PROXY_IMAGES = 64
-FEWEST = 4
 FEW = 16
 """Architectures that the paper's validation has."""
 CHUNK = 25
@@ -68,10 +67,7 @@ def validate(config: ValidationConfig) -> RankReport:
     data = load_data(config.data)
     check_schedule(config.bilevel, data, (config.depth, config.cells))
     tracking.check_server()
-    space = fade_study.DagSpace(
-        config.space.max_vertices, min_vertices=config.space.min_vertices, features=config.space.features
-    )
-    cells = distant_cells(space, config.cells, config.operations)
+    cells = distant_cells(config.space.open(), config.cells, config.operations)
     hyper_architecture = HyperArchitecture((cells,) * config.depth)
     paths = choose_paths(hyper_architecture.shape, config.half, config.architectures, config.seed)
     device = str(open_accelerator().device)
@@ -260,28 +256,24 @@ def compare(
     """All predictors against the ground truth: tables, figures, metrics, and a summary on the terminal."""
     accuracies, mean = truth.test, truth.test.mean(axis=1)
     options = {"resamples": config.resamples, "seed": config.seed}
-    predictions: dict[str, Prediction] = {}
-    entries: dict[str, figures.Entry] = {}
+    fade = predict("fade", evidence, config.resamples, config.seed)
+    variants = {"replicates": fade.replicates, "permuted": fade.permuted}
+    try:
+        report = rank_report(fade.scores, accuracies, top=config.top, **variants, **options)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"there are no FaDE-ranks to report on: {error}") from None
+    entries = {"fade": figures.Entry(report.spearman, fade.seconds)}
     missing: dict[str, str] = {}
     for name in predictors:
+        if name == "fade":
+            continue
         try:
-            prediction = predict(name, evidence, config.resamples, config.seed)
-            estimate = spearman(
-                prediction.scores,
-                accuracies,
-                replicates=prediction.replicates,
-                permuted=prediction.permuted,
-                **options,
-            )
+            scores, seconds, replicates, permuted = predict(name, evidence, config.resamples, config.seed)
+            estimate = spearman(scores, accuracies, replicates=replicates, permuted=permuted, **options)
         except InvalidInputError as error:
             missing[name] = str(error)
-            continue
-        predictions[name], entries[name] = prediction, figures.Entry(estimate, prediction.seconds)
-    if "fade" in missing:
-        raise InvalidInputError(f"there are no FaDE-ranks to report on: {missing['fade']}")
-    fade = predictions["fade"]
-    variants = {"replicates": fade.replicates, "permuted": fade.permuted}
-    report = rank_report(fade.scores, accuracies, top=config.top, **variants, **options)
+        else:
+            entries[name] = figures.Entry(estimate, seconds)
     covariates = np.column_stack([evidence.single[name].values for name in ("operations", "longest_path")])
     partial = partial_spearman(fade.scores, accuracies, covariates, **variants, **options)
     try:
@@ -289,7 +281,6 @@ def compare(
     except InvalidInputError as error:
         audit, missing["audit"] = None, str(error)
     rows = row_coefficients(evidence.history[:, -1].mean(axis=0), evidence.paths, mean)
-
     samples = figures.sample_curves(fade.scores, accuracies, config.seed)
 
     run.metrics(headline(report, partial, audit, rows, entries))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.dag import Dag
-from fade_study.exceptions import DataError
+from fade_study.exceptions import DataError, InvalidInputError
 
 __all__ = ["Scratch", "Table", "Trainings", "load_digits625", "load_table"]
 
@@ -66,6 +66,17 @@ class Table:
     """Number of test and of validation images: accuracies are counts of these."""
     commit: str
     """Of the code that wrote the table; what trained it is pinned by the recipes."""
+
+    def __post_init__(self) -> None:
+        for trainings in self.trainings.values():
+            expected = len(self.paths), len(trainings.seeds)
+            if {trainings.test.shape, trainings.validation.shape} != {expected}:
+                raise InvalidInputError(
+                    f"expected accuracies of {len(self.paths)} paths and all seeds, {expected}, got "
+                    f"{trainings.test.shape} and {trainings.validation.shape}"
+                )
+        if self.recipe not in self.trainings:
+            raise InvalidInputError(f"expected trainings of the ground truth's recipe {self.recipe}, got none")
 
     @property
     def ground_truth(self) -> Trainings:
@@ -117,20 +128,12 @@ class Table:
     def from_json(cls, text: str) -> Table:
         """The inverse of ``to_json``, for cells that are Dags."""
         content = json.loads(text)
-        paths = _numbers(content["paths"])
-        for trainings in content["trainings"].values():
-            shapes = {(len(trainings[split]), len(trainings["seeds"])) for split in ("test", "validation")}
-            shapes |= {_numbers(trainings[split]).shape for split in ("test", "validation")}
-            if shapes != {(len(paths), len(trainings["seeds"]))}:
-                raise ValueError(f"expected accuracies of {len(paths)} paths and all seeds, got shapes {shapes}")
-        if content["ground_truth"] not in content["trainings"]:
-            raise ValueError(f"no trainings of the ground truth's recipe {content['ground_truth']}")
         images = content["images"]["test"], content["images"]["validation"]
         return cls(
             hyper_architecture=HyperArchitecture(
                 tuple(tuple(Dag.from_key(key) for key in row.split()) for row in content["rows"])
             ),
-            paths=paths,
+            paths=_numbers(content["paths"]),
             recipe=content["ground_truth"],
             trainings={
                 recipe: Trainings(
