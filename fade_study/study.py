@@ -133,6 +133,9 @@ class FadeStudy:
                 f"expected no open generation, but generation {number} is; study.tell(batch, alpha) it, "
                 "or give it up with study.fail(batch)"
             )
+        sampler = self.optuna_study.sampler
+        if isinstance(sampler, RowSampler):
+            sampler.bind(self.space)
         running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         # Optuna has no public way to take up a running trial again; its own ask() builds it like this, too.
         trial = optuna.Trial(self.optuna_study, running[0]._trial_id) if running else self.optuna_study.ask()

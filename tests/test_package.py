@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "ranking": {"exceptions"},
     "correlation": {"exceptions"},
     "benchmarks": {"exceptions", "dag", "space", "architecture"},
-    "samplers": {"exceptions"},
+    "samplers": {"exceptions", "space"},
     "settings": {"exceptions", "space"},
     "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers"},
     "testing": CORE,

@@ -20,6 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import InvalidInputError
+from fade_study.space import CellSpace
 
 __all__ = [
     "ALPHA",
@@ -91,7 +92,29 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
 
     def __init__(self, *, seed: int | None = None) -> None:
         self.seed = seed
+        self._space: CellSpace | None = None
+        self._embedded: dict[str, NDArray[np.float64]] = {}
         self._independent = optuna.samplers.RandomSampler(seed=seed)
+
+    @property
+    def space(self) -> CellSpace:
+        """The cells that points stand for; known once a study uses this sampler, so in :meth:`propose`."""
+        if self._space is None:
+            raise InvalidInputError(
+                f"expected a study that uses this {type(self).__name__}, got none yet; "
+                "the space is known within propose, or after bind(space)"
+            )
+        return self._space
+
+    def bind(self, space: CellSpace) -> None:
+        """Make the space known; a study does it before it asks."""
+        if space is not self._space:
+            self._space = space
+            self._embedded = {cell.key: space.embed(cell) for cell in space}
+
+    def embed(self, keys: Sequence[str]) -> NDArray[np.float64]:
+        """Points of cells of the space ``(n, f)``, by their keys: where a row's cells really lie."""
+        return np.array([self._embedded[key] for key in keys])
 
     @abc.abstractmethod
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -103,3 +103,21 @@ def test_rows_of_different_width_are_refused():
     study = create_study(space=DagSpace(3), depth=2, sampler=Ragged(seed=0))
     with pytest.raises(ValueError, match=r"as many points for every row, got \[1, 2\]"):
         study.ask()
+
+
+def test_a_sampler_knows_the_space_once_a_study_uses_it():
+    class Cells(Champion):
+        def propose(self, history, rng):
+            assert len(self.space) == 9
+            if len(history) > 0:
+                cells = {cell.key: cell for cell in self.space}
+                expected = [self.space.embed(cells[key]) for key in history[-1].cells]
+                np.testing.assert_array_equal(self.embed(history[-1].cells), expected)
+            return super().propose(history, rng)
+
+    sampler = Cells(seed=0)
+    with pytest.raises(ValueError, match="expected a study that uses this Cells"):
+        _ = sampler.space
+    study = create_study(space=DagSpace(3), depth=1, sampler=sampler)
+    tell(study, study.ask())
+    study.ask()
