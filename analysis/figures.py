@@ -4,70 +4,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
 from fade_study import Architecture, Dag
 
-__all__ = ["draw_accuracy", "draw_alpha", "draw_alpha_history", "draw_cells", "draw_costs", "draw_trajectory"]
-
-
-def draw_trajectory(trajectory: NDArray[np.float64], features: Sequence[str]) -> Figure:
-    """Anchors over generations, one panel per row and feature, and the mean over rows below (the paper's Fig. 4).
-
-    Args:
-        trajectory: ``(T, d, f)``.
-        features: names of the f features.
-    """
-    generations, depth, width = trajectory.shape
-    figure = Figure(figsize=(3.2 * width, 1.4 * (depth + 1)), layout="constrained")
-    axes = figure.subplots(depth + 1, width, sharex=True, sharey=True, squeeze=False)
-    for j, feature in enumerate(features):
-        axes[0, j].set_title(feature.replace("_", " "))
-        for i in range(depth):
-            axes[i, j].plot(trajectory[:, i, j], marker=".", color="C0")
-        axes[depth, j].plot(trajectory[:, :, j], color="C7", linewidth=0.6)
-        axes[depth, j].plot(trajectory[:, :, j].mean(axis=1), color="C1", linewidth=2)
-        axes[depth, j].set(xlabel="generation", ylim=(-0.05, 1.05), xlim=(-0.2, max(generations - 0.8, 1)))
-    for i in range(depth):
-        axes[i, 0].set_ylabel(f"row {i}")
-    axes[depth, 0].set_ylabel("all rows, mean")
-    return figure
-
-
-def draw_accuracy(
-    generations: Sequence[int], accuracies: Sequence[Sequence[float]], architectures: Sequence[str]
-) -> Figure:
-    """From-scratch accuracy of the anchor architectures over generations, with its regression line (Fig. 3b).
-
-    The line is fitted to the means of generations, since the seeds of one architecture are no trend. Generations that
-    came back to an architecture repeat its trainings: the title counts both, and with few architectures r says little.
-
-    Args:
-        generations: of the evaluations, ``(n,)``.
-        accuracies: of each evaluation's seeds, ``(n, S)``; rows may differ in length.
-        architectures: key of each evaluation's architecture, ``(n,)``.
-    """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.subplots()
-    means = np.array([np.mean(values) for values in accuracies])
-    x = np.repeat(np.asarray(generations, dtype=float), [len(values) for values in accuracies])
-    ax.plot(x, [value for values in accuracies for value in values], "o", color="C0", alpha=0.5, label="one seed")
-    ax.plot(generations, means, "_", color="C0", markersize=20, label="mean")
-    title = f"n = {len(generations)} generations with {len(set(architectures))} architectures"
-    if len(set(generations)) > 2 and np.ptp(means) > 0:
-        fit: Any = stats.linregress(generations, means)
-        ax.plot(generations, fit.intercept + fit.slope * np.asarray(generations), color="C1", label="regression line")
-        title += f", r = {fit.rvalue:.2f}, p = {fit.pvalue:.2g}"
-    ax.set(xlabel="generation", ylabel="from-scratch test accuracy", title=title)
-    ax.legend()
-    return figure
+__all__ = ["draw_alpha", "draw_alpha_history", "draw_cells", "draw_costs"]
 
 
 def draw_alpha(alpha: NDArray[np.float64], cells: Sequence[Sequence[str]]) -> Figure:

@@ -10,25 +10,30 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, Self, TypeVar, dataclass_transform
 
 import numpy as np
 import pydantic
 import yaml
 from pydantic import Field
 
+from fade_study import samplers
 from fade_study.dag import check_vertices
 from fade_study.exceptions import ConfigError
 from fade_study.space import FEATURES, PAPER_FEATURES, DagSpace
 
 __all__ = [
+    "AnalyzeConfig",
     "BenchmarkConfig",
     "BilevelConfig",
+    "ComparisonConfig",
     "DataConfig",
     "Estimator",
+    "EvaluateConfig",
     "NetworkConfig",
     "Normalization",
     "OptimizerConfig",
+    "SamplerConfig",
     "Schedule",
     "ScratchConfig",
     "SearchConfig",
@@ -48,6 +53,7 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MOST_PATHS = 1_000_000
 """Of a hyper-architecture whose paths are all listed."""
+SamplerName = Literal["pseudo-gradient", "preference", "champion", "evolution-strategy", "random-anchors"]
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 
 
@@ -240,23 +246,74 @@ class ScratchConfig:
 
 
 @_settings
-class SearchConfig:
-    """A FaDE search (sections 2.4 and 3.2).
+class SamplerConfig:
+    """An outer search of ours.
 
     Args:
-        generations: of the study in all; a study that has some already is continued up to this number.
-        seed: of anchors, ties between cells, and trainings of hyper-architectures. Trainings from scratch have seeds 0,
-            1, ... in all searches, so that the same one is never paid twice.
-        study: name of the study; a name that exists in the storage is continued. Null makes a new one.
-        storage: Optuna storage URL.
-        depth: cells in a chain.
-        offset: distance from an anchor to its neighbors.
-        step_size: of the pseudo-gradient ascent; negative is the printed sign of Eq. 1.
-        repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
-        evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
-            evaluated.
-        evaluation_seeds: trainings per evaluation.
-        executor: where trainings from scratch and repetitions run: ``inline``, or ``processes:N``.
+        name: ``pseudo-gradient`` (the paper's), ``preference``, ``champion``, ``evolution-strategy`` or
+            ``random-anchors``.
+        offset: of the pseudo-gradient and the evolution strategy: distance from an anchor to its neighbors.
+        step_size: of the pseudo-gradient; negative is the printed sign of Eq. 1.
+        log_alpha: differences of log alpha instead of alpha.
+        skip_collisions: neighbors farther out until their cells differ from the anchor's.
+        momentum: share of the last step that is taken again.
+        decay: factor on offset and step size from generation to generation.
+        snap: go on from the point of the anchor's cell.
+        width: candidates in a row, of all searches but the pseudo-gradient, which has 1 + 2 · features.
+        kappa: of the preference model: how many standard deviations an unknown cell is given in advance.
+    """
+
+    name: SamplerName = "pseudo-gradient"
+    offset: PositiveFloat = 0.3
+    step_size: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    log_alpha: bool = False
+    skip_collisions: bool = False
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    snap: bool = False
+    width: Annotated[int, Field(ge=2)] = 7
+    kappa: NonNegativeFloat = 1.0
+
+    @pydantic.field_validator("step_size")
+    @classmethod
+    def _moves(cls, step_size: float) -> float:
+        if step_size == 0:
+            raise ValueError("expected a number other than 0, or anchors never move")
+        return step_size
+
+    def open(self, seed: int) -> samplers.RowSampler:
+        """The sampler that these settings describe."""
+        if self.name == "pseudo-gradient":
+            return samplers.PseudoGradientSampler(
+                self.offset,
+                self.step_size,
+                log_alpha=self.log_alpha,
+                skip_collisions=self.skip_collisions,
+                momentum=self.momentum,
+                decay=self.decay,
+                snap=self.snap,
+                seed=seed,
+            )
+        if self.name == "preference":
+            return samplers.PreferenceSampler(self.width, self.kappa, seed=seed)
+        if self.name == "evolution-strategy":
+            return samplers.EvolutionStrategySampler(self.width, self.offset, seed=seed)
+        simple = {"champion": samplers.ChampionSampler, "random-anchors": samplers.RandomAnchorSampler}
+        return simple[self.name](self.width, seed=seed)
+
+    def columns(self, features: int) -> int:
+        """Width w of the hyper-architectures over a space with so many features."""
+        return 1 + 2 * features if self.name == "pseudo-gradient" else self.width
+
+
+@_settings
+class _StudyConfig:
+    """What all studies that train share.
+
+    Args:
+        seed: of all that is random but trainings from scratch.
+        depth: cells in a chain, rows of a hyper-architecture.
+        executor: where independent trainings run: ``inline``, or ``processes:N``.
         space: the cells.
         data: the images.
         network: the macro-architecture.
@@ -264,16 +321,8 @@ class SearchConfig:
         scratch: training from scratch.
     """
 
-    generations: Positive = 8
     seed: Seed = 0
-    study: Annotated[str, Field(min_length=1)] | None = None
-    storage: str = "sqlite:///fade.db"
     depth: Positive = 4
-    offset: PositiveFloat = 0.15
-    step_size: Annotated[float, Field(allow_inf_nan=False)] = 0.5
-    repetitions: Positive = 1
-    evaluate_every: Positive = 4
-    evaluation_seeds: Positive = 2
     executor: str = "processes:2"
     space: SpaceConfig = SpaceConfig()
     data: DataConfig = DataConfig()
@@ -282,23 +331,57 @@ class SearchConfig:
     scratch: ScratchConfig = ScratchConfig()
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self) -> SearchConfig:
-        problems = []
-        if self.step_size == 0:
-            problems.append("step_size: expected a number other than 0, or anchors never move")
-        problems += _row_problems(self.bilevel, self.depth)
+    def _consistent(self) -> Self:
+        problems = self._problems()
+        rows = self.bilevel.regularization
+        if isinstance(rows, tuple) and len(rows) != self.depth:
+            problems.append(f"bilevel.regularization: expected one number or one per row ({self.depth}), got {rows}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
 
+    def _problems(self) -> list[str]:
+        """Of settings together, each naming the one to change."""
+        return []
+
 
 @_settings
-class ValidationConfig:
+class SearchConfig(_StudyConfig):
+    """A FaDE search (sections 2.4 and 3.2).
+
+    Args:
+        generations: of the study in all; a study that has some already is continued up to this number.
+        seed: of anchors, ties between cells, and trainings of hyper-architectures. Trainings from scratch have seeds 0,
+            1, ... in all searches, so that the same one is never paid twice.
+        seeds: searches, each with a study of its own, with seeds ``seed``, ``seed + 1``, ...
+        study: name of the study; a name that exists in the storage is continued. Null makes a new one. Several
+            searches append their seeds to it.
+        storage: Optuna storage URL.
+        sampler: the outer search.
+        repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
+        patience: stop when no anchor has changed its cell for so many generations; null never stops early.
+        evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
+            evaluated. 0 evaluates none: ``-e evaluate`` can do so later.
+        evaluation_seeds: trainings per evaluation.
+    """
+
+    generations: Positive = 8
+    seeds: Positive = 1
+    study: Annotated[str, Field(min_length=1)] | None = None
+    storage: str = "sqlite:///fade.db"
+    sampler: SamplerConfig = SamplerConfig()
+    repetitions: Positive = 1
+    patience: Positive | None = None
+    evaluate_every: NonNegative = 4
+    evaluation_seeds: Positive = 2
+
+
+@_settings
+class ValidationConfig(_StudyConfig):
     """Do ranks predict from-scratch accuracy? One hyper-architecture with the same cells in every row (section 3.1).
 
     Args:
         seed: of the supernets and of the choice of architectures.
-        depth: rows.
         cells: candidates in every row, the w of the hyper-architecture, as far apart in the space's features as can be.
         operations: of each of them, so that all architectures have the same number of weights.
         repetitions: trainings of the hyper-architecture.
@@ -313,16 +396,9 @@ class ValidationConfig:
         resamples: of bootstrap intervals.
         table: of from-scratch trainings that are not repeated where their recipe is the same: the name of a shipped
             one, the path of a ``ground_truth.json``, or null.
-        executor: where trainings run: ``inline``, or ``processes:N``.
         space: from which the cells are taken.
-        data: the images.
-        network: the macro-architecture.
-        bilevel: training of the hyper-architecture.
-        scratch: training from scratch.
     """
 
-    seed: Seed = 0
-    depth: Positive = 4
     cells: Annotated[int, Field(ge=2)] = 5
     operations: Positive = 5
     repetitions: Positive = 8
@@ -334,15 +410,8 @@ class ValidationConfig:
     top: tuple[Positive, ...] = (1, 5, 10)
     resamples: Positive = 1000
     table: str | None = None
-    executor: str = "processes:2"
-    space: SpaceConfig = SpaceConfig()
-    data: DataConfig = DataConfig()
-    network: NetworkConfig = NetworkConfig()
-    bilevel: BilevelConfig = BilevelConfig()
-    scratch: ScratchConfig = ScratchConfig()
 
-    @pydantic.model_validator(mode="after")
-    def _consistent(self) -> ValidationConfig:
+    def _problems(self) -> list[str]:
         paths = self.cells**self.depth
         available = paths if self.half == "both" else paths // 2
         problems = []
@@ -357,10 +426,63 @@ class ValidationConfig:
                 f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "
                 f"truth, got {self.early_epochs}"
             )
-        problems += _row_problems(self.bilevel, self.depth)
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems
+
+
+@_settings
+class ComparisonConfig(_StudyConfig):
+    """An arena: outer searches with equal budgets and paired seeds, which also have the same first anchors.
+
+    Args:
+        mode: ``train`` networks; or ``tabular``, where accuracies are looked up in a table and alphas are simulated
+            from the table's true marginal accuracies, with noise.
+        seed: of the first search of each searcher.
+        seeds: searches of each searcher, with seeds ``seed``, ``seed + 1``, ...
+        budget: of each search, in training steps: weight and alpha steps of hyper-architectures, and steps of trainings
+            from scratch.
+        searchers: names of those that are compared; null for all, in tabular mode all but the slow ``gp``.
+        final_seeds: trainings, that no search has seen, of the architecture that each search ends with.
+        sampler: settings of the pseudo-gradient ``fade`` and its controls.
+        table: of tabular mode: the name of a shipped one, or the path of a ``ground_truth.json``.
+        alpha_noise: of simulated alphas, as a multiple of the standard deviation of the marginal accuracies.
+    """
+
+    mode: Literal["train", "tabular"] = "train"
+    seeds: Annotated[int, Field(ge=2)] = 10
+    budget: Positive = 4256
+    searchers: tuple[str, ...] | None = None
+    final_seeds: Positive = 3
+    sampler: SamplerConfig = SamplerConfig()
+    table: str = "digits625"
+    alpha_noise: NonNegativeFloat = 1.0
+
+
+@_settings
+class AnalyzeConfig:
+    """Trend and movement of searches that were recorded (section 3.2).
+
+    Args:
+        run_id: of a search, or of a run with several.
+    """
+
+    run_id: Annotated[str, Field(min_length=1)]
+
+
+@_settings
+class EvaluateConfig:
+    """Trains anchors of a finished search from scratch.
+
+    Args:
+        run_id: of a search, or of a run with several.
+        every: generations between evaluations; the last one is always evaluated.
+        seeds: trainings per evaluation; those on record are not repeated.
+        executor: where trainings run: ``inline``, or ``processes:N``.
+    """
+
+    run_id: Annotated[str, Field(min_length=1)]
+    every: Positive = 1
+    seeds: Positive = 2
+    executor: str = "processes:2"
 
 
 @_settings
@@ -378,13 +500,6 @@ class BenchmarkConfig:
     seed: Seed = 0
     threads: Positive = 1
     search: str = "digits"
-
-
-def _row_problems(bilevel: BilevelConfig, depth: int) -> list[str]:
-    rows = bilevel.regularization
-    if isinstance(rows, tuple) and len(rows) != depth:
-        return [f"bilevel.regularization: expected one number or one per row ({depth}), got {rows}"]
-    return []
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -170,13 +170,20 @@ class DagSpace:
         max_vertices: 1 to 7. The paper has 6; 5 keeps the space small.
         min_vertices: 1 to ``max_vertices``.
         features: names from ``FEATURES``, or functions from a Dag to a float, which are named after themselves.
+        only: keep these of them, scaled as if all were there; None keeps all.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for sizes out of range, unknown, repeated or non-finite features.
+        InvalidInputError: (a ``ValueError``) for sizes out of range, unknown, repeated or non-finite features, or cells
+            to keep that are not there.
     """
 
     def __init__(
-        self, max_vertices: int = 5, *, min_vertices: int = 1, features: Sequence[str | Feature] = PAPER_FEATURES
+        self,
+        max_vertices: int = 5,
+        *,
+        min_vertices: int = 1,
+        features: Sequence[str | Feature] = PAPER_FEATURES,
+        only: Collection[Dag] | None = None,
     ) -> None:
         check_vertices(max_vertices)
         check_vertices(min_vertices)
@@ -196,6 +203,13 @@ class DagSpace:
             raise InvalidInputError(f"expected finite features, got NaN or infinity from {bad}; mend the function")
         low, high = values.min(axis=0), values.max(axis=0)
         self._embedded = (values - low) / np.where(high > low, high - low, 1.0)  # (n, f)
+        if only is not None:
+            kept = [i for i, dag in enumerate(self._cells) if dag in set(only)]
+            if not kept or len(kept) < len(set(only)):
+                raise InvalidInputError(
+                    f"expected one or more cells of this size to keep, got {list(only)}; check them"
+                )
+            self._cells, self._embedded = tuple(self._cells[i] for i in kept), self._embedded[kept]
         self._index = {dag: i for i, dag in enumerate(self._cells)}
         # Cells that share a point are found through it, so that a query compares points, of which there are few.
         self._points, inverse = np.unique(self._embedded.round(12), axis=0, return_inverse=True)  # (p, f)

@@ -45,6 +45,8 @@ __all__ = ["Batch", "CellTrial", "Evaluation", "FadeStudy", "create_study", "del
 
 GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
+EVALUATES = "fade:evaluates"
+"""Attribute of a trial that is none of the search's: the generation whose value it brings later."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +61,7 @@ class CellTrial:
 
 
 class Evaluation(NamedTuple):
-    """A from-scratch accuracy that a generation was told."""
+    """A from-scratch accuracy of a generation's anchor architecture."""
 
     generation: int
     architecture: Architecture
@@ -161,7 +163,8 @@ class FadeStudy:
             ]
             trial.set_user_attr(GENERATION, generation)
             trial.set_user_attr(CELLS, stored[CELLS])
-        attempt = trial.number - (past[-1].number + 1 if past else 0)
+        failed = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        attempt = sum(trial.number > (past[-1].number if past else -1) for trial in failed)
         return Batch(
             number=generation,
             trial_number=trial.number,
@@ -193,8 +196,8 @@ class FadeStudy:
         trial = self._open_trial(batch)
         array = check_alpha(alpha, batch.hyper_architecture.shape)
         for name, number in (("value", value), ("one_shot_accuracy", one_shot_accuracy)):
-            if number is not None and not (isinstance(number, numbers.Real) and math.isfinite(number)):
-                raise InvalidInputError(f"expected a finite {name}, got {number!r}; leave it out where there is none")
+            if number is not None:
+                _check_finite(name, number)
         trial.set_user_attr(ALPHA, array.tolist())
         if one_shot_accuracy is not None:
             trial.report(float(one_shot_accuracy), step=0)
@@ -203,6 +206,36 @@ class FadeStudy:
         else:
             self.optuna_study.tell(trial, float(value))
         self._open = None
+
+    def add_evaluation(self, generation: int, value: float) -> None:
+        """Tell the from-scratch accuracy of a generation's anchor architecture later than its alphas.
+
+        So trainings from scratch may go on while the search does. It becomes a trial of its own, with the generation's
+        anchors as its params, since Optuna's trials are final when they are told.
+
+        Args:
+            generation: that was told without a value.
+            value: its from-scratch accuracy.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for a generation that was not told or has a value, or a bad value.
+        """
+        _check_finite("value", value)
+        past = told(self.optuna_study)
+        waiting = set(range(len(past))) - {evaluation.generation for evaluation in self.evaluations()}
+        if generation not in waiting:
+            raise InvalidInputError(
+                f"expected a generation that was told without a value, got {generation}; {len(past)} were told, "
+                f"{len(waiting)} of them have none"
+            )
+        trial = past[generation]
+        evaluation = optuna.trial.create_trial(
+            params=trial.params,
+            distributions=trial.distributions,
+            value=float(value),
+            user_attrs={EVALUATES: generation, CELLS: [row[:1] for row in trial.user_attrs[CELLS]]},
+        )
+        self.optuna_study.add_trial(evaluation)
 
     def fail(self, batch: Batch) -> None:
         """Give a generation up: the next ``ask`` repeats it with another seed.
@@ -304,6 +337,10 @@ class FadeStudy:
         """The anchors' cells in the newest generation, asked here or told."""
         return self._open[0].architecture if self._open else self._architecture(self._newest())
 
+    def architectures(self) -> list[Architecture]:
+        """The anchors' cells in all generations that were told, T of them."""
+        return [self._architecture(trial) for trial in told(self.optuna_study)]
+
     @property
     def best_architecture(self) -> Architecture:
         """Anchor architecture with the best from-scratch accuracy seen.
@@ -314,12 +351,14 @@ class FadeStudy:
         return self._architecture(self.optuna_study.best_trial)
 
     def evaluations(self) -> list[Evaluation]:
-        """All from-scratch evaluations, oldest first."""
-        return [
-            Evaluation(number, self._architecture(trial), trial.value)
-            for number, trial in enumerate(told(self.optuna_study))
-            if trial.state == TrialState.COMPLETE and trial.value is not None
+        """All from-scratch evaluations, by generation."""
+        generations = {trial.number: generation for generation, trial in enumerate(told(self.optuna_study))}
+        found = [
+            Evaluation(trial.user_attrs.get(EVALUATES, generations.get(trial.number)), self._architecture(trial), value)
+            for trial in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if (value := trial.value) is not None and (trial.number in generations or EVALUATES in trial.user_attrs)
         ]
+        return sorted(found, key=lambda evaluation: evaluation.generation)
 
     def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
         """One line per trial, as ``optuna.Study.trials_dataframe``."""
@@ -438,6 +477,12 @@ def load_study(
 def delete_study(*, study_name: str, storage: str | optuna.storages.BaseStorage) -> None:
     """Delete a study and all its trials; a ``KeyError`` where there is none."""
     optuna.delete_study(study_name=study_name, storage=_open_storage(storage))
+
+
+def _check_finite(name: str, number: Any) -> None:
+    """Raise unless a number is finite."""
+    if not (isinstance(number, numbers.Real) and math.isfinite(number)):
+        raise InvalidInputError(f"expected a finite {name}, got {number!r}; leave it out where there is none")
 
 
 def _rebuild_sampler(settings: dict[str, Any]) -> RowSampler:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import mlflow
@@ -28,7 +29,8 @@ from numpy.typing import NDArray
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.benchmarks import Scratch
-from fade_study.exceptions import StorageError
+from fade_study.exceptions import InvalidInputError, StorageError
+from fade_study.record import SearchRecord
 from fade_study.settings import flatten, masked_url, plain
 from fade_study.training import Data, ScratchResult
 
@@ -39,16 +41,21 @@ if TYPE_CHECKING:
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 __all__ = [
+    "OUTCOME",
+    "RECORD",
     "SCHEMA",
     "Run",
     "alpha_metrics",
     "check_server",
     "commit",
+    "find_outcomes",
     "find_scratch",
     "log_failed_scratch",
     "log_scratch",
+    "read_searches",
     "read_times",
     "start_hyper",
+    "start_outcome",
     "start_study",
     "ui_command",
 ]
@@ -60,7 +67,11 @@ PATIENCE = 5.0
 """Seconds that metrics may wait to be written together: a request for each epoch would cost more than a short one."""
 MOST_RUNS = 100_000
 """Of one answer of the tracking server."""
-Kind = Literal["search", "validation", "comparison", "benchmark"]
+Kind = Literal["search", "validation", "comparison", "benchmark", "analysis"]
+RECORD = "search.json"
+"""Artifact of a search: its record."""
+OUTCOME = "outcome.json"
+"""Artifact of a search of a comparison: what it came to."""
 
 
 class Run:
@@ -125,6 +136,19 @@ class Run:
         """Write a figure artifact."""
         self._client.log_figure(self.id, figure, file)
 
+    def frame(self, figure: Figure, key: str, step: int) -> None:
+        """Write a figure as one of a series, through which the MLflow UI has a slider."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        self._client.log_image(self.id, np.asarray(canvas.buffer_rgba()), key=key, step=step, synchronous=True)
+
+    @property
+    def parent(self) -> str | None:
+        """Id of the run that this one is a child of, where it is one."""
+        return self._client.get_run(self.id).data.tags.get("mlflow.parentRunId")
+
 
 @contextmanager
 def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator[Run]:
@@ -148,7 +172,14 @@ def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator
 
 @contextmanager
 def start_study(
-    kind: Kind, config: Any, device: str, data: Data | None = None, study_name: str | None = None
+    kind: Kind,
+    config: Any,
+    device: str,
+    data: Data | None = None,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    nested: bool = False,
 ) -> Iterator[Run]:
     """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
 
@@ -157,13 +188,14 @@ def start_study(
         config: dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
         device: that trains.
         data: logged with its digest, where there are any.
-        study_name: name of the Optuna study, tag ``fade.study``, where there is one.
+        name: of the run.
+        tags: more of them.
+        nested: a child of the run that is active: one of several searches of a command.
     """
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    tags = {"fade.kind": kind, "fade.commit": commit()} | ({"fade.study": study_name} if study_name else {})
-    with _run(None, tags, nested=False) as run:
+    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **tags}, nested=nested) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
@@ -184,6 +216,35 @@ def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: in
         run.params({"generation": generation, "seed": seed, **cells})
         run.json({"rows": keys}, "hyper_architecture.json")
         yield run
+
+
+@contextmanager
+def start_outcome(searcher: str, seed: int, recipe: str) -> Iterator[Run]:
+    """The child run of a search that a comparison has finished.
+
+    Args:
+        searcher: its name.
+        seed: of the search.
+        recipe: hash of all that matters but the seed.
+    """
+    with _run(f"{searcher}-{seed}", {"fade.kind": "search", "fade.searcher": searcher}, nested=True) as run:
+        run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
+        yield run
+
+
+def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
+    """Searches of comparisons done before, by seed: what they came to, as JSON, and their records."""
+    client = mlflow.MlflowClient()
+    condition = f"tags.`fade.kind` = 'search' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
+    runs: Any = mlflow.search_runs(
+        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
+    )
+    found: dict[int, tuple[str, SearchRecord]] = {}
+    for run in runs:
+        texts = [_read_text(client, run.info.run_id, file) for file in (OUTCOME, RECORD)]
+        if None not in texts:
+            found[int(run.data.params["seed"])] = str(texts[0]), SearchRecord.from_json(str(texts[1]))
+    return found
 
 
 def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> Scratch:
@@ -248,6 +309,45 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
             metrics = run.data.metrics
             results[name] = Scratch(metrics["accuracy/test"], metrics["accuracy/validation"], metrics["seconds"])
     return results
+
+
+def read_searches(run_id: str) -> dict[str, SearchRecord]:
+    """The record of a search, or those of all searches of a command, by run.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) where there is no such run, or it is no search that has finished.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(run_id)
+    except mlflow.MlflowException as error:
+        raise InvalidInputError(
+            f"expected the id of a run in {masked_url(mlflow.get_tracking_uri())}, got {run_id!r}: {error}"
+        ) from None
+    kind = run.data.tags.get("fade.kind")
+    if kind not in ("search", "comparison"):
+        raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
+    children = client.search_runs(
+        [run.info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`fade.kind` = 'search' and attributes.status = 'FINISHED'",
+        max_results=MOST_RUNS,
+    )
+    runs = [run.info.run_id, *(child.info.run_id for child in reversed(children))]
+    records = {i: _read_text(client, i, RECORD) for i in runs}
+    found = {i: SearchRecord.from_json(text) for i, text in records.items() if text is not None}
+    if not found:
+        raise InvalidInputError(
+            f"expected a search that has finished a generation, got {run_id}, status {run.info.status}, which left no "
+            f"{RECORD}; run it again to continue it"
+        )
+    return found
+
+
+def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | None:
+    """A text artifact, where it is there."""
+    if file not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+        return None
+    return Path(client.download_artifacts(run_id, file)).read_text()
 
 
 def read_times(uri: str) -> tuple[float, float]:

@@ -18,16 +18,18 @@ from tqdm.auto import tqdm
 
 import fade_study
 from analysis import figures
-from fade_study import tracking
+from fade_study import Architecture, tracking
 from fade_study.benchmarks import Scratch
 from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
+from fade_study.record import SearchRecord
 from fade_study.settings import masked_url
 from fade_study.study import Evaluation
 from fade_study.training import Data, recipe
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
+from studies.analyze import analyze
 from studies.command import command
 from studies.trainings import ScratchTrainings, repetition_seeds, train_hyper
 
@@ -35,29 +37,64 @@ BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
 
 
-def search(config: SearchConfig) -> fade_study.FadeStudy:
-    """All generations that the study lacks, then figures and a summary."""
-    begin = time.perf_counter()
+def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
+    """All generations that the study lacks, then an analysis and a summary; the same for each of several seeds."""
     accelerator = open_accelerator()
     if accelerator.num_processes > 1:
         raise fade_study.InvalidInputError(
             f"expected one process, got {accelerator.num_processes}; a search over several is not supported yet"
         )
     data = load_data(config.data)
-    check_schedule(config.bilevel, data, (config.depth, 1 + 2 * len(config.space.features)))
+    check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
     tracking.check_server()
+    device = str(accelerator.device)
     with open_executor(config.executor) as executor:
-        study = open_study(config, data)
-        device = str(accelerator.device)
-        with tracking.start_study("search", config, device, data, study.optuna_study.study_name) as run:
-            done = len(study.trajectory())
-            with tqdm(total=config.generations, initial=done, unit="generation") as bar:
-                for _ in range(done, config.generations):
-                    generation(study, config, data, executor, run)
-                    bar.update()
-            finish(study, config, data, run)
-            run.metrics({"seconds": time.perf_counter() - begin})
-    return study
+        if config.seeds == 1:
+            return [search_once(config, data, executor, device)[0]]
+        with tracking.start_study("search", config, device, data) as run:
+            found = [search_once(one, data, executor, device, nested=True) for one in one_per_seed(config)]
+            print(f"\nAll {config.seeds} searches:\n{analyze({run_id: record for _, run_id, record in found}, run)}")
+            print(f"Look at run {run.id}: {tracking.ui_command()}")
+        return [study for study, _, _ in found]
+
+
+def one_per_seed(config: SearchConfig) -> list[SearchConfig]:
+    """The searches that a search with several seeds consists of."""
+    return [
+        dataclasses.replace(
+            config, seed=seed, seeds=1, study=None if config.study is None else f"{config.study}-{seed}"
+        )
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
+
+
+def search_once(
+    config: SearchConfig, data: Data, executor: Executor, device: str, *, nested: bool = False
+) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
+    """One search, with the id of its run and its record."""
+    begin = time.perf_counter()
+    study = open_study(config, data)
+    tags = {"fade.study": study.optuna_study.study_name}
+    name = f"search-{config.seed}" if nested else None
+    with tracking.start_study("search", config, device, data, tags=tags, name=name, nested=nested) as run:
+        evaluations = Evaluations(study, config, data, executor, run)
+        done = len(study.trajectory())
+        with tqdm(total=config.generations, initial=done, unit="generation") as bar:
+            for number in range(done, config.generations):
+                if settled(study, config.patience):
+                    tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
+                    break
+                batch = study.ask()
+                evaluations.begin(number, batch.architecture, last=number == config.generations - 1)
+                generation(study, batch, config, data, executor, run)
+                evaluations.collect(wait=False)
+                bar.update()
+            evaluations.begin(len(study.trajectory()) - 1, study.architecture, last=True)
+            evaluations.collect()
+        record = SearchRecord.of(study, find_evaluations(study, config, data))
+        finish(study, record, config, run)
+        run.metrics({"seconds": time.perf_counter() - begin})
+    return study, run.id, record
 
 
 def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
@@ -68,7 +105,7 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     return fade_study.create_study(
         space=config.space.open(),
         depth=config.depth,
-        sampler=fade_study.samplers.PseudoGradientSampler(config.offset, config.step_size, seed=config.seed),
+        sampler=config.sampler.open(config.seed),
         study_name=config.study or f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
         storage=config.storage,
         load_if_exists=config.study is not None,
@@ -76,33 +113,71 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     )
 
 
+class Evaluations:
+    """Anchor architectures that are trained from scratch, by worker processes while this one searches on.
+
+    Those that an earlier session left out, or was stopped in, are begun at once.
+    """
+
+    def __init__(
+        self, study: fade_study.FadeStudy, config: SearchConfig, data: Data, executor: Executor, run: tracking.Run
+    ) -> None:
+        self.study, self.config, self.data, self.executor, self.run = study, config, data, executor, run
+        self.begun = {evaluation.generation for evaluation in study.evaluations()}
+        self.waiting: dict[int, ScratchTrainings] = {}
+        for number, architecture in enumerate(study.architectures()):
+            self.begin(number, architecture)
+
+    def begin(self, number: int, architecture: Architecture, *, last: bool = False) -> None:
+        """Train a generation's architecture, where it is its turn: a regular one, or the last."""
+        every = self.config.evaluate_every
+        if number in self.begun or every == 0 or not (last or (number + 1) % every == 0):
+            return
+        self.begun.add(number)
+        wanted = [(architecture, seed) for seed in range(self.config.evaluation_seeds)]
+        self.waiting[number] = ScratchTrainings(
+            wanted, self.data, self.config.scratch, self.config.network, self.executor
+        )
+
+    def collect(self, *, wait: bool = True) -> None:
+        """Record and tell what is done, or all."""
+        for number, trainings in list(self.waiting.items()):
+            if wait or trainings.done:
+                del self.waiting[number]
+                accuracies = list(trainings.collect().values())
+                if accuracies:
+                    self.run.metrics(accuracy_metrics(accuracies), step=number)
+                    self.study.add_evaluation(number, float(np.mean([scratch.validation for scratch in accuracies])))
+                    mean = np.mean([scratch.test for scratch in accuracies])
+                    tqdm.write(f"generation {number} from scratch: test accuracy {mean:.3f}")
+
+
+def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
+    """Whether no anchor has changed its cell in the last generations."""
+    newest = study.architectures()[-patience - 1 :] if patience else []
+    return patience is not None and len(newest) == patience + 1 and len({a.key for a in newest}) == 1
+
+
 def generation(
-    study: fade_study.FadeStudy, config: SearchConfig, data: Data, executor: Executor, run: tracking.Run
+    study: fade_study.FadeStudy,
+    batch: fade_study.Batch,
+    config: SearchConfig,
+    data: Data,
+    executor: Executor,
+    run: tracking.Run,
 ) -> None:
-    """Ask, train, tell, record."""
-    batch = study.ask()
-    last = batch.number == config.generations - 1
-    evaluated = last or (batch.number + 1) % config.evaluate_every == 0
-    # Worker processes train the anchors' architecture from scratch while this one trains the hyper-architecture.
-    seeds = range(config.evaluation_seeds) if evaluated else ()
-    wanted = [(batch.architecture, seed) for seed in seeds]
-    evaluation = ScratchTrainings(wanted, data, config.scratch, config.network, executor)
-    hyper_seeds = repetition_seeds(batch.seed, config.repetitions)
-    results = train_hyper(
-        batch.number, batch.hyper_architecture, data, config.bilevel, config.network, hyper_seeds, executor
-    )
+    """Train, record, tell."""
+    seeds = repetition_seeds(batch.seed, config.repetitions)
+    results = train_hyper(batch.number, batch.hyper_architecture, data, config.bilevel, config.network, seeds, executor)
     alpha = fade_study.ranking.marginals(np.stack([result.alpha for result in results]))
     one_shot = float(np.mean([result.accuracy for result in results]))
     seconds = sum(result.seconds for result in results)
-    accuracies = list(evaluation.collect().values())
-    value = float(np.mean([scratch.validation for scratch in accuracies])) if accuracies else None
 
     trajectory = study.trajectory()
     moved = float(np.linalg.norm(batch.anchors - trajectory[-1], axis=1).mean()) if len(trajectory) else 0.0
     # Recorded before it is told: after a crash in between it is trained and recorded again, never missing.
     metrics = {"one_shot_accuracy": one_shot, "seconds/hyper": seconds}
-    metrics |= generation_metrics(study, batch, alpha) | accuracy_metrics(accuracies)
-    run.metrics(metrics, step=batch.number)
+    run.metrics(metrics | generation_metrics(study, batch, alpha), step=batch.number)
     paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
     ranked = [batch.hyper_architecture.architecture(path).key for path in paths.tolist()]
     run.table(
@@ -114,10 +189,11 @@ def generation(
         },
         "ranks.json",
     )
-    study.tell(batch, alpha, value, one_shot_accuracy=one_shot)
-    line = f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s"
-    line += f", one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
-    tqdm.write(line + (f", from scratch {np.mean([s.test for s in accuracies]):.3f}" if accuracies else ""))
+    study.tell(batch, alpha, one_shot_accuracy=one_shot)
+    tqdm.write(
+        f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s, "
+        f"one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
+    )
 
 
 def generation_metrics(
@@ -146,45 +222,48 @@ def accuracy_metrics(accuracies: list[Scratch]) -> dict[str, float]:
     return metrics
 
 
-def finish(study: fade_study.FadeStudy, config: SearchConfig, data: Data, run: tracking.Run) -> None:
-    """Figures of the whole study, and a summary on the terminal."""
+def find_evaluations(study: fade_study.FadeStudy, config: SearchConfig, data: Data) -> dict[int, list[Scratch]]:
+    """All trainings from scratch of the generations that were evaluated, this time or before.
+
+    Where this tracking server does not know a study's earlier evaluations, they are missing.
+    """
+    evaluations = study.evaluations()
+    keys = {evaluation.architecture.key for evaluation in evaluations}
+    known = tracking.find_scratch(recipe(data, config.scratch, config.network), keys)
+    seeds = range(config.evaluation_seeds)
+    found = {e.generation: [known[name] for seed in seeds if (name := (e.architecture.key, seed)) in known]
+             for e in evaluations}  # fmt: skip
+    return {generation: accuracies for generation, accuracies in found.items() if accuracies}
+
+
+def finish(study: fade_study.FadeStudy, record: SearchRecord, config: SearchConfig, run: tracking.Run) -> None:
+    """The record with its analysis, and a summary on the terminal."""
+    run.text(record.to_json(), tracking.RECORD)
     last = [study.history(row)[-1] for row in range(study.depth)]
     alpha, cells = np.array([row.alpha for row in last]), [row.cells for row in last]
     run.figure(figures.draw_alpha(alpha, cells), "figures/alpha_last_generation.png")
-    run.figure(figures.draw_trajectory(study.trajectory(), study.space.features), "figures/trajectory.png")
     run.figure(figures.draw_cells(study.architecture), "figures/anchor_cells.png")
-
-    evaluations = study.evaluations()
-    if evaluations:
-        summarize(evaluations, config, data, run)
-    else:
-        print("\nNo architecture was trained from scratch in these generations.")
+    report = analyze({run.id: record}, run)
+    summarize(study.evaluations(), record, run)
+    print(report)
     print(
         f"Study {study.optuna_study.study_name!r} in {masked_url(config.storage)}\n"
         f"Look at run {run.id}: {tracking.ui_command()}"
     )
 
 
-def summarize(evaluations: list[Evaluation], config: SearchConfig, data: Data, run: tracking.Run) -> None:
-    """The figure of from-scratch accuracies, and the best architecture: chosen by validation, reported on test."""
-    # By architecture: where the search comes back to one, that is no new evidence.
-    keys = {evaluation.architecture.key for evaluation in evaluations}
-    tests: dict[str, list[float]] = {key: [] for key in keys}
-    for (key, seed), scratch in tracking.find_scratch(recipe(data, config.scratch, config.network), keys).items():
-        if seed < config.evaluation_seeds:
-            tests[key].append(scratch.test)
-    # Where this tracking server does not know a study's earlier evaluations, it can't show them.
-    known = [(e.generation, e.architecture.key) for e in evaluations if tests[e.architecture.key]]
-    if known:
-        figure = figures.draw_accuracy([t for t, _ in known], [tests[name] for _, name in known], [n for _, n in known])
-        run.figure(figure, "figures/accuracy.png")
-
+def summarize(evaluations: list[Evaluation], record: SearchRecord, run: tracking.Run) -> None:
+    """The best architecture: chosen by validation, reported on test."""
+    if not evaluations:
+        print(f"\nNo architecture was trained from scratch: mlflow run . -e evaluate -P run_id={run.id}")
+        return
     number, best, validation = max(evaluations, key=lambda evaluation: evaluation.value)
     run.metrics({"best/validation_accuracy": validation})
     run.tag("fade.best_architecture", best.key)
-    print(f"\nBest of {len(tests)} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
+    count = len({evaluation.architecture.key for evaluation in evaluations})
+    print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
     print(f"  {best} (generation {number})")
-    test = tests[best.key]
+    test = [scratch.test for scratch in record.evaluations.get(number, ())]
     if test:
         run.metrics({"best/test_accuracy": float(np.mean(test))})
         spread = " (1 seed)"

@@ -56,6 +56,11 @@ class ScratchTrainings:
                 if future.done():  # trained in this process: recorded before the next one begins
                     self._record(future)
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return all(future.done() for future in self.futures)
+
     def collect(self) -> dict[tuple[str, int], Scratch]:
         """Results by architecture key and seed; without those whose workers were killed, of which a warning tells."""
         for future in completed(list(self.futures)):

@@ -81,10 +81,10 @@ def test_digits_is_the_default():
 
 
 def test_the_command_line_overrides_the_preset():
-    config = parse("--preset", "smoke", "--bilevel.epochs", "7", "--step_size=-0.5", "--network.normalization=none",
-                   "--bilevel.regularization", "[1, 2]", "--study", "mine")  # fmt: skip
+    config = parse("--preset", "smoke", "--bilevel.epochs", "7", "--sampler.step_size=-0.5",
+                   "--network.normalization=none", "--bilevel.regularization", "[1, 2]", "--study", "mine")  # fmt: skip
     base = parse("--preset", "smoke")
-    assert (config.bilevel.epochs, config.step_size, config.network.normalization) == (7, -0.5, "none")
+    assert (config.bilevel.epochs, config.sampler.step_size, config.network.normalization) == (7, -0.5, "none")
     assert config.bilevel.regularization == (1.0, 2.0)
     assert config.study == "mine"
     assert config.scratch == base.scratch
@@ -94,10 +94,10 @@ def test_all_problems_are_reported_at_once(tmp_path):
     preset = tmp_path / "bad.yaml"
     preset.write_text(yaml.safe_dump({"generations": 0, "colour": "red", "bilevel": {"epochs": "many", "speed": 3}}))
     problems = refused(
-        "--preset", str(preset), "--offset=-1", "--depth", "0", "--space.max_vertices", "8", "--foo", "3"
+        "--preset", str(preset), "--sampler.offset=-1", "--depth", "0", "--space.max_vertices", "8", "--foo", "3"
     )
     said = "\n".join(problems)
-    for name in ("generations", "colour", "bilevel.epochs", "bilevel.speed", "offset", "depth", "foo"):
+    for name in ("generations", "colour", "bilevel.epochs", "bilevel.speed", "sampler.offset", "depth", "foo"):
         assert any(problem.startswith(f"{name}: ") for problem in problems), (name, said)
     assert "20,286,025" in said
     assert len(problems) == 8
@@ -110,9 +110,9 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--generations=0", "generations: Input should be greater than 0, got 0"),
         ("--generations=2.5", "generations: "),
         ("--bilevel.batch_size=-1", "bilevel.batch_size: "),
-        ("--offset=0", "offset: "),
-        ("--offset=.nan", "offset: "),
-        ("--step_size=0", "step_size: expected a number other than 0"),
+        ("--sampler.offset=0", "sampler.offset: "),
+        ("--sampler.offset=.nan", "sampler.offset: "),
+        ("--sampler.step_size=0", "sampler.step_size: expected a number other than 0"),
         ("--network.kernel_size=4", "network.kernel_size: expected an odd number"),
         ("--network.normalization=layer", "network.normalization: "),
         ("--space.features=[colour]", "space.features: expected different features among"),
@@ -136,7 +136,7 @@ def test_each_problem_says_where_and_what_is_expected(argument, message):
 
 
 def test_values_that_look_like_options_or_hold_an_equals_sign():
-    assert parse("--step_size", "-1e-3").step_size == -0.001
+    assert parse("--sampler.step_size", "-1e-3").sampler.step_size == -0.001
     assert parse("--storage", "postgresql://h/db?a=b").storage == "postgresql://h/db?a=b"
     (problem,) = refused("--storage", "postgresql://h/db?a=b", "--generations", "0")
     assert problem.startswith("generations: ")

@@ -23,12 +23,13 @@ MAY_IMPORT = {
     "samplers": {"exceptions", "space"},
     "settings": {"exceptions", "space"},
     "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers"},
+    "record": {"exceptions", "benchmarks", "study"},
     "testing": CORE,
-    "config": {"exceptions", "dag", "space"},
+    "config": {"exceptions", "dag", "space", "samplers"},
     "nn": {"exceptions", "dag", "space", "architecture", "config"},
     "training": {"exceptions", "architecture", "config", "nn"},
     "execution": {"exceptions"},
-    "tracking": {"exceptions", "architecture", "benchmarks", "settings", "training"},
+    "tracking": {"exceptions", "architecture", "benchmarks", "record", "settings", "training"},
     "__init__": CORE,
 }
 """Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""

@@ -522,3 +522,26 @@ def test_a_sampler_with_a_width_of_its_own():
     study = create_study(space=SPACE, depth=2, sampler=Wide(seed=0))
     run(study, 2)
     assert study.trajectory().shape == (2, 2, 3)
+
+
+def test_evaluations_may_come_later(storage):
+    early, late = (
+        create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name=name) for name in "ab"
+    )
+    for study in (early, late):
+        for generation in range(3):
+            batch = study.ask()
+            study.tell(batch, alphas(batch), 0.5 if generation == 1 and study is early else None)
+            if generation == 2 and study is late:
+                study.add_evaluation(1, 0.5)
+    assert late.evaluations() == early.evaluations() == [(1, early.best_architecture, 0.5)]
+    assert late.best_architecture == early.best_architecture
+    np.testing.assert_array_equal(late.trajectory(), early.trajectory())
+    assert late.ask().seed == early.ask().seed  # a trial more is no attempt more
+    for generation in (1, 3, -1):
+        with pytest.raises(ValueError, match="expected a generation that was told without a value"):
+            late.add_evaluation(generation, 0.5)
+    with pytest.raises(ValueError, match="expected a finite value"):
+        late.add_evaluation(0, float("nan"))
+    loaded = load_study(study_name="b", storage=storage, space=SPACE)
+    assert loaded.evaluations() == late.evaluations()

@@ -21,7 +21,7 @@ CONFIG = SearchConfig(
 
 @pytest.fixture
 def study(mlflow_store, digits):
-    with tracking.start_study("search", CONFIG, "cpu", digits, "name") as run:
+    with tracking.start_study("search", CONFIG, "cpu", digits, tags={"fade.study": "name"}) as run:
         yield run
 
 
@@ -110,7 +110,7 @@ def test_metrics_that_may_wait_are_there_when_the_run_ends(mlflow_store, digits,
     client = mlflow.MlflowClient()
     with (
         pytest.raises(error) if error else contextlib.nullcontext(),
-        tracking.start_study("search", CONFIG, "cpu", digits, "name") as run,
+        tracking.start_study("search", CONFIG, "cpu", digits, tags={"fade.study": "name"}) as run,
     ):
         for step in range(5):
             run.metrics({"loss": step}, step=step, now=False)
@@ -133,7 +133,7 @@ def test_a_result_of_another_experiment_is_found_too(study):
 def test_how_runs_end(mlflow_store, digits, error, status):
     with (
         pytest.raises(error) if error else contextlib.nullcontext(),
-        tracking.start_study("search", CONFIG, "cpu", digits, "name") as parent,
+        tracking.start_study("search", CONFIG, "cpu", digits, tags={"fade.study": "name"}) as parent,
         tracking.start_hyper(0, HyperArchitecture(((Dag(1),),)), 0) as child,
     ):
         if error:

@@ -1,6 +1,21 @@
 """Outer searches, one file each. Optuna's own samplers work on the same study, as baselines."""
 
 from fade_study.samplers._base import RowGeneration, RowHistory, RowSampler
+from fade_study.samplers._champion import ChampionSampler
+from fade_study.samplers._evolution_strategy import EvolutionStrategySampler
+from fade_study.samplers._preference import PreferenceSampler
 from fade_study.samplers._pseudo_gradient import PseudoGradientSampler
+from fade_study.samplers._random_anchors import RandomAnchorSampler
+from fade_study.samplers._regularized_evolution import RegularizedEvolutionSampler
 
-__all__ = ["PseudoGradientSampler", "RowGeneration", "RowHistory", "RowSampler"]
+__all__ = [
+    "ChampionSampler",
+    "EvolutionStrategySampler",
+    "PreferenceSampler",
+    "PseudoGradientSampler",
+    "RandomAnchorSampler",
+    "RegularizedEvolutionSampler",
+    "RowGeneration",
+    "RowHistory",
+    "RowSampler",
+]

@@ -31,6 +31,7 @@ __all__ = [
     "RowHistory",
     "RowSampler",
     "anchor_names",
+    "check_width",
     "row_history",
     "told",
 ]
@@ -190,6 +191,13 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
 def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:
     """Names of the anchor coordinates among a trial's params, d lists of f."""
     return [[f"row{row}/{feature}" for feature in features] for row in range(depth)]
+
+
+def check_width(width: int) -> int:
+    """A number of points that can be compared, or an ``InvalidInputError``."""
+    if isinstance(width, bool) or not isinstance(width, int) or width < 2:
+        raise InvalidInputError(f"expected a width of 2 or more, got {width!r}; it counts the anchor and its neighbors")
+    return width
 
 
 def told(study: Study) -> list[FrozenTrial]:

@@ -2,7 +2,6 @@ import io
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from analysis import figures
 from fade_study import Architecture, Dag, enumerate_dags
@@ -12,30 +11,6 @@ def drawn(figure):
     """The figure, rendered: many mistakes show only then."""
     figure.savefig(io.BytesIO(), format="png")
     return figure
-
-
-def test_trajectory_has_a_panel_per_row_and_feature():
-    trajectory = np.random.default_rng(0).random((5, 3, 2))
-    figure = drawn(figures.draw_trajectory(trajectory, ["a_b", "c"]))
-    panels = np.array(figure.axes).reshape(4, 2)
-    np.testing.assert_array_equal(panels[1, 0].lines[0].get_ydata(), trajectory[:, 1, 0])
-    np.testing.assert_allclose(panels[3, 1].lines[-1].get_ydata(), trajectory[:, :, 1].mean(axis=1))
-    assert [panel.get_title() for panel in panels[0]] == ["a b", "c"]
-
-
-def test_accuracy_states_n_and_the_regression_of_generations():
-    x, y = [0, 2, 4, 6], [0.2, 0.5, 0.8, 0.7]
-    accuracies = [[value - 0.1, value + 0.1] for value in y]
-    ax = drawn(figures.draw_accuracy(x, accuracies, ["a", "b", "c", "b"])).axes[0]
-    r, p = stats.pearsonr(x, y)
-    assert ax.get_title() == f"n = 4 generations with 3 architectures, r = {r:.2f}, p = {p:.2g}"
-    np.testing.assert_allclose(ax.lines[-1].get_ydata(), np.polyval(np.polyfit(x, y, 1), x))
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_accuracy_without_a_trend(n):
-    figure = drawn(figures.draw_accuracy(list(range(n)), [[0.5]] * n, ["a"] * n))
-    assert ", r" not in figure.axes[0].get_title()
 
 
 def test_alphas():

@@ -93,9 +93,9 @@ def test_mlflow_run_searches_and_records(project, mlflow_store):
     assert expected <= set(data.metrics)
     history = mlflow.MlflowClient().get_metric_history(parent.info.run_id, "anchor/row0/vertices")
     assert [metric.step for metric in history] == [0, 1]
-    assert {"config.yaml", "ranks.json", "figures"} <= artifacts(parent)
+    assert {"config.yaml", "ranks.json", "search.json", "figures", "images"} <= artifacts(parent)
     assert {Path(path).stem for path in artifacts(parent, "figures")} == {
-        "accuracy", "alpha_last_generation", "anchor_cells", "trajectory"
+        "alpha_last_generation", "anchor_cells", "coverage", "movement", "trajectory"
     }  # fmt: skip
     assert parent.inputs.dataset_inputs[0].dataset.name == "digits"
 
@@ -156,8 +156,10 @@ def stored(project):
     study = fade_study.load_study(
         study_name="s", storage=f"sqlite:///{project / 'fade.db'}", space=fade_study.DagSpace(3)
     )
-    trials = [t for t in study.optuna_study.trials if t.state.name in ("COMPLETE", "PRUNED")]
-    return [(t.params, t.user_attrs, t.values, t.intermediate_values) for t in trials]
+    told = [t for t in study.optuna_study.trials if t.state.name == "PRUNED"]
+    generations = [(t.params, t.user_attrs, t.intermediate_values) for t in told]
+    # Evaluations are told when they are done, which is not always after the same generation.
+    return generations, study.evaluations()
 
 
 def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_template, tmp_path, monkeypatch):
@@ -166,7 +168,8 @@ def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_t
     output, _ = process.communicate()
     assert process.returncode == 0, output
     whole = stored(project)
-    assert len(whole) == 4
+    assert len(whole[0]) == 4
+    assert [evaluation.generation for evaluation in whole[1]] == [1, 3]
 
     # Again from nothing, with a tracking store that knows none of the results, killed twice.
     (project / "fade.db").unlink()
@@ -198,7 +201,7 @@ def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_t
 def test_a_study_with_other_settings_is_refused(project, mlflow_store):
     assert search(project, "--study", "s", "--generations", "1").wait() == 0
     before = len(runs())
-    changes = ["--offset", "0.2", "--space.max_vertices", "4", "--scratch.epochs", "1", "--data.limit", "320"]
+    changes = ["--sampler.offset", "0.2", "--space.max_vertices", "4", "--scratch.epochs", "1", "--data.limit", "320"]
     process = search(project, "--study", "s", "--generations", "2", *changes)
     output, _ = process.communicate()
     assert process.returncode != 0

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from fade_study import Dag, DagSpace, HyperArchitecture, create_study, enumerate_dags, ranking
-from fade_study.samplers import PseudoGradientSampler
 from fade_study.training import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, load_data
 from fade_study.training import train_hyper_architecture as train
 from fade_study.training.estimators import ESTIMATORS, row_regularization
@@ -108,7 +107,7 @@ def test_the_digits_preset_trains_its_supernet():
     study = create_study(
         space=DagSpace(config.space.max_vertices),
         depth=config.depth,
-        sampler=PseudoGradientSampler(config.offset, seed=5),
+        sampler=config.sampler.open(5),
     )
     data = load_data(config.data)
     result = train(study.ask().hyper_architecture, data, config.bilevel, network=config.network, seed=0)

@@ -1,0 +1,100 @@
+"""What a search leaves to be analyzed: where its anchors went, and how good their architectures were.
+
+A run of the search study, or of the comparison's, holds it as ``search.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.benchmarks import Scratch
+from fade_study.exceptions import DataError
+from fade_study.study import FadeStudy
+
+__all__ = ["SearchRecord"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SearchRecord:
+    """A search over T generations of d rows, w columns and f features."""
+
+    features: tuple[str, ...]
+    space: int
+    """Number of cells in the space."""
+    anchors: NDArray[np.float64]
+    """``(T, d, f)``."""
+    embedded: NDArray[np.float64]
+    """Points of the anchors' cells, ``(T, d, f)``."""
+    cells: tuple[tuple[tuple[str, ...], ...], ...]
+    """Keys ``(T, d, w)``, the anchors' first."""
+    evaluations: Mapping[int, tuple[Scratch, ...]]
+    """By generation: the from-scratch trainings of its anchor architecture, one per seed."""
+
+    @classmethod
+    def of(cls, study: FadeStudy, evaluations: Mapping[int, Sequence[Scratch]]) -> SearchRecord:
+        """What a study holds, with the trainings from scratch, of which it knows but a mean."""
+        embedding = {cell.key: study.space.embed(cell) for cell in study.space}
+        rows = [study.history(row) for row in range(study.depth)]
+        cells = tuple(zip(*([generation.cells for generation in row] for row in rows), strict=True))
+        anchors = study.trajectory()
+        return cls(
+            features=tuple(study.space.features),
+            space=len(study.space),
+            anchors=anchors,
+            embedded=np.array([[embedding[row[0]] for row in generation] for generation in cells]).reshape(
+                anchors.shape
+            ),
+            cells=cells,
+            evaluations={generation: tuple(scratch) for generation, scratch in sorted(evaluations.items())},
+        )
+
+    def architecture(self, generation: int) -> str:
+        """Key of a generation's anchor architecture."""
+        return "|".join(row[0] for row in self.cells[generation])
+
+    @property
+    def trend(self) -> tuple[list[int], list[float]]:
+        """Generations that were evaluated and their mean test accuracies."""
+        means = [float(np.mean([scratch.test for scratch in found])) for found in self.evaluations.values()]
+        return list(self.evaluations), means
+
+    def to_json(self) -> str:
+        """As text."""
+        content: dict[str, Any] = {
+            "features": self.features,
+            "space": self.space,
+            "anchors": self.anchors.tolist(),
+            "embedded": self.embedded.tolist(),
+            "cells": self.cells,
+            "evaluations": {generation: list(found) for generation, found in self.evaluations.items()},
+        }
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> SearchRecord:
+        """The inverse of ``to_json``.
+
+        Raises:
+            DataError: (a ``ValueError``) for another text.
+        """
+        try:
+            content = json.loads(text)
+            return cls(
+                features=tuple(content["features"]),
+                space=content["space"],
+                anchors=np.array(content["anchors"]),
+                embedded=np.array(content["embedded"]),
+                cells=tuple(tuple(tuple(row) for row in generation) for generation in content["cells"]),
+                evaluations={
+                    int(generation): tuple(Scratch(*scratch) for scratch in found)
+                    for generation, found in content["evaluations"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"expected the record of a search, got {type(error).__name__}: {error}") from None

@@ -1,0 +1,33 @@
+"""The champion against challengers: the simplest relative search there is."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.samplers._base import RowHistory, RowSampler, check_width
+
+__all__ = ["ChampionSampler"]
+
+
+class ChampionSampler(RowSampler):
+    """The cell with the largest alpha of the last generation against w - 1 random challengers.
+
+    Memory-less, and without a step size: it only asks which cell of a row is best.
+
+    Args:
+        width: points of a neighborhood w.
+        seed: root of all random numbers; None takes the study's.
+    """
+
+    def __init__(self, width: int = 7, *, seed: int | None = None) -> None:
+        super().__init__(seed=seed)
+        self.width = check_width(width)
+
+    def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Points ``(w, f)``, the champion's first."""
+        points = rng.random((self.width, len(history.features)))
+        if len(history) > 0:
+            last = history[-1]
+            points[0] = self.embed([last.cells[last.alpha.argmax()]])[0]
+        return points

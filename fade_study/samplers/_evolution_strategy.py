@@ -1,0 +1,37 @@
+"""A (1, w) evolution strategy on alphas: all of a neighborhood recombined, weighted by alpha."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.exceptions import InvalidInputError
+from fade_study.samplers._base import RowHistory, RowSampler, check_width
+
+__all__ = ["EvolutionStrategySampler"]
+
+
+class EvolutionStrategySampler(RowSampler):
+    """The next anchor is the mean of the last neighborhood's points weighted by their alphas; neighbors are normal.
+
+    Memory-less. Its neighborhoods have random directions, and so any width.
+
+    Args:
+        width: points of a neighborhood w, the anchor among them.
+        offset: standard deviation of the neighbors around the anchor, above 0.
+        seed: root of all random numbers; None takes the study's.
+    """
+
+    def __init__(self, width: int = 7, offset: float = 0.3, *, seed: int | None = None) -> None:
+        if not (np.isfinite(offset) and offset > 0):
+            raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.3")
+        super().__init__(seed=seed)
+        self.width = check_width(width)
+        self.offset = offset
+
+    def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Points ``(w, f)``, the anchor first."""
+        f = len(history.features)
+        anchor = rng.random(f) if len(history) == 0 else history[-1].alpha @ history[-1].points
+        neighbors = anchor + self.offset * rng.standard_normal((self.width - 1, f))
+        return np.clip(np.concatenate([anchor[None], neighbors]), 0.0, 1.0)

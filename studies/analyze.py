@@ -1,0 +1,114 @@
+"""How a search moved, and whether it got better (paper section 3.2, Figs. 3b and 4): reads runs, trains nothing.
+
+mlflow run . -e analyze -P run_id=...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from analysis import figures, trajectory
+from fade_study import Architecture, Dag, tracking
+from fade_study.config import AnalyzeConfig
+from fade_study.exceptions import InvalidInputError
+from fade_study.record import SearchRecord
+from studies.command import command
+
+MOST_FRAMES = 30
+"""Pictures of the anchors' cells of a search; of a longer one, as many generations at equal distances."""
+
+
+def main(config: AnalyzeConfig) -> None:
+    """Analyze the search of a run, or all of its searches together."""
+    tracking.check_server()
+    records = tracking.read_searches(config.run_id)
+    if not any(record.evaluations for record in records.values()):
+        raise InvalidInputError(
+            f"expected a search whose anchors were trained from scratch, got {config.run_id}, which has none; "
+            f"mlflow run . -e evaluate -P run_id={config.run_id} trains them"
+        )
+    with tracking.start_study("analysis", config, "cpu", tags={"fade.analyzed": config.run_id}) as run:
+        print(analyze(records, run))
+        print(f"Look at run {run.id}: {tracking.ui_command()}")
+
+
+def analyze(records: Mapping[str, SearchRecord], run: tracking.Run) -> str:
+    """Trend, movement and coverage of searches, as metrics and figures of a run, and as text."""
+    searches = list(records.values())
+    features = searches[0].features
+    trajectories = [record.anchors for record in searches]
+    run.figure(trajectory.draw_trajectories(trajectories, features), "figures/trajectory.png")
+    lines = []
+    if len(searches) == 1:
+        run.series(list(enumerate(movement_metrics(searches[0]))))
+        draw_frames(searches[0], run)
+    if max(map(len, trajectories)) > 1:
+        run.figure(trajectory.draw_movement(trajectories), "figures/movement.png")
+        coverages = [trajectory.coverage(record.cells, record.space) for record in searches]
+        run.figure(trajectory.draw_coverage(coverages), "figures/coverage.png")
+        lines.append(movement_line(searches))
+    series = [record.trend for record in searches if record.evaluations]
+    try:
+        pooled = trajectory.pooled_trend(series)
+    except InvalidInputError as error:
+        return "\n".join([*lines, f"No trend: {error}"])
+    run.figure(trajectory.draw_trend(series), "figures/accuracy.png")
+    metrics = {"trend/slope": pooled.slope.value, "trend/slope_low": pooled.slope.low,
+               "trend/slope_high": pooled.slope.high, "trend/gain": pooled.gain.value,
+               "trend/kendall_p": pooled.kendall_p, "trend/evaluations": pooled.evaluations,
+               "trend/pearson": None if pooled.pearson is None else pooled.pearson.value}  # fmt: skip
+    if len(series) == 1:
+        lines.append(str(trajectory.trend(*series[0])))
+    else:
+        metrics["trend/signs_p"] = pooled.signs_p
+        lines.append(str(pooled))
+    run.metrics({name: value for name, value in metrics.items() if value is not None})
+    return "\n".join(lines)
+
+
+def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
+    """By generation and row: how far the anchor moved, how far it is from its cell, and where it has been."""
+    anchors = [[row[0] for row in generation] for generation in record.cells]
+    series = {
+        "movement": np.concatenate([np.zeros((1, len(anchors[0]))), trajectory.movement(record.anchors)]),
+        "snap_distance": trajectory.snap_distance(record.anchors, record.embedded),
+        "revisited": trajectory.revisited(anchors).astype(float),
+        "coverage": trajectory.coverage(record.cells, record.space),
+    }
+    return [
+        {f"{name}/row{i}": float(value) for name, values in series.items() for i, value in enumerate(values[t])}
+        for t in range(len(anchors))
+    ]
+
+
+def movement_line(records: Sequence[SearchRecord]) -> str:
+    """What moved, in a sentence."""
+    anchors = [[[row[0] for row in generation] for generation in record.cells] for record in records]
+    moved = np.mean([trajectory.moved(cells).mean() for cells in anchors if len(cells) > 1])
+    again = np.mean([trajectory.revisited(cells)[1:].mean() for cells in anchors if len(cells) > 1])
+    collisions = np.mean([1 - len(set(row)) / len(row) for record in records for g in record.cells for row in g])
+    snapped = np.mean([trajectory.snap_distance(r.anchors, r.embedded).mean() for r in records])
+    straight = np.mean([trajectory.straightness(r.anchors).mean() for r in records])
+    return (
+        f"An anchor's cell changed in {moved:.0%} of steps ({again:.0%} back to an earlier one); "
+        f"{collisions:.0%} of a row's cells repeat another; anchors are {snapped:.2f} from their cells; "
+        f"net way {straight:.2f} of the path"
+    )
+
+
+def draw_frames(record: SearchRecord, run: tracking.Run) -> None:
+    """The anchors' cells by generation, with a slider in the MLflow UI."""
+    count = len(record.cells)
+    for generation in np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int)).tolist():
+        keys = [row[0] for row in record.cells[generation]]
+        try:
+            architecture = Architecture(tuple(Dag.from_key(key) for key in keys))
+        except ValueError:  # cells of another space, which we cannot draw
+            return
+        run.frame(figures.draw_cells(architecture), "anchor_cells", generation)
+
+
+if __name__ == "__main__":
+    command(main, AnalyzeConfig)

@@ -1,0 +1,162 @@
+"""The outer searches that the arena compares, and how one of them spends its budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import optuna
+
+import fade_study
+from fade_study import samplers
+from fade_study.benchmarks import Scratch
+from fade_study.config import SamplerConfig, SamplerName
+from fade_study.exceptions import InvalidInputError
+from fade_study.record import SearchRecord
+from studies.worlds import World, seed_of
+
+__all__ = ["BASELINE", "CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
+
+BASELINE = "random"
+CONTROLS = ("oracle", "shuffled")
+Alphas = Literal["supernet", "oracle", "shuffled", "ignored", "none"]
+"""Whence a search has its alphas. Those that are ignored are paid for, as if they had been trained."""
+
+
+class Searcher(NamedTuple):
+    """An outer search of the arena."""
+
+    make: Callable[[SamplerConfig, int], optuna.samplers.BaseSampler]
+    alphas: Alphas
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a search came to."""
+
+    record: SearchRecord
+    spent: tuple[int, ...]
+    """Training steps after each generation."""
+    best: str
+    """Key of the architecture with the highest mean validation accuracy among those trained from scratch."""
+    final: float
+    """Its test accuracy, of other trainings."""
+    seconds: float
+
+
+def _ours(name: SamplerName | None = None, **changes: float) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
+    """A sampler of ours; None takes the comparison's settings."""
+
+    def make(config: SamplerConfig, seed: int) -> samplers.RowSampler:
+        config = config if name is None else SamplerConfig(name=name)
+        return dataclasses.replace(config, **changes).open(seed)
+
+    return make
+
+
+def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:
+    return dataclasses.replace(config, step_size=-config.step_size).open(seed)
+
+
+def _gp(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        return optuna.samplers.GPSampler(seed=seed)
+
+
+SEARCHERS: dict[str, Searcher] = {
+    "fade": Searcher(_ours(), "supernet"),
+    "paper": Searcher(_ours("pseudo-gradient"), "supernet"),
+    "printed_sign": Searcher(_printed_sign, "supernet"),
+    "evolution_strategy": Searcher(_ours("evolution-strategy"), "supernet"),
+    "champion": Searcher(_ours("champion"), "supernet"),
+    "preference": Searcher(_ours("preference"), "supernet"),
+    "random_anchors": Searcher(_ours("random-anchors"), "ignored"),
+    "random": Searcher(lambda _, seed: optuna.samplers.RandomSampler(seed=seed), "none"),
+    "tpe": Searcher(lambda _, seed: optuna.samplers.TPESampler(seed=seed), "none"),
+    "gp": Searcher(_gp, "none"),
+    "cmaes": Searcher(lambda _, seed: optuna.samplers.CmaEsSampler(seed=seed), "none"),
+    "regularized_evolution": Searcher(lambda _, seed: samplers.RegularizedEvolutionSampler(seed=seed), "none"),
+    "oracle": Searcher(_ours(), "oracle"),
+    "shuffled": Searcher(_ours(), "shuffled"),
+}
+"""By name: the method and its variants, baselines, controls."""
+
+
+def names(chosen: tuple[str, ...] | None, mode: str) -> list[str]:
+    """Searchers to compare; with the baseline.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for an unknown one.
+    """
+    if chosen is None:
+        return [name for name in SEARCHERS if not (mode == "tabular" and name == "gp")]
+    unknown = sorted(set(chosen) - set(SEARCHERS))
+    if unknown:
+        raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
+    return list(dict.fromkeys((*chosen, BASELINE)))
+
+
+def cost(searcher: str, world: World) -> int:
+    """Training steps of a generation: the hyper-architecture, where there is one, and the anchor from scratch."""
+    return world.scratch_steps + (0 if SEARCHERS[searcher].alphas == "none" else world.hyper_steps)
+
+
+def check_budget(searchers: list[str], world: World, budget: int) -> None:
+    """Raise unless all searchers can spend the budget, but for a tenth at most: budgets are to be equal."""
+    costs = {name: cost(name, world) for name in searchers}
+    for name, one in costs.items():
+        if budget // one * one < 0.9 * budget:
+            raise InvalidInputError(
+                f"budget: expected training steps of which every searcher can spend nine tenths or more, got {budget}; "
+                f"a generation of {name} has {one}: take a multiple of {max(costs.values())}"
+            )
+
+
+def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth: int, budget: int) -> Outcome:
+    """One search, as far as its budget goes.
+
+    Every generation's anchor architecture is trained from scratch; Optuna's samplers have nothing else. One that comes
+    back is trained with another seed, and counts with its mean.
+    """
+    begin = time.perf_counter()
+    searcher = SEARCHERS[name]
+    study = fade_study.create_study(space=world.space, depth=depth, sampler=searcher.make(sampler, seed), seed=seed)
+    found: dict[str, list[Scratch]] = defaultdict(list)
+    architectures: dict[str, fade_study.Architecture] = {}
+    evaluations: dict[int, list[Scratch]] = {}
+    spent: list[int] = []
+    one = cost(name, world)
+    for generation in range(budget // one):
+        batch = study.ask()
+        scratch = world.evaluate(batch.architecture, seed_of(seed, len(found[batch.architecture.key]), 0))
+        study.tell(batch, _alphas(searcher.alphas, batch, world), scratch.validation)
+        found[batch.architecture.key].append(scratch)
+        architectures[batch.architecture.key] = batch.architecture
+        evaluations[generation] = [scratch]
+        spent.append((generation + 1) * one)
+    best = max(found, key=lambda key: float(np.mean([scratch.validation for scratch in found[key]])))
+    return Outcome(
+        record=SearchRecord.of(study, evaluations),
+        spent=tuple(spent),
+        best=best,
+        final=world.final(architectures[best], seed),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _alphas(whence: Alphas, batch: fade_study.Batch, world: World) -> np.ndarray:
+    depth, width = batch.hyper_architecture.shape
+    if whence in ("none", "ignored"):
+        return np.full((depth, width), 1 / width)
+    if whence == "oracle":
+        return world.oracle(batch)
+    alpha = world.alphas(batch)
+    if whence == "shuffled":
+        alpha = np.random.default_rng([batch.seed, 8]).permuted(alpha, axis=1)
+    return alpha

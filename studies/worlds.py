@@ -1,0 +1,214 @@
+"""Where outer searches are compared: a world trains networks, or looks accuracies up and simulates alphas.
+
+Both count costs in training steps, and both know an oracle: alphas from true accuracies.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study import FEATURES, Architecture, Batch, Dag, DagSpace
+from fade_study.benchmarks import Scratch, Table
+from fade_study.config import ComparisonConfig
+from fade_study.exceptions import InvalidInputError
+from fade_study.training import Data, train_from_scratch, train_hyper_architecture
+
+__all__ = ["Tabulated", "Trained", "World", "seed_of"]
+
+Array = NDArray[np.float64]
+
+
+class World(Protocol):
+    """What a search needs to run."""
+
+    space: DagSpace
+    scratch_steps: int
+    """Of a training from scratch."""
+    hyper_steps: int
+    """Of the training of a hyper-architecture."""
+
+    def alphas(self, batch: Batch) -> Array:
+        """Of a trained hyper-architecture, ``(d, w)``."""
+        ...
+
+    def oracle(self, batch: Batch) -> Array:
+        """Alphas from true accuracies, ``(d, w)``, free of cost."""
+        ...
+
+    def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
+        """A training from scratch."""
+        ...
+
+    def final(self, architecture: Architecture, seed: int) -> float:
+        """Test accuracy that is reported: of trainings that no search has seen."""
+        ...
+
+
+class Trained:
+    """Everything is trained.
+
+    Its oracle trains the anchor architecture with each candidate cell in place of the anchor's own, once each, which is
+    not counted: d·(w - 1) + 1 trainings a generation.
+    """
+
+    def __init__(self, config: ComparisonConfig, data: Data) -> None:
+        self.config, self.data = config, data
+        self.space = config.space.open()
+        steps = data.weight.steps(config.bilevel.batch_size) * config.bilevel.epochs
+        regression = config.bilevel.estimator == "training-regression"
+        self.hyper_steps = steps + (0 if regression else steps // config.bilevel.alpha_every)
+        self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
+
+    def alphas(self, batch: Batch) -> Array:
+        """As World."""
+        config = self.config
+        result = train_hyper_architecture(
+            batch.hyper_architecture, self.data, config.bilevel, network=config.network, seed=batch.seed
+        )
+        return result.alpha
+
+    def oracle(self, batch: Batch) -> Array:
+        """As World."""
+        accuracies: dict[str, float] = {}
+
+        def accuracy(row: int, column: int) -> float:
+            path = [column if i == row else 0 for i in range(batch.hyper_architecture.depth)]
+            architecture = batch.hyper_architecture.architecture(path)
+            if architecture.key not in accuracies:
+                accuracies[architecture.key] = self.evaluate(architecture, batch.seed).validation
+            return accuracies[architecture.key]
+
+        depth, width = batch.hyper_architecture.shape
+        return as_alphas(np.array([[accuracy(i, j) for j in range(width)] for i in range(depth)]))
+
+    def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
+        """As World."""
+        config = self.config
+        result = train_from_scratch(architecture, self.data, config.scratch, network=config.network, seed=seed)
+        return Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
+
+    def final(self, architecture: Architecture, seed: int) -> float:
+        """As World."""
+        seeds = [seed_of(seed, i, 1) for i in range(self.config.final_seeds)]
+        return float(np.mean([self.evaluate(architecture, one).test for one in seeds]))
+
+
+class Tabulated:
+    """Accuracies come from a table, and alphas from its marginal accuracies with noise.
+
+    Where the table has all architectures of its cells, each evaluation is one of theirs. Where it is a sample, a linear
+    model of the cells' graph features, row by row, stands for the rest, with the residuals of the sample as noise.
+    """
+
+    def __init__(self, config: ComparisonConfig, table: Table) -> None:
+        self.config, self.table = config, table
+        rows = table.hyper_architecture.rows
+        cells = [cell for cell in rows[0] if isinstance(cell, Dag)]
+        if any(row != rows[0] for row in rows) or len(cells) < len(rows[0]):
+            raise InvalidInputError("expected a table with the same graphs as cells in every row, got another one")
+        sizes = [cell.vertices for cell in cells]
+        features = config.space.features
+        self.space = DagSpace(max(sizes), min_vertices=min(sizes), features=features, only=cells)
+        self.complete = len(table.paths) == table.hyper_architecture.size
+        self.marginals, self.mean, self.residual = _marginals(table, self.complete)  # (d, n), mean of cells, (m,)
+        self.column = {cell.key: j for j, cell in enumerate(cells)}
+        self.index = {tuple(path): i for i, path in enumerate(table.paths.tolist())}
+        scratch, hyper = config.scratch, config.bilevel
+        settings = table.ground_truth.settings["scratch"]
+        if (scratch.epochs, scratch.batch_size) != (settings["epochs"], settings["batch_size"]):
+            raise InvalidInputError(
+                f"expected scratch.epochs = {settings['epochs']} and scratch.batch_size = {settings['batch_size']}, "
+                f"with which the table was trained, got {scratch.epochs} and {scratch.batch_size}"
+            )
+        images = 4 * table.images[1]  # the weight split is four times as large as the alpha split
+        steps = -(-images // hyper.batch_size) * hyper.epochs
+        self.hyper_steps = steps + steps // hyper.alpha_every
+        self.scratch_steps = -(-images // scratch.batch_size) * scratch.epochs
+
+    def alphas(self, batch: Batch) -> Array:
+        """As World."""
+        rng = np.random.default_rng([batch.seed, 6])
+        utility = self._utility(batch)
+        # The same cell has the same noise, in whatever column.
+        noise = rng.standard_normal(self.marginals.shape)
+        drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
+        return _softmax(utility + self.config.alpha_noise * np.array(drawn))
+
+    def oracle(self, batch: Batch) -> Array:
+        """As World."""
+        return _softmax(self._utility(batch))
+
+    def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
+        """As World."""
+        path = self._path(architecture)
+        rng = np.random.default_rng([seed, 7])
+        truth = self.table.ground_truth
+        if self.complete:
+            i, s = self.index[path], rng.integers(len(truth.seeds))
+            return Scratch(float(truth.test[i, s]), float(truth.validation[i, s]), truth.seconds)
+        accuracy = float(np.clip(self._mean(path) + rng.choice(self.residual), 0, 1))
+        return Scratch(accuracy, accuracy, truth.seconds)
+
+    def final(self, architecture: Architecture, seed: int) -> float:
+        """As World."""
+        path = self._path(architecture)
+        return float(self.table.ground_truth.test[self.index[path]].mean()) if self.complete else self._mean(path)
+
+    def _path(self, architecture: Architecture) -> tuple[int, ...]:
+        return tuple(self.column[cell.key] for cell in architecture)
+
+    def _mean(self, path: tuple[int, ...]) -> float:
+        return float(np.clip(self.mean + sum(self.marginals[i, j] for i, j in enumerate(path)), 0, 1))
+
+    def _utility(self, batch: Batch) -> Array:
+        """Marginal accuracies of the cells in units of their standard deviation in the row, ``(d, w)``."""
+        scaled = self.marginals / self.marginals.std(axis=1, keepdims=True)
+        return np.array(
+            [[scaled[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
+        )
+
+
+def _marginals(table: Table, complete: bool) -> tuple[Array, float, Array]:
+    """What each cell adds in each row, ``(d, n)``, to which accuracy, and what that leaves unexplained."""
+    accuracy = table.ground_truth.test.mean(axis=1)
+    depth, width = table.hyper_architecture.shape
+    if complete:
+        means = np.array([[accuracy[table.paths[:, i] == j].mean() for j in range(width)] for i in range(depth)])
+        effects = means - accuracy.mean()
+    else:
+        effects = _regression(table, accuracy)
+    left = accuracy - effects[np.arange(depth), table.paths].sum(axis=1)
+    return effects, float(left.mean()), left - left.mean()
+
+
+def _regression(table: Table, mean: Array) -> Array:
+    """Effects by a linear model of the cells' features in each row, ``(d, n)``, centered over the cells."""
+    from sklearn.linear_model import RidgeCV  # here, since it takes long to import
+
+    cells = [cell for cell in table.hyper_architecture.rows[0] if isinstance(cell, Dag)]
+    values = np.array([[feature(cell) for feature in FEATURES.values()] for cell in cells])
+    scaled = (values - values.mean(axis=0)) / values.std(axis=0)  # (n, f)
+    model: Any = RidgeCV(np.logspace(-1, 4, 20)).fit(scaled[table.paths].reshape(len(mean), -1), mean)
+    return model.coef_.reshape(table.hyper_architecture.depth, -1) @ scaled.T
+
+
+def as_alphas(accuracies: Array) -> Array:
+    """Accuracies ``(d, w)`` as alphas: the softmax of their standard scores within rows."""
+    centered = accuracies - accuracies.mean(axis=1, keepdims=True)
+    spread = accuracies.std(axis=1, keepdims=True)
+    return _softmax(centered / np.where(spread > 0, spread, 1.0))
+
+
+def _softmax(utility: Array) -> Array:
+    exponential = np.exp(utility - utility.max(axis=1, keepdims=True))
+    return exponential / exponential.sum(axis=1, keepdims=True)
+
+
+@cache
+def seed_of(*parts: int) -> int:
+    """A seed for a training that depends on all parts."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
