@@ -256,20 +256,16 @@ class SamplerConfig:
         step_size: of the pseudo-gradient; negative is the printed sign of Eq. 1.
         log_alpha: differences of log alpha instead of alpha.
         skip_collisions: neighbors farther out until their cells differ from the anchor's.
-        momentum: share of the last step that is taken again.
-        decay: factor on offset and step size from generation to generation.
         snap: go on from the point of the anchor's cell.
         width: candidates in a row, of all searches but the pseudo-gradient, which has 1 + 2 · features.
         kappa: of the preference model: how many standard deviations an unknown cell is given in advance.
     """
 
     name: SamplerName = "pseudo-gradient"
-    offset: PositiveFloat = 0.3
+    offset: PositiveFloat = 0.5
     step_size: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     log_alpha: bool = False
     skip_collisions: bool = False
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     snap: bool = False
     width: Annotated[int, Field(ge=2)] = 7
     kappa: NonNegativeFloat = 1.0
@@ -289,8 +285,6 @@ class SamplerConfig:
                 self.step_size,
                 log_alpha=self.log_alpha,
                 skip_collisions=self.skip_collisions,
-                momentum=self.momentum,
-                decay=self.decay,
                 snap=self.snap,
                 seed=seed,
             )
@@ -443,17 +437,18 @@ class ComparisonConfig(_StudyConfig):
         searchers: names of those that are compared; null for all, in tabular mode all but the slow ``gp``.
         final_seeds: trainings, that no search has seen, of the architecture that each search ends with.
         sampler: settings of the pseudo-gradient ``fade`` and its controls.
-        table: of tabular mode: the name of a shipped one, or the path of a ``ground_truth.json``.
+        table: of tabular mode, and of the oracle where networks are trained: the name of a shipped one, or the path of
+            a ``ground_truth.json``; null for digits625 and digits342.
         alpha_noise: of simulated alphas, as a multiple of the standard deviation of the marginal accuracies.
     """
 
     mode: Literal["train", "tabular"] = "train"
     seeds: Annotated[int, Field(ge=2)] = 10
-    budget: Positive = 4256
+    budget: Positive = 3626
     searchers: tuple[str, ...] | None = None
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()
-    table: str = "digits625"
+    table: str | None = None
     alpha_noise: NonNegativeFloat = 1.0
 
 

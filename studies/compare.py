@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis import comparison, trajectory
 from fade_study import tracking
-from fade_study.benchmarks import Table, load_table
+from fade_study.benchmarks import load_table
 from fade_study.config import ComparisonConfig
 from fade_study.execution import completed, open_executor
 from fade_study.record import SearchRecord
@@ -45,44 +45,38 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     begin = time.perf_counter()
     searchers = names(config.searchers, config.mode)
     tabular = config.mode == "tabular"
-    source = load_table(config.table) if tabular else load_data(config.data)
-    if isinstance(source, Data):
-        check_schedule(config.bilevel, source, (config.depth, config.sampler.columns(len(config.space.features))))
-    world = open_world(config, source)
+    data = None if tabular else load_data(config.data)
+    if data is not None:
+        check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
+    world = open_world(config, data)
     check_budget(searchers, world, config.budget)
     tracking.check_server()
     device = "cpu" if tabular else str(open_accelerator().device)
-    data = source if isinstance(source, Data) else None
     with open_executor(config.executor) as executor, tracking.start_study("comparison", config, device, data) as run:
-        outcomes = run_all(searchers, config, source, executor)
+        outcomes = run_all(searchers, config, data, executor)
         report(outcomes, config, world, run)
         run.metrics({"seconds": time.perf_counter() - begin})
         print(f"Look at run {run.id}: {tracking.ui_command()}")
     return outcomes
 
 
-def open_world(config: ComparisonConfig, source: Data | Table) -> World:
-    """The world of networks, or of a table."""
-    return Tabulated(config, source) if isinstance(source, Table) else Trained(config, source)
-
-
 @cache
-def _tabulated(config: ComparisonConfig) -> World:
-    """A worker's, made once."""
-    return open_world(config, load_table(config.table))
+def open_world(config: ComparisonConfig, data: Data | None) -> World:
+    """A world of networks that are trained on data, or of a table; a worker makes it once."""
+    if data is None:
+        return Tabulated(config, load_table(config.table or "digits625"))
+    return Trained(config, data, load_table(config.table or "digits342"))
 
 
 def _search(name: str, seed: int, config: ComparisonConfig, data: Data | None) -> Outcome:
     """One search, in a worker."""
-    world = _tabulated(config) if data is None else open_world(config, data)
-    return run_search(name, seed, world, config.sampler, config.depth, config.budget)
+    return run_search(name, seed, open_world(config, data), config.sampler, config.depth, config.budget)
 
 
 def run_all(
-    searchers: Sequence[str], config: ComparisonConfig, source: Data | Table, executor: Executor
+    searchers: Sequence[str], config: ComparisonConfig, data: Data | None, executor: Executor
 ) -> dict[str, list[Outcome]]:
     """Outcomes of each searcher, one per seed. Those of trained worlds that are on record are not repeated."""
-    data = source if isinstance(source, Data) else None
     seeds = range(config.seed, config.seed + config.seeds)
     recipes = {name: recipe_of(name, config, data) for name in searchers}
     known = {} if data is None else {name: tracking.find_outcomes(recipe) for name, recipe in recipes.items()}

@@ -71,7 +71,6 @@ def _gp(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
 
 SEARCHERS: dict[str, Searcher] = {
     "fade": Searcher(_ours(), "supernet"),
-    "paper": Searcher(_ours("pseudo-gradient"), "supernet"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
     "evolution_strategy": Searcher(_ours("evolution-strategy"), "supernet"),
     "champion": Searcher(_ours("champion"), "supernet"),

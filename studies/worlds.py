@@ -15,7 +15,7 @@ from fade_study import FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
-from fade_study.training import Data, train_from_scratch, train_hyper_architecture
+from fade_study.training import Data, recipe, train_from_scratch, train_hyper_architecture
 
 __all__ = ["Tabulated", "Trained", "World", "seed_of"]
 
@@ -49,14 +49,10 @@ class World(Protocol):
 
 
 class Trained:
-    """Everything is trained.
+    """Everything is trained but the oracle, which knows the marginal accuracies of a table of the same trainings."""
 
-    Its oracle trains the anchor architecture with each candidate cell in place of the anchor's own, once each, which is
-    not counted: d·(w - 1) + 1 trainings a generation.
-    """
-
-    def __init__(self, config: ComparisonConfig, data: Data) -> None:
-        self.config, self.data = config, data
+    def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
+        self.config, self.data, self.table = config, data, table
         self.space = config.space.open()
         steps = data.weight.steps(config.bilevel.batch_size) * config.bilevel.epochs
         regression = config.bilevel.estimator == "training-regression"
@@ -73,17 +69,12 @@ class Trained:
 
     def oracle(self, batch: Batch) -> Array:
         """As World."""
-        accuracies: dict[str, float] = {}
-
-        def accuracy(row: int, column: int) -> float:
-            path = [column if i == row else 0 for i in range(batch.hyper_architecture.depth)]
-            architecture = batch.hyper_architecture.architecture(path)
-            if architecture.key not in accuracies:
-                accuracies[architecture.key] = self.evaluate(architecture, batch.seed).validation
-            return accuracies[architecture.key]
-
-        depth, width = batch.hyper_architecture.shape
-        return as_alphas(np.array([[accuracy(i, j) for j in range(width)] for i in range(depth)]))
+        if recipe(self.data, self.config.scratch, self.config.network) not in self.table.recipe:
+            raise InvalidInputError(
+                "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
+                "leave the oracle out of searchers"
+            )
+        return Tabulated(self.config, self.table).oracle(batch)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
         """As World."""
@@ -194,13 +185,6 @@ def _regression(table: Table, mean: Array) -> Array:
     scaled = (values - values.mean(axis=0)) / values.std(axis=0)  # (n, f)
     model: Any = RidgeCV(np.logspace(-1, 4, 20)).fit(scaled[table.paths].reshape(len(mean), -1), mean)
     return model.coef_.reshape(table.hyper_architecture.depth, -1) @ scaled.T
-
-
-def as_alphas(accuracies: Array) -> Array:
-    """Accuracies ``(d, w)`` as alphas: the softmax of their standard scores within rows."""
-    centered = accuracies - accuracies.mean(axis=1, keepdims=True)
-    spread = accuracies.std(axis=1, keepdims=True)
-    return _softmax(centered / np.where(spread > 0, spread, 1.0))
 
 
 def _softmax(utility: Array) -> Array:

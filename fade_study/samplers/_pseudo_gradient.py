@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fade_study.exceptions import InvalidInputError
-from fade_study.samplers._base import RowGeneration, RowHistory, RowSampler
+from fade_study.samplers._base import RowHistory, RowSampler
 
 __all__ = ["PseudoGradientSampler"]
 
@@ -20,8 +20,7 @@ class PseudoGradientSampler(RowSampler):
     """Move the anchor along the differences of alpha over a cross-shaped neighborhood of w = 1 + 2f points.
 
     Memory-less: it reads the last generation alone, since alphas of several hyper-architectures cannot be compared.
-    (With momentum it adds up differences, each within its own generation.) All options are off by default: that is
-    Eq. (1). What they are worth is measured by the arena, see the README.
+    All options are off by default: that is Eq. (1). What they are worth is measured by the arena, see the README.
 
     Args:
         offset: gamma, distance from the anchor to its neighbors, above 0. Small offsets collide on the same cell.
@@ -29,8 +28,6 @@ class PseudoGradientSampler(RowSampler):
             negative descends it, as Eq. 1 is printed: a control.
         log_alpha: take differences of log alpha, which do not depend on the alphas of the other cells.
         skip_collisions: move a neighbor farther out along its axis until its cell is another than the anchor's.
-        momentum: share of the last step that is taken again, 0 to below 1.
-        decay: factor on offset and step size from each generation to the next, above 0 and up to 1.
         snap: go on from the point of the anchor's cell instead of from the anchor itself.
         seed: root of the random first anchors; None takes the study's.
     """
@@ -42,8 +39,6 @@ class PseudoGradientSampler(RowSampler):
         *,
         log_alpha: bool = False,
         skip_collisions: bool = False,
-        momentum: float = 0.0,
-        decay: float = 1.0,
         snap: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -51,17 +46,11 @@ class PseudoGradientSampler(RowSampler):
             raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.15")
         if not (np.isfinite(step_size) and step_size != 0):
             raise InvalidInputError(f"expected a step_size other than 0, got {step_size}; try 0.5")
-        if not 0 <= momentum < 1:
-            raise InvalidInputError(f"expected a momentum from 0 to below 1, got {momentum}; try 0.5")
-        if not 0 < decay <= 1:
-            raise InvalidInputError(f"expected a decay above 0 and up to 1, got {decay}; try 0.9")
         super().__init__(seed=seed)
         self.offset = offset
         self.step_size = step_size
         self.log_alpha = log_alpha
         self.skip_collisions = skip_collisions
-        self.momentum = momentum
-        self.decay = decay
         self.snap = snap
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -72,25 +61,16 @@ class PseudoGradientSampler(RowSampler):
         else:
             last = history[-1]
             start = self.embed(last.cells[:1])[0] if self.snap else last.anchor
-            anchor = np.clip(start + self._step(history), 0.0, 1.0)  # so that neighbors surround it
+            beta = np.log(np.maximum(last.alpha, FLOOR)) if self.log_alpha else last.alpha
+            # Eq. (1), with the sign of Fig. 3: beta(M + gamma e_k) - beta(M - gamma e_k) for all k at once
+            anchor = start + self.step_size * (beta[1::2] - beta[2::2])
+            anchor = np.clip(anchor, 0.0, 1.0)  # before its neighbors are placed, so that they surround it
         axes = np.stack([np.eye(f), -np.eye(f)], axis=1).reshape(-1, f)
-        offset = self.offset * self.decay ** len(history)
-        return np.stack([anchor, *(self._neighbor(anchor, axis, offset) for axis in axes)])
+        return np.stack([anchor, *(self._neighbor(anchor, axis) for axis in axes)])
 
-    def _step(self, history: RowHistory) -> NDArray[np.float64]:
-        """By how much the anchor moves, ``(f,)``: Eq. (1) for the last generation, and what momentum keeps."""
-        age = np.arange(len(history))[::-1] if self.momentum else np.zeros(1, dtype=int)
-        steps = [self._differences(generation) for generation in history[-len(age) :]]
-        weights = self.step_size * self.momentum**age * self.decay ** (len(history) - age)
-        return weights @ np.stack(steps)
-
-    def _differences(self, generation: RowGeneration) -> NDArray[np.float64]:
-        """beta(M + gamma e_k) - beta(M - gamma e_k) for all k, ``(f,)``."""
-        beta = np.log(np.maximum(generation.alpha, FLOOR)) if self.log_alpha else generation.alpha
-        return beta[1::2] - beta[2::2]
-
-    def _neighbor(self, anchor: NDArray[np.float64], axis: NDArray[np.float64], offset: float) -> NDArray[np.float64]:
+    def _neighbor(self, anchor: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
         """Point at the offset along an axis, or farther out; at the offset where no cell on the axis is another."""
+        offset = self.offset
         nearest = np.clip(anchor + offset * axis, 0.0, 1.0)
         if not self.skip_collisions:
             return nearest
