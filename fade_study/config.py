@@ -353,6 +353,9 @@ class SearchConfig(_StudyConfig):
         storage: Optuna storage URL.
         sampler: the outer search.
         repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
+        carry_over: begin each hyper-architecture with the last one's weights, where it has the same cells (or edges, if
+            they share weights); they are kept in ``weights_dir``.
+        weights_dir: folder of the newest weights, without which such a search cannot go on.
         patience: stop when no anchor has changed its cell for so many generations; null never stops early.
         evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
             evaluated. 0 evaluates none: ``-e evaluate`` can do so later.
@@ -365,6 +368,8 @@ class SearchConfig(_StudyConfig):
     storage: str = "sqlite:///fade.db"
     sampler: SamplerConfig = SamplerConfig()
     repetitions: Positive = 1
+    carry_over: bool = False
+    weights_dir: str = "weights"
     patience: Positive | None = None
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
@@ -434,7 +439,8 @@ class ComparisonConfig(_StudyConfig):
         seeds: searches of each searcher, with seeds ``seed``, ``seed + 1``, ...
         budget: of each search, in training steps: weight and alpha steps of hyper-architectures, and steps of trainings
             from scratch.
-        searchers: names of those that are compared; null for all, in tabular mode all but the slow ``gp``.
+        searchers: names of those that are compared; null for all but repairs and, in tabular mode, the slow ``gp``.
+        baseline: that all are compared with; it takes part in any case.
         final_seeds: trainings, that no search has seen, of the architecture that each search ends with.
         sampler: settings of the pseudo-gradient ``fade`` and its controls.
         table: of tabular mode, and of the oracle where networks are trained: the name of a shipped one, or the path of
@@ -446,6 +452,7 @@ class ComparisonConfig(_StudyConfig):
     seeds: Annotated[int, Field(ge=2)] = 10
     budget: Positive = 3626
     searchers: tuple[str, ...] | None = None
+    baseline: str = "random"
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()
     table: str | None = None

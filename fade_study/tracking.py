@@ -52,6 +52,7 @@ __all__ = [
     "find_scratch",
     "log_failed_scratch",
     "log_scratch",
+    "read_config",
     "read_searches",
     "read_times",
     "start_hyper",
@@ -67,7 +68,7 @@ PATIENCE = 5.0
 """Seconds that metrics may wait to be written together: a request for each epoch would cost more than a short one."""
 MOST_RUNS = 100_000
 """Of one answer of the tracking server."""
-Kind = Literal["search", "validation", "comparison", "benchmark", "analysis"]
+Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation"]
 RECORD = "search.json"
 """Artifact of a search: its record."""
 OUTCOME = "outcome.json"
@@ -327,11 +328,8 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
     kind = run.data.tags.get("fade.kind")
     if kind not in ("search", "comparison"):
         raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
-    children = client.search_runs(
-        [run.info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`fade.kind` = 'search' and attributes.status = 'FINISHED'",
-        max_results=MOST_RUNS,
-    )
+    condition = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`fade.kind` = 'search'"
+    children: Any = mlflow.search_runs([run.info.experiment_id], condition, max_results=MOST_RUNS, output_format="list")
     runs = [run.info.run_id, *(child.info.run_id for child in reversed(children))]
     records = {i: _read_text(client, i, RECORD) for i in runs}
     found = {i: SearchRecord.from_json(text) for i, text in records.items() if text is not None}
@@ -341,6 +339,18 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
             f"{RECORD}; run it again to continue it"
         )
     return found
+
+
+def read_config(run_id: str) -> dict[str, Any]:
+    """The settings that a run was started with.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) where it left none: one of a comparison's searches.
+    """
+    text = _read_text(mlflow.MlflowClient(), run_id, "config.yaml")
+    if text is None:
+        raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no config.yaml")
+    return yaml.safe_load(text)
 
 
 def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | None:

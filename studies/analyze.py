@@ -50,6 +50,8 @@ def analyze(records: Mapping[str, SearchRecord], run: tracking.Run) -> str:
         run.figure(trajectory.draw_coverage(coverages), "figures/coverage.png")
         lines.append(movement_line(searches))
     series = [record.trend for record in searches if record.evaluations]
+    if not series:
+        return "\n".join([*lines, "No trend: no anchor was trained from scratch"])
     try:
         pooled = trajectory.pooled_trend(series)
     except InvalidInputError as error:

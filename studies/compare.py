@@ -30,7 +30,7 @@ from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze, movement_line
 from studies.command import command
-from studies.searchers import BASELINE, CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
+from studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
 from studies.worlds import Tabulated, Trained, World
 
 GRID = 50
@@ -43,7 +43,7 @@ ARENA_VERSION = 1
 def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     """All searches of all searchers, and who is best."""
     begin = time.perf_counter()
-    searchers = names(config.searchers, config.mode)
+    searchers = names(config.searchers, config.mode, config.baseline)
     tabular = config.mode == "tabular"
     data = None if tabular else load_data(config.data)
     if data is not None:
@@ -161,12 +161,12 @@ def best_so_far(validations: np.ndarray, tests: np.ndarray) -> np.ndarray:
 def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, world: World, run: tracking.Run) -> None:
     """Who is best: metrics, tables, figures, and a summary on the terminal."""
     finals = {name: [outcome.final for outcome in found] for name, found in outcomes.items()}
-    standings = comparison.standings(finals, BASELINE)
+    standings = comparison.standings(finals, config.baseline)
     metrics: dict[str, float | None] = {}
     for row in standings:
         prefix = f"searcher/{row.searcher}"
         metrics |= {f"{prefix}/final_accuracy": row.final, f"{prefix}/final_accuracy_low": row.low,
-                    f"{prefix}/final_accuracy_high": row.high, f"{prefix}/p_vs_random": row.p_holm,
+                    f"{prefix}/final_accuracy_high": row.high, f"{prefix}/p_vs_{config.baseline}": row.p_holm,
                     f"{prefix}/win_rate": row.win_rate}  # fmt: skip
         metrics[f"{prefix}/seconds"] = float(np.mean([outcome.seconds for outcome in outcomes[row.searcher]]))
     run.metrics({name: value for name, value in metrics.items() if value is not None})
@@ -174,7 +174,7 @@ def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, worl
     run.table({column: [row[column] for row in rows] for column in rows[0]}, "standings.json")
     finals_table = {"seed": list(range(config.seed, config.seed + config.seeds)), **finals}
     run.table(finals_table, "finals.json")
-    run.figure(comparison.draw_finals(standings, BASELINE, CONTROLS), "figures/finals.png")
+    run.figure(comparison.draw_finals(standings, config.baseline, CONTROLS), "figures/finals.png")
     for figure, ylabel in (("best", "test accuracy of the best so far"), ("anchor", "test accuracy of the anchor")):
         run.figure(
             comparison.draw_anytime(curves(outcomes, figure, config.budget), HIGHLIGHT, ylabel), f"figures/{figure}.png"

@@ -10,10 +10,15 @@ from __future__ import annotations
 import dataclasses
 import time
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm.auto import tqdm
 
 import fade_study
@@ -102,6 +107,7 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     trainings = {"network": config.network, "bilevel": config.bilevel, "scratch": config.scratch}
     conditions = {name: dataclasses.asdict(training) for name, training in trainings.items()}
     conditions |= {"data": data.digest, "evaluation_seeds": config.evaluation_seeds, "repetitions": config.repetitions}
+    conditions["carry_over"] = config.carry_over
     return fade_study.create_study(
         space=config.space.open(),
         depth=config.depth,
@@ -168,7 +174,10 @@ def generation(
 ) -> None:
     """Train, record, tell."""
     seeds = repetition_seeds(batch.seed, config.repetitions)
-    results = train_hyper(batch.number, batch.hyper_architecture, data, config.bilevel, config.network, seeds, executor)
+    weights = read_weights(study, batch.number - 1, config) if config.carry_over else None
+    results = train_hyper(
+        batch.number, batch.hyper_architecture, data, config.bilevel, config.network, seeds, executor, weights=weights
+    )
     alpha = fade_study.ranking.marginals(np.stack([result.alpha for result in results]))
     one_shot = float(np.mean([result.accuracy for result in results]))
     seconds = sum(result.seconds for result in results)
@@ -189,11 +198,41 @@ def generation(
         },
         "ranks.json",
     )
+    if config.carry_over:
+        write_weights([result.weights for result in results], study, batch.number, config)
     study.tell(batch, alpha, one_shot_accuracy=one_shot)
     tqdm.write(
         f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s, "
         f"one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
     )
+
+
+def weights_file(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> Path:
+    """Where the weights of a generation's supernets are kept, for the next one."""
+    return Path(config.weights_dir) / f"{study.optuna_study.study_name}-{generation}.pt"
+
+
+def read_weights(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> list[dict[str, Tensor]]:
+    """Weights of each repetition's supernet, to begin the next generation with; none before the first."""
+    if generation < 0:
+        return [{} for _ in range(config.repetitions)]
+    path = weights_file(study, generation, config)
+    if not path.is_file():
+        raise fade_study.DataError(
+            f"expected the weights of generation {generation} in {path}, with which the next one begins, got no such "
+            "file; give the weights_dir of the search that left them"
+        )
+    return torch.load(path, weights_only=True)
+
+
+def write_weights(weights: Sequence[Any], study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> None:
+    """Keep weights of this generation beside those of the last, which a crash before ``tell`` would need again."""
+    path = weights_file(study, generation, config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    torch.save(list(weights), unfinished)
+    unfinished.replace(path)
+    weights_file(study, generation - 2, config).unlink(missing_ok=True)
 
 
 def generation_metrics(

@@ -8,7 +8,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
@@ -21,9 +21,8 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.record import SearchRecord
 from studies.worlds import World, seed_of
 
-__all__ = ["BASELINE", "CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
+__all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
 
-BASELINE = "random"
 CONTROLS = ("oracle", "shuffled")
 Alphas = Literal["supernet", "oracle", "shuffled", "ignored", "none"]
 """Whence a search has its alphas. Those that are ignored are paid for, as if they had been trained."""
@@ -50,8 +49,8 @@ class Outcome:
     seconds: float
 
 
-def _ours(name: SamplerName | None = None, **changes: float) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
-    """A sampler of ours; None takes the comparison's settings."""
+def _ours(name: SamplerName | None = None, **changes: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
+    """A sampler of ours; without a name, that of the comparison's settings with changes."""
 
     def make(config: SamplerConfig, seed: int) -> samplers.RowSampler:
         config = config if name is None else SamplerConfig(name=name)
@@ -83,22 +82,31 @@ SEARCHERS: dict[str, Searcher] = {
     "regularized_evolution": Searcher(lambda _, seed: samplers.RegularizedEvolutionSampler(seed=seed), "none"),
     "oracle": Searcher(_ours(), "oracle"),
     "shuffled": Searcher(_ours(), "shuffled"),
+    # repairs, one at a time
+    "fade_log_alpha": Searcher(_ours(log_alpha=True, step_size=0.2), "supernet"),
+    "fade_skip_collisions": Searcher(_ours(skip_collisions=True), "supernet"),
+    "fade_snap": Searcher(_ours(snap=True), "supernet"),
+    "fade_offset_015": Searcher(_ours(offset=0.15), "supernet"),
+    "fade_offset_03": Searcher(_ours(offset=0.3), "supernet"),
 }
-"""By name: the method and its variants, baselines, controls."""
+"""By name: the method, the printed sign, other searches on alphas, searches on accuracies, controls, repairs."""
 
 
-def names(chosen: tuple[str, ...] | None, mode: str) -> list[str]:
+def names(chosen: tuple[str, ...] | None, mode: str, baseline: str) -> list[str]:
     """Searchers to compare; with the baseline.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for an unknown one.
     """
     if chosen is None:
-        return [name for name in SEARCHERS if not (mode == "tabular" and name == "gp")]
-    unknown = sorted(set(chosen) - set(SEARCHERS))
+        chosen = tuple(
+            name for name in SEARCHERS if not (name.startswith("fade_") or (mode == "tabular" and name == "gp"))
+        )
+    wanted = list(dict.fromkeys((*chosen, baseline)))
+    unknown = sorted(set(wanted) - set(SEARCHERS))
     if unknown:
         raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
-    return list(dict.fromkeys((*chosen, BASELINE)))
+    return wanted
 
 
 def cost(searcher: str, world: World) -> int:
@@ -124,6 +132,7 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     back is trained with another seed, and counts with its mean.
     """
     begin = time.perf_counter()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # in a worker, too
     searcher = SEARCHERS[name]
     study = fade_study.create_study(space=world.space, depth=depth, sampler=searcher.make(sampler, seed), seed=seed)
     found: dict[str, list[Scratch]] = defaultdict(list)

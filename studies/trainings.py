@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
@@ -94,12 +95,15 @@ def train_hyper(
     seeds: Sequence[int],
     executor: Executor,
     paths: Sequence[Sequence[int]] = (),
+    weights: Sequence[Mapping[str, Tensor] | None] | None = None,
 ) -> list[HyperResult]:
     """Train a hyper-architecture once per seed, each with a child run of its own.
 
     A single training runs in this process and is recorded epoch by epoch; several go through the executor. ``paths``
-    are columns ``(n, d)`` whose one-shot accuracies are measured in each.
+    are columns ``(n, d)`` whose one-shot accuracies are measured in each; ``weights``, one per seed, are those to begin
+    with.
     """
+    begin = [None] * len(seeds) if weights is None else weights
     if len(seeds) == 1:
         with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
 
@@ -107,11 +111,21 @@ def train_hyper(
                 child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
 
             result = train_hyper_architecture(
-                hyper_architecture, data, config, network=network, seed=seeds[0], paths=paths, on_epoch=on_epoch
+                hyper_architecture,
+                data,
+                config,
+                network=network,
+                seed=seeds[0],
+                paths=paths,
+                weights=begin[0],
+                on_epoch=on_epoch,
             )
             _finish_hyper(child, result)
         return [result]
-    tasks = {executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths): seed for seed in seeds}
+    tasks = {
+        executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths, first): seed
+        for seed, first in zip(seeds, begin, strict=True)
+    }
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
         seed = tasks[task]
@@ -151,10 +165,11 @@ def _hyper(
     network: NetworkConfig,
     seed: int,
     paths: Sequence[Sequence[int]],
+    weights: Mapping[str, Tensor] | None,
 ) -> HyperResult:
     on_epoch = _reporter(config.epochs)
     return train_hyper_architecture(
-        hyper_architecture, data, config, network=network, seed=seed, paths=paths, on_epoch=on_epoch
+        hyper_architecture, data, config, network=network, seed=seed, paths=paths, weights=weights, on_epoch=on_epoch
     )
 
 

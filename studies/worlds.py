@@ -116,9 +116,9 @@ class Tabulated:
                 f"with which the table was trained, got {scratch.epochs} and {scratch.batch_size}"
             )
         images = 4 * table.images[1]  # the weight split is four times as large as the alpha split
-        steps = -(-images // hyper.batch_size) * hyper.epochs
+        steps = images // hyper.batch_size * hyper.epochs
         self.hyper_steps = steps + steps // hyper.alpha_every
-        self.scratch_steps = -(-images // scratch.batch_size) * scratch.epochs
+        self.scratch_steps = images // scratch.batch_size * scratch.epochs
 
     def alphas(self, batch: Batch) -> Array:
         """As World."""

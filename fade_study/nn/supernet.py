@@ -10,7 +10,7 @@ Two savings keep the estimator exactly as it is:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,6 +49,8 @@ class Supernet(nn.Module):
         channels, height, width = image_shape
         depth = hyper_architecture.depth
         self.macro = Macro(plan_macro((height, width), depth, config), channels, classes, config)
+        self._shared = share_weights
+        self._keys = [[cell.key for cell in cells] for cells in hyper_architecture.rows]
         self.rows = nn.ModuleList()
         for row, cells in enumerate(hyper_architecture.rows):
             shared = nn.ModuleDict() if share_weights else None
@@ -70,6 +72,26 @@ class Supernet(nn.Module):
         else:
             cells = [partial(_mixed, self.cells(row), column, factors[row]) for row, column in enumerate(path)]
         return self.macro(images, cells)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights by names that another hyper-architecture's supernet of the same kind knows them by.
+
+        Those of a cell by its row and key; of convolutions that a row shares, by the row alone.
+        """
+        named = {f"macro.{name}": value for name, value in self.macro.state_dict().items()}
+        for row, keys in enumerate(self._keys):
+            for key, cell in zip(keys, self.cells(row), strict=True):
+                for name, value in cell.state_dict().items():
+                    owner = f"row{row}" if self._shared and name.startswith("convolutions.") else f"row{row}.{key}"
+                    named[f"{owner}.{name}"] = value
+        return named
+
+    def carry_over(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with another supernet's weights, where it has them; all others stay as they were initialized."""
+        with torch.no_grad():
+            for name, value in self.weights().items():
+                if name in weights:
+                    value.copy_(weights[name])
 
     def cells(self, row: int) -> nn.ModuleList:
         """The w candidate cells of a row."""

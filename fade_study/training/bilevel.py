@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,8 @@ class HyperResult:
     """Without those of ``path_accuracies``."""
     path_seconds: float
     """Of ``path_accuracies``."""
+    weights: dict[str, Tensor] | None
+    """Of the supernet, by name, where they were asked for."""
 
 
 def train_hyper_architecture(
@@ -63,6 +65,7 @@ def train_hyper_architecture(
     network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
     seed: int = 0,
     paths: Sequence[Sequence[int]] = (),
+    weights: Mapping[str, Tensor] | None = None,
     on_epoch: Callable[[int, NDArray[np.float64], dict[str, float]], None] | None = None,
 ) -> HyperResult:
     """Train the supernet of a hyper-architecture and its alphas.
@@ -74,6 +77,8 @@ def train_hyper_architecture(
         network: macro-architecture and normalization.
         seed: of initialization, data order, paths and noise; the result is a function of the arguments.
         paths: ``(n, d)``, columns whose one-shot accuracies are measured when all is trained.
+        weights: of a supernet trained before, with which to begin where cells are the same ({} for none): the result
+            then holds this one's (section 2.4: weight sharing among successive hyper-architectures).
         on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics.
     """
     check_schedule(config, data, hyper_architecture.shape)
@@ -82,6 +87,8 @@ def train_hyper_architecture(
     epochs: list[dict[str, float]] = []
     with session(seed, config.threads) as (accelerator, generator):
         trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
+        if weights is not None:
+            trainer.supernet.carry_over(weights)
         for epoch in range(config.epochs):
             metrics = trainer.epoch(epoch)
             epochs.append(metrics)
@@ -92,6 +99,7 @@ def train_hyper_architecture(
         effects = trainer.estimator.effects()
         seconds = time.perf_counter() - begin
         path_accuracies = trainer.accuracies(paths)
+        kept = None if weights is None else {name: w.cpu().clone() for name, w in trainer.supernet.weights().items()}
     warning = _warning(one_shot, data.chance)
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
@@ -105,6 +113,7 @@ def train_hyper_architecture(
         warning=warning,
         seconds=seconds,
         path_seconds=time.perf_counter() - begin - seconds,
+        weights=kept,
     )
 
 

@@ -1,0 +1,76 @@
+"""Trains anchors of a finished search from scratch, which it left out, and analyzes it with them.
+
+mlflow run . -e evaluate -P run_id=...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import Executor
+
+from fade_study import Architecture, Dag, tracking
+from fade_study.benchmarks import Scratch
+from fade_study.config import EvaluateConfig, SearchConfig
+from fade_study.exceptions import InvalidInputError
+from fade_study.execution import open_executor
+from fade_study.record import SearchRecord
+from fade_study.training import Data
+from fade_study.training.data import load_data
+from fade_study.training.session import open_accelerator
+from studies.analyze import analyze
+from studies.command import command
+from studies.search import accuracy_metrics
+from studies.trainings import ScratchTrainings
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
+    """Train, add to the search's own run, analyze."""
+    tracking.check_server()
+    records = tracking.read_searches(config.run_id)
+    searches = {run_id: SearchConfig(**tracking.read_config(run_id)) for run_id in records}
+    data = load_data(next(iter(searches.values())).data)
+    device = str(open_accelerator().device)
+    tags = {"fade.evaluated": config.run_id}
+    with (
+        open_executor(config.executor) as executor,
+        tracking.start_study("evaluation", config, device, data, tags=tags) as run,
+    ):
+        evaluated = {
+            run_id: evaluate_one(record, config, searches[run_id], data, executor) for run_id, record in records.items()
+        }
+        for run_id, record in evaluated.items():
+            search = tracking.Run(run_id)
+            search.series(
+                [(generation, accuracy_metrics(list(found))) for generation, found in record.evaluations.items()]
+            )
+            search.text(record.to_json(), tracking.RECORD)
+        print(analyze(evaluated, run))
+        print(f"Look at run {run.id}: {tracking.ui_command()}")
+    return evaluated
+
+
+def evaluate_one(
+    record: SearchRecord, config: EvaluateConfig, search: SearchConfig, data: Data, executor: Executor
+) -> SearchRecord:
+    """A search's record with the trainings of its anchors from scratch, those that it has already among them."""
+    last = len(record.cells) - 1
+    chosen = [t for t in range(last + 1) if t == last or (t + 1) % config.every == 0]
+    try:
+        architectures = {
+            t: Architecture(tuple(Dag.from_key(key) for key in record.architecture(t).split("|"))) for t in chosen
+        }
+    except ValueError as error:
+        raise InvalidInputError(f"expected a search over graphs as cells, got another space: {error}") from None
+    wanted = [(architecture, seed) for architecture in architectures.values() for seed in range(config.seeds)]
+    found = ScratchTrainings(wanted, data, search.scratch, search.network, executor).collect()
+    new = {
+        t: tuple(found[name] for seed in range(config.seeds) if (name := (architecture.key, seed)) in found)
+        for t, architecture in architectures.items()
+    }
+    evaluations: dict[int, tuple[Scratch, ...]] = dict(record.evaluations)
+    evaluations |= {t: one for t, one in new.items() if len(one) >= len(evaluations.get(t, ())) and one}
+    return dataclasses.replace(record, evaluations=dict(sorted(evaluations.items())))
+
+
+if __name__ == "__main__":
+    command(evaluate, EvaluateConfig)
