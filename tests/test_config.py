@@ -6,6 +6,7 @@ import yaml
 from fade_study import ConfigError
 from fade_study.config import (
     BilevelConfig,
+    ComparisonConfig,
     DataConfig,
     NetworkConfig,
     SearchConfig,
@@ -15,7 +16,7 @@ from fade_study.config import (
 )
 
 CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
-STUDIES = {"search": SearchConfig, "validate": ValidationConfig}
+STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}
 
 
 def parse(*argv, study="search"):
@@ -40,6 +41,7 @@ def test_every_preset_is_valid_and_says_how_to_run_it(path):
 
 def test_there_are_the_presets_that_the_readme_names():
     assert {path.stem for path in CONFIGS.glob("search/*.yaml")} == {"smoke", "digits", "fashion", "paper"}
+    assert {path.stem for path in CONFIGS.glob("compare/*.yaml")} == {"smoke", "digits"}
     assert {path.stem for path in CONFIGS.glob("validate/*.yaml")} == {"smoke", "digits", "paper"}
 
 

@@ -240,3 +240,39 @@ def test_a_signal_ends_runs_as_killed_and_workers_with_them(project, mlflow_stor
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline, "workers have outlived the search"
         time.sleep(0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_several_seeds_are_several_searches_that_can_be_evaluated_later(project, mlflow_store):
+    arguments = ["--seeds", "2", "--generations", "3", "--evaluate_every", "0", "--carry_over", "true", "--study", "s"]
+    process = search(project, *arguments)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "All 2 searches" in output
+    parent = next(run for run in runs("search") if "mlflow.parentRunId" not in run.data.tags)
+    searches = [run for run in runs("search") if run.info.run_id != parent.info.run_id]
+    assert {run.data.tags["fade.study"] for run in searches} == {"s-0", "s-1"}
+    assert {file.name for file in (project / "weights").iterdir()} == {f"s-{s}-{g}.pt" for s in (0, 1) for g in (1, 2)}
+
+    result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={parent.info.run_id}")
+    assert f"mlflow run . -e evaluate -P run_id={parent.info.run_id} trains them" in result.stdout + result.stderr
+    result = mlflow_run(project, "-e", "evaluate", "-P", f"run_id={parent.info.run_id}", "-P", "executor=inline")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for run in runs("search"):
+        if run.info.run_id != parent.info.run_id:
+            history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "accuracy/test")
+            assert [metric.step for metric in history] == [0, 1, 2]
+    result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={parent.info.run_id}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    (hyper, *_) = runs("hyper")
+    result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={hyper.info.run_id}")
+    assert "expected a run of kind search or comparison" in result.stdout + result.stderr
+
+
+def test_a_search_that_has_settled_stops(project, mlflow_store):
+    process = search(project, "--generations", "9", "--patience", "1", "--sampler.step_size", "1e-9")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert "Stopped: no anchor has changed its cell in the last 1 generations" in output
+    assert "generation 1 from scratch" in output
+    assert "(3 of 9)" not in output

@@ -1,0 +1,108 @@
+"""The arena as a user starts it, and its parts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fade_study import Dag
+from fade_study.benchmarks import load_table
+from fade_study.config import ComparisonConfig, parse_config
+from fade_study.exceptions import InvalidInputError
+from studies.command import CONFIGS
+from studies.compare import best_so_far, compare, recipe_of
+from studies.searchers import SEARCHERS, check_budget, names, run_search
+from studies.worlds import Tabulated
+from tests.studies.test_search import artifacts, mlflow_run, runs
+
+SMOKE = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "smoke"])
+DIGITS = parse_config(ComparisonConfig, CONFIGS / "compare", ["--mode", "tabular"])
+
+
+@pytest.fixture(scope="module")
+def world():
+    return Tabulated(DIGITS, load_table("digits625"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeypatch):
+    result = mlflow_run(project, "-e", "compare", "-P", "preset=smoke", "-P", "executor=processes:2")
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    assert "Anchors of fade, generation by generation" in output
+    (parent,) = runs("comparison")
+    for name in ("fade", "shuffled", "random_anchors", "tpe", "random"):
+        low, value, high = (
+            parent.data.metrics[f"searcher/{name}/final_accuracy{end}"] for end in ("_low", "", "_high")
+        )
+        assert low <= value <= high
+    assert "searcher/fade/p_vs_random" in parent.data.metrics
+    assert {"report.txt", "standings.json", "finals.json"} <= artifacts(parent)
+    searches = runs("search")
+    assert len(searches) == 10
+    assert {run.data.tags["mlflow.parentRunId"] for run in searches} == {parent.info.run_id}
+
+    # What is done is not done again, and gives the same; nor is any of it lost on those who look at it.
+    monkeypatch.chdir(project)
+    again = compare(SMOKE)
+    assert len(runs("search")) == 10
+    finals = {name: np.mean([outcome.final for outcome in found]) for name, found in again.items()}
+    assert finals["fade"] == pytest.approx(parent.data.metrics["searcher/fade/final_accuracy"])
+    result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={parent.info.run_id}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "signs of searches" in result.stdout + result.stderr
+    (analysis,) = runs("analysis")
+    assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
+
+
+def test_searches_are_a_function_of_their_seed(world):
+    one, again, other = (run_search("fade", seed, world, DIGITS.sampler, 4, 3626) for seed in (0, 0, 1))
+    assert one.record.to_json() == again.record.to_json()
+    assert one.record.to_json() != other.record.to_json()
+    assert one.spent == tuple(range(518, 3627, 518))
+    paired = run_search("printed_sign", 0, world, DIGITS.sampler, 4, 3626)
+    np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
+
+
+def test_true_alphas_find_better_architectures_than_shuffled_ones(world):
+    finals = {
+        name: np.mean([run_search(name, seed, world, DIGITS.sampler, 4, 3626).final for seed in range(40)])
+        for name in ("oracle", "shuffled", "printed_sign")
+    }
+    assert finals["oracle"] > finals["shuffled"] + 0.01
+    assert finals["oracle"] > finals["printed_sign"] + 0.03
+
+
+def test_a_sample_is_extended_by_a_linear_model():
+    world = Tabulated(dataclasses.replace(DIGITS, table="digits342"), load_table("digits342"))
+    table = world.table
+    fitted = np.array([world.mean + world.marginals[np.arange(4), path].sum() for path in table.paths])
+    accuracy = table.ground_truth.test.mean(axis=1)
+    np.testing.assert_allclose(fitted + world.residual, accuracy)
+    assert 0.25 < 1 - world.residual.var() / accuracy.var() < 0.4
+    chain, wide = world.column[Dag(5, ((0, 1), (1, 2), (2, 3), (3, 4))).key], world.column[Dag(5, ()).key]
+    assert (world.marginals[:, chain] < world.marginals[:, wide]).all(), "long paths learn slowly"
+
+
+def test_names_and_budgets(world):
+    assert "gp" not in names(None, "tabular", "random")
+    assert names(None, "train", "random") == [name for name in SEARCHERS if not name.startswith("fade_")]
+    assert names(("tpe",), "train", "random") == ["tpe", "random"]
+    with pytest.raises(InvalidInputError, match=r"expected names among fade, .*, got nobody"):
+        names(("nobody",), "train", "random")
+    check_budget(["fade", "random"], world, 3626)
+    with pytest.raises(InvalidInputError, match=r"got 600; a generation of fade has 518: take"):
+        check_budget(["random", "fade"], world, 600)
+
+
+def test_the_best_so_far_is_chosen_by_validation():
+    np.testing.assert_array_equal(best_so_far(np.array([3, 1, 4, 4, 5]), np.array([0.3, 0.9, 0.2, 0.8, 0.1])),
+                                  [0.3, 0.3, 0.2, 0.2, 0.1])  # fmt: skip
+
+
+def test_recipes_know_what_matters():
+    base = recipe_of("fade", DIGITS, None)
+    assert base == recipe_of("fade", dataclasses.replace(DIGITS, seed=5, seeds=3), None)
+    sampler = dataclasses.replace(DIGITS.sampler, offset=0.2)
+    assert base != recipe_of("fade", dataclasses.replace(DIGITS, sampler=sampler), None)
+    assert recipe_of("tpe", DIGITS, None) == recipe_of("tpe", dataclasses.replace(DIGITS, sampler=sampler), None)
