@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         presets: name of the folder of its YAML files, where it has any.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that runs end, and end KILLED
+    sys.unraisablehook = _signal_again
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -36,3 +39,12 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         sys.exit("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+
+
+def _signal_again(unraisable: Any) -> None:
+    """What a signal raises within a weak reference's callback is ignored by Python: then it is sent once more."""
+    signals = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
+    if unraisable.exc_type in signals:
+        threading.Timer(0.1, os.kill, (os.getpid(), signals[unraisable.exc_type])).start()
+    else:
+        sys.__unraisablehook__(unraisable)

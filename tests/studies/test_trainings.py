@@ -104,7 +104,7 @@ def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, mo
         evaluation_seeds=1, network=NETWORK, bilevel=BILEVEL, scratch=SCRATCH,
         data=DataConfig(limit=300),
     )  # fmt: skip
-    study = search.search(config)
+    (study,) = search.search(config)
     assert study.trajectory().shape == (1, 2, 3)
     assert study.evaluations() == []
     assert [run.info.status for run in recorded("scratch")] == ["FAILED"]
