@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from analysis.comparison import interval
 from fade_study import InvalidInputError
 
 __all__ = [
@@ -410,8 +411,8 @@ def _mean(values: Sequence[float]) -> Mean:
     # values that differ by rounding only have no noise to draw an interval from
     if len(values) < FEWEST or np.ptp(values) < 1e-12:
         return Mean(value, None, None)
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, len(values) - 1) * stats.sem(values))
-    return Mean(value, value - half, value + half)
+    low, high = interval(values)
+    return Mean(value, float(low), float(high))
 
 
 def _padded(series: Sequence[Array]) -> Array:

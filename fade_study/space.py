@@ -204,8 +204,9 @@ class DagSpace:
         low, high = values.min(axis=0), values.max(axis=0)
         self._embedded = (values - low) / np.where(high > low, high - low, 1.0)  # (n, f)
         if only is not None:
-            kept = [i for i, dag in enumerate(self._cells) if dag in set(only)]
-            if not kept or len(kept) < len(set(only)):
+            wanted = set(only)
+            kept = [i for i, dag in enumerate(self._cells) if dag in wanted]
+            if not kept or len(kept) < len(wanted):
                 raise InvalidInputError(
                     f"expected one or more cells of this size to keep, got {list(only)}; check them"
                 )

@@ -145,11 +145,6 @@ class Run:
         canvas.draw()
         self._client.log_image(self.id, np.asarray(canvas.buffer_rgba()), key=key, step=step, synchronous=True)
 
-    @property
-    def parent(self) -> str | None:
-        """Id of the run that this one is a child of, where it is one."""
-        return self._client.get_run(self.id).data.tags.get("mlflow.parentRunId")
-
 
 @contextmanager
 def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator[Run]:

@@ -126,9 +126,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
 
 def record(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
     """The child run of a search that is done."""
-    evaluations = outcome.record.evaluations
-    tests = np.array([evaluations[generation][0].test for generation in evaluations])
-    validations = np.array([evaluations[generation][0].validation for generation in evaluations])
+    tests, validations = accuracies(outcome)
     with tracking.start_outcome(name, seed, recipe) as run:
         incumbent = best_so_far(validations, tests)
         run.series(
@@ -149,6 +147,12 @@ def read_outcome(found: tuple[str, SearchRecord]) -> Outcome:
     """The inverse."""
     content = json.loads(found[0])
     return Outcome(found[1], tuple(content["spent"]), content["best"], content["final"], content["seconds"])
+
+
+def accuracies(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Test and validation accuracies of its trainings from scratch, one a generation, ``(n,)`` each."""
+    trainings = [scratch for (scratch,) in outcome.record.evaluations.values()]
+    return np.array([scratch.test for scratch in trainings]), np.array([scratch.validation for scratch in trainings])
 
 
 def best_so_far(validations: np.ndarray, tests: np.ndarray) -> np.ndarray:
@@ -208,8 +212,7 @@ def curves(outcomes: Mapping[str, list[Outcome]], kind: str, budget: int) -> dic
     for name, found in outcomes.items():
         runs = []
         for outcome in found:
-            scratch = [one[0] for one in outcome.record.evaluations.values()]
-            tests, validations = np.array([s.test for s in scratch]), np.array([s.validation for s in scratch])
+            tests, validations = accuracies(outcome)
             runs.append((outcome.spent, best_so_far(validations, tests) if kind == "best" else tests))
         result[name] = grid, comparison.anytime(runs, grid)
     return result

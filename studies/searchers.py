@@ -19,7 +19,8 @@ from fade_study.benchmarks import Scratch
 from fade_study.config import SamplerConfig, SamplerName
 from fade_study.exceptions import InvalidInputError
 from fade_study.record import SearchRecord
-from studies.worlds import World, seed_of
+from studies.trainings import seed_of
+from studies.worlds import World
 
 __all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
 

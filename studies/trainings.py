@@ -18,7 +18,7 @@ from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import completed, report
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 
-__all__ = ["ScratchTrainings", "repetition_seeds", "train_hyper"]
+__all__ = ["ScratchTrainings", "repetition_seeds", "seed_of", "train_hyper"]
 
 
 class ScratchTrainings:
@@ -80,10 +80,14 @@ class ScratchTrainings:
             raise
 
 
+def seed_of(*parts: int) -> int:
+    """A seed for a training that depends on all parts."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
 def repetition_seeds(seed: int, repetitions: int) -> list[int]:
     """Seeds of the trainings of one hyper-architecture; the first is its own."""
-    others = [np.random.SeedSequence([seed, r, 1]).generate_state(1)[0] for r in range(1, repetitions)]
-    return [seed, *map(int, others)]
+    return [seed, *(seed_of(seed, r, 1) for r in range(1, repetitions))]
 
 
 def train_hyper(

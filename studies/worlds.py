@@ -5,7 +5,7 @@ Both count costs in training steps, and both know an oracle: alphas from true ac
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,8 +16,9 @@ from fade_study.benchmarks import Scratch, Table
 from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.training import Data, recipe, train_from_scratch, train_hyper_architecture
+from studies.trainings import seed_of
 
-__all__ = ["Tabulated", "Trained", "World", "seed_of"]
+__all__ = ["Tabulated", "Trained", "World"]
 
 Array = NDArray[np.float64]
 
@@ -69,12 +70,17 @@ class Trained:
 
     def oracle(self, batch: Batch) -> Array:
         """As World."""
+        return self._truth.oracle(batch)
+
+    @cached_property
+    def _truth(self) -> Tabulated:
+        """The table's model, fitted once: by the first generation of an oracle, which alone needs it."""
         if recipe(self.data, self.config.scratch, self.config.network) not in self.table.recipe:
             raise InvalidInputError(
                 "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
                 "leave the oracle out of searchers"
             )
-        return Tabulated(self.config, self.table).oracle(batch)
+        return Tabulated(self.config, self.table)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
         """As World."""
@@ -190,9 +196,3 @@ def _regression(table: Table, mean: Array) -> Array:
 def _softmax(utility: Array) -> Array:
     exponential = np.exp(utility - utility.max(axis=1, keepdims=True))
     return exponential / exponential.sum(axis=1, keepdims=True)
-
-
-@cache
-def seed_of(*parts: int) -> int:
-    """A seed for a training that depends on all parts."""
-    return int(np.random.SeedSequence(list(parts)).generate_state(1)[0])
