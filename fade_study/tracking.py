@@ -232,11 +232,8 @@ def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
     """Searches of comparisons done before, by seed: what they came to, as JSON, and their records."""
     client = mlflow.MlflowClient()
     condition = f"tags.`fade.kind` = 'search' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
-    runs: Any = mlflow.search_runs(
-        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
-    )
     found: dict[int, tuple[str, SearchRecord]] = {}
-    for run in runs:
+    for run in _find_runs(condition):
         texts = [_read_text(client, run.info.run_id, file) for file in (OUTCOME, RECORD)]
         if None not in texts:
             found[int(run.data.params["seed"])] = str(texts[0]), SearchRecord.from_json(str(texts[1]))
@@ -295,11 +292,8 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
     condition = f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
     if len(architectures) == 1:
         condition += f" and params.architecture = '{next(iter(architectures))}'"
-    found: Any = mlflow.search_runs(
-        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
-    )
     results: dict[tuple[str, int], Scratch] = {}
-    for run in found:
+    for run in _find_runs(condition):
         name = run.data.params["architecture"], int(run.data.params["seed"])
         if name[0] in architectures:
             metrics = run.data.metrics
@@ -324,8 +318,7 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
     if kind not in ("search", "comparison"):
         raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
     condition = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`fade.kind` = 'search'"
-    children: Any = mlflow.search_runs([run.info.experiment_id], condition, max_results=MOST_RUNS, output_format="list")
-    runs = [run.info.run_id, *(child.info.run_id for child in reversed(children))]
+    runs = [run.info.run_id, *(child.info.run_id for child in reversed(_find_runs(condition)))]
     records = {i: _read_text(client, i, RECORD) for i in runs}
     found = {i: SearchRecord.from_json(text) for i, text in records.items() if text is not None}
     if not found:
@@ -346,6 +339,13 @@ def read_config(run_id: str) -> dict[str, Any]:
     if text is None:
         raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no config.yaml")
     return yaml.safe_load(text)
+
+
+def _find_runs(condition: str) -> Any:
+    """Runs of all experiments, newest first."""
+    return mlflow.search_runs(
+        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
+    )
 
 
 def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | None:

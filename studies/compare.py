@@ -61,10 +61,16 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
 
 
 @cache
+def _tabulated(config: ComparisonConfig) -> World:
+    """Made once in each process: its many short searches share it."""
+    return Tabulated(config, load_table(config.table or "digits625"))
+
+
 def open_world(config: ComparisonConfig, data: Data | None) -> World:
-    """A world of networks that are trained on data, or of a table; a worker makes it once."""
+    """A world of networks that are trained on data, or of a table."""
     if data is None:
-        return Tabulated(config, load_table(config.table or "digits625"))
+        return _tabulated(config)
+    # Not kept: every task brings its own copy of the data, which a cache would hold for ever and never find again.
     return Trained(config, data, load_table(config.table or "digits342"))
 
 
