@@ -34,7 +34,6 @@ __all__ = [
     "movement",
     "pooled_trend",
     "revisited",
-    "settled",
     "snap_distance",
     "straightness",
     "trend",
@@ -224,19 +223,6 @@ def revisited(cells: Cells) -> NDArray[np.bool_]:
     keys = _keys(cells, "(T, d)")
     seen = [(keys[:t] == keys[t]).any(axis=0) for t in range(len(keys))]
     return np.array(seen) & np.concatenate([np.zeros_like(keys[:1], dtype=bool), moved(keys)])
-
-
-def settled(cells: Cells) -> int | None:
-    """First generation from which on no row's anchor cell changes; None if the last step still changed one.
-
-    Also None for a single generation, which shows no step.
-
-    Args:
-        cells: keys of anchor cells ``(T, d)``.
-    """
-    steps = moved(cells)
-    last = max((np.flatnonzero(steps.any(axis=1)) + 1).tolist(), default=0)
-    return None if last == len(steps) else last
 
 
 def coverage(cells: Cells, size: int) -> Array:

@@ -14,12 +14,13 @@ from fade_study.exceptions import (
     OpenGenerationError,
     StorageError,
 )
-from fade_study.space import FEATURES, PAPER_FEATURES, CellSpace, DagSpace
+from fade_study.space import FEATURES, PAPER_FEATURES, SPECTRAL_FEATURES, CellSpace, DagSpace
 from fade_study.study import Batch, CellTrial, FadeStudy, create_study, delete_study, load_study
 
 __all__ = [
     "FEATURES",
     "PAPER_FEATURES",
+    "SPECTRAL_FEATURES",
     "Architecture",
     "Batch",
     "CellSpace",

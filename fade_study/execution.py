@@ -13,6 +13,7 @@ from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
@@ -154,7 +155,8 @@ def _death(error: ProcessExpired) -> str:
 
 
 def _start(fractions: MutableSequence[float]) -> None:
-    """In a worker, before its first task."""
+    """In a worker, before its first task: one thread each, also of numpy's, or workers get into each other's way."""
+    threadpool_limits(1)
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
 

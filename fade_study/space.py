@@ -20,6 +20,7 @@ from fade_study.exceptions import InvalidInputError
 __all__ = [
     "FEATURES",
     "PAPER_FEATURES",
+    "SPECTRAL_FEATURES",
     "Cell",
     "CellSpace",
     "DagSpace",
@@ -117,6 +118,21 @@ def sinks(dag: Dag) -> float:
     return float(len(dag.sinks))
 
 
+def algebraic_connectivity(dag: Dag) -> float:
+    """Second smallest eigenvalue of the Laplacian of the undirected graph with input and output vertex."""
+    return _eigenvalue(_laplacian(dag), 1)
+
+
+def laplacian_radius(dag: Dag) -> float:
+    """Largest eigenvalue of the Laplacian of the undirected graph with input and output vertex."""
+    return _eigenvalue(_laplacian(dag), -1)
+
+
+def spectral_radius(dag: Dag) -> float:
+    """Largest eigenvalue of the adjacency matrix of the undirected graph with input and output vertex."""
+    return _eigenvalue(_adjacency(dag), -1)
+
+
 FEATURES: dict[str, Feature] = {
     function.__name__: function
     for function in (
@@ -129,12 +145,18 @@ FEATURES: dict[str, Feature] = {
         mean_degree,
         sources,
         sinks,
+        algebraic_connectivity,
+        laplacian_radius,
+        spectral_radius,
     )
 }
 """The features that can be named in a configuration."""
 
 PAPER_FEATURES = ("eccentricity_variance", "degree_variance", "vertices")
 """The features of section 3.2."""
+
+SPECTRAL_FEATURES = ("algebraic_connectivity", "laplacian_radius", "spectral_radius")
+"""As many that tell more cells apart; the arena (README) found them to lead a search better."""
 
 
 @cache
@@ -316,6 +338,24 @@ def _neighbors(dag: Dag) -> list[int]:
         neighbors[u] |= 1 << v
         neighbors[v] |= 1 << u
     return neighbors
+
+
+def _adjacency(dag: Dag) -> NDArray[np.float64]:
+    """Matrix of the undirected graph with input and output vertex."""
+    matrix = np.zeros((dag.vertices + 2, dag.vertices + 2))
+    u, v = np.array(dag.augmented_edges).T
+    matrix[u, v] = matrix[v, u] = 1
+    return matrix
+
+
+def _laplacian(dag: Dag) -> NDArray[np.float64]:
+    adjacency = _adjacency(dag)
+    return np.diag(adjacency.sum(axis=0)) - adjacency
+
+
+def _eigenvalue(matrix: NDArray[np.float64], index: int) -> float:
+    """Of a symmetric matrix, in ascending order; rounded, since processors differ in the last digits."""
+    return round(float(np.linalg.eigvalsh(matrix)[index]), 9)
 
 
 def _eccentricity(start: int, neighbors: list[int]) -> int:

@@ -6,6 +6,7 @@ mlflow run . -e analyze -P run_id=...
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def main(config: AnalyzeConfig) -> None:
         print(f"Look at run {run.id}: {tracking.ui_command()}")
 
 
-def analyze(records: Mapping[str, SearchRecord], run: tracking.Run) -> str:
+def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
     """Trend, movement and coverage of searches, as metrics and figures of a run, and as text."""
     searches = list(records.values())
     features = searches[0].features
@@ -92,11 +93,12 @@ def movement_line(records: Sequence[SearchRecord]) -> str:
     again = np.mean([trajectory.revisited(cells)[1:].mean() for cells in anchors if len(cells) > 1])
     collisions = np.mean([1 - len(set(row)) / len(row) for record in records for g in record.cells for row in g])
     snapped = np.mean([trajectory.snap_distance(r.anchors, r.embedded).mean() for r in records])
-    straight = np.mean([trajectory.straightness(r.anchors).mean() for r in records])
+    ways = np.concatenate([trajectory.straightness(r.anchors) for r in records])
+    straight = ways[np.isfinite(ways)]  # without rows that never moved
     return (
         f"An anchor's cell changed in {moved:.0%} of steps ({again:.0%} back to an earlier one); "
         f"{collisions:.0%} of a row's cells repeat another; anchors are {snapped:.2f} from their cells; "
-        f"net way {straight:.2f} of the path"
+        f"net way {straight.mean() if len(straight) else 0:.2f} of the path"
     )
 
 

@@ -50,6 +50,8 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
         check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
     world = open_world(config, data)
     check_budget(searchers, world, config.budget)
+    if "oracle" in searchers:
+        world.check_oracle()
     tracking.check_server()
     device = "cpu" if tabular else str(open_accelerator().device)
     with open_executor(config.executor) as executor, tracking.start_study("comparison", config, device, data) as run:
@@ -124,6 +126,8 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "depth": config.depth,
         "final_seeds": config.final_seeds,
         "space": dataclasses.asdict(config.space),
+        "features": SEARCHERS[name].features,
+        "repetitions": SEARCHERS[name].repetitions,
         "network": dataclasses.asdict(config.network),
         "scratch": dataclasses.asdict(config.scratch),
     }
@@ -198,9 +202,9 @@ def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, worl
     for name in ("fade", "shuffled", "oracle"):
         if name in outcomes:
             records = [outcome.record for outcome in outcomes[name]]
-            lines.append(f"\nAnchors of {name}, generation by generation:\n{trend_lines(records)}")
-    if "fade" in outcomes:
-        analyze({str(i): outcome.record for i, outcome in enumerate(outcomes["fade"])}, run)
+            # of the searches that all this is about, metrics and figures, too
+            said = analyze(dict(enumerate(records)), run) if name == "fade" else trend_lines(records)
+            lines.append(f"\nAnchors of {name}, generation by generation:\n{said}")
     text = "\n".join(lines)
     print(text)
     run.text(text + "\n", "report.txt")

@@ -20,7 +20,7 @@ from fade_study.training.session import open_accelerator
 from studies.analyze import analyze
 from studies.command import command
 from studies.search import accuracy_metrics
-from studies.trainings import ScratchTrainings
+from studies.trainings import ScratchTrainings, is_due
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
@@ -54,7 +54,7 @@ def evaluate_one(
 ) -> SearchRecord:
     """A search's record with the trainings of its anchors from scratch, those that it has already among them."""
     last = len(record.cells) - 1
-    chosen = [t for t in range(last + 1) if t == last or (t + 1) % config.every == 0]
+    chosen = [t for t in range(last + 1) if is_due(t, config.every, last=t == last)]
     try:
         architectures = {
             t: Architecture(tuple(Dag.from_key(key) for key in record.architecture(t).split("|"))) for t in chosen

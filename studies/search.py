@@ -36,7 +36,7 @@ from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze
 from studies.command import command
-from studies.trainings import ScratchTrainings, repetition_seeds, train_hyper
+from studies.trainings import ScratchTrainings, is_due, repetition_seeds, train_hyper
 
 BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
@@ -136,8 +136,7 @@ class Evaluations:
 
     def begin(self, number: int, architecture: Architecture, *, last: bool = False) -> None:
         """Train a generation's architecture, where it is its turn: a regular one, or the last."""
-        every = self.config.evaluate_every
-        if number in self.begun or every == 0 or not (last or (number + 1) % every == 0):
+        if number in self.begun or not is_due(number, self.config.evaluate_every, last=last):
             return
         self.begun.add(number)
         wanted = [(architecture, seed) for seed in range(self.config.evaluation_seeds)]

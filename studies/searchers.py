@@ -19,12 +19,13 @@ from fade_study.benchmarks import Scratch
 from fade_study.config import SamplerConfig, SamplerName
 from fade_study.exceptions import InvalidInputError
 from fade_study.record import SearchRecord
-from studies.trainings import seed_of
+from studies.trainings import repetition_seeds, seed_of
 from studies.worlds import World
 
 __all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
 
 CONTROLS = ("oracle", "shuffled")
+SEVEN_FEATURES = (*fade_study.PAPER_FEATURES, "operations", "longest_path", "sources", "sinks")
 Alphas = Literal["supernet", "oracle", "shuffled", "ignored", "none"]
 """Whence a search has its alphas. Those that are ignored are paid for, as if they had been trained."""
 
@@ -34,6 +35,10 @@ class Searcher(NamedTuple):
 
     make: Callable[[SamplerConfig, int], optuna.samplers.BaseSampler]
     alphas: Alphas
+    features: tuple[str, ...] | None = None
+    """Of its space, where they are not the comparison's."""
+    repetitions: int = 1
+    """Trainings of each hyper-architecture, all paid for, whose alphas are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,9 @@ SEARCHERS: dict[str, Searcher] = {
     "fade_snap": Searcher(_ours(snap=True), "supernet"),
     "fade_offset_015": Searcher(_ours(offset=0.15), "supernet"),
     "fade_offset_03": Searcher(_ours(offset=0.3), "supernet"),
+    "fade_paper_features": Searcher(_ours(), "supernet", features=fade_study.PAPER_FEATURES),
+    "fade_seven_features": Searcher(_ours(), "supernet", features=SEVEN_FEATURES),
+    "fade_two_repetitions": Searcher(_ours(), "supernet", repetitions=2),
 }
 """By name: the method, the printed sign, other searches on alphas, searches on accuracies, controls, repairs."""
 
@@ -112,7 +120,8 @@ def names(chosen: tuple[str, ...] | None, mode: str, baseline: str) -> list[str]
 
 def cost(searcher: str, world: World) -> int:
     """Training steps of a generation: the hyper-architecture, where there is one, and the anchor from scratch."""
-    return world.scratch_steps + (0 if SEARCHERS[searcher].alphas == "none" else world.hyper_steps)
+    found = SEARCHERS[searcher]
+    return world.scratch_steps + (0 if found.alphas == "none" else found.repetitions * world.hyper_steps)
 
 
 def check_budget(searchers: list[str], world: World, budget: int) -> None:
@@ -135,7 +144,9 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     begin = time.perf_counter()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # in a worker, too
     searcher = SEARCHERS[name]
-    study = fade_study.create_study(space=world.space, depth=depth, sampler=searcher.make(sampler, seed), seed=seed)
+    study = fade_study.create_study(
+        space=world.space(searcher.features), depth=depth, sampler=searcher.make(sampler, seed), seed=seed
+    )
     found: dict[str, list[Scratch]] = defaultdict(list)
     architectures: dict[str, fade_study.Architecture] = {}
     evaluations: dict[int, list[Scratch]] = {}
@@ -144,7 +155,7 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     for generation in range(budget // one):
         batch = study.ask()
         scratch = world.evaluate(batch.architecture, seed_of(seed, len(found[batch.architecture.key]), 0))
-        study.tell(batch, _alphas(searcher.alphas, batch, world), scratch.validation)
+        study.tell(batch, _alphas(searcher, batch, world), scratch.validation)
         found[batch.architecture.key].append(scratch)
         architectures[batch.architecture.key] = batch.architecture
         evaluations[generation] = [scratch]
@@ -159,13 +170,14 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     )
 
 
-def _alphas(whence: Alphas, batch: fade_study.Batch, world: World) -> np.ndarray:
+def _alphas(searcher: Searcher, batch: fade_study.Batch, world: World) -> np.ndarray:
     depth, width = batch.hyper_architecture.shape
-    if whence in ("none", "ignored"):
+    if searcher.alphas in ("none", "ignored"):
         return np.full((depth, width), 1 / width)
-    if whence == "oracle":
+    if searcher.alphas == "oracle":
         return world.oracle(batch)
-    alpha = world.alphas(batch)
-    if whence == "shuffled":
+    seeds = repetition_seeds(batch.seed, searcher.repetitions)
+    alpha = fade_study.ranking.marginals(np.stack([world.alphas(batch, seed) for seed in seeds]))
+    if searcher.alphas == "shuffled":
         alpha = np.random.default_rng([batch.seed, 8]).permuted(alpha, axis=1)
     return alpha

@@ -18,7 +18,7 @@ from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import completed, report
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 
-__all__ = ["ScratchTrainings", "repetition_seeds", "seed_of", "train_hyper"]
+__all__ = ["ScratchTrainings", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
 
 
 class ScratchTrainings:
@@ -78,6 +78,11 @@ class ScratchTrainings:
         except Exception as error:
             error.add_note(f"in the training from scratch of {key} with seed {seed}")
             raise
+
+
+def is_due(generation: int, every: int, *, last: bool) -> bool:
+    """Whether a generation's anchor is trained from scratch: every so many, and the last; never where that is 0."""
+    return every > 0 and (last or (generation + 1) % every == 0)
 
 
 def seed_of(*parts: int) -> int:

@@ -5,13 +5,13 @@ Both count costs in training steps, and both know an oracle: alphas from true ac
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fade_study import FEATURES, Architecture, Batch, Dag, DagSpace
+from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
@@ -23,17 +23,28 @@ __all__ = ["Tabulated", "Trained", "World"]
 Array = NDArray[np.float64]
 
 
+EXPLAINING = (*PAPER_FEATURES, "operations", "longest_path", "density", "mean_degree", "sources", "sinks")
+"""Features of the linear model that extends a sample."""
+
+
 class World(Protocol):
     """What a search needs to run."""
 
-    space: DagSpace
     scratch_steps: int
     """Of a training from scratch."""
     hyper_steps: int
     """Of the training of a hyper-architecture."""
 
-    def alphas(self, batch: Batch) -> Array:
+    def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
+        """The cells, embedded by the configured features or by others."""
+        ...
+
+    def alphas(self, batch: Batch, seed: int) -> Array:
         """Of a trained hyper-architecture, ``(d, w)``."""
+        ...
+
+    def check_oracle(self) -> None:
+        """Raise unless it knows true accuracies."""
         ...
 
     def oracle(self, batch: Batch) -> Array:
@@ -54,19 +65,31 @@ class Trained:
 
     def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
         self.config, self.data, self.table = config, data, table
-        self.space = config.space.open()
         steps = data.weight.steps(config.bilevel.batch_size) * config.bilevel.epochs
         regression = config.bilevel.estimator == "training-regression"
         self.hyper_steps = steps + (0 if regression else steps // config.bilevel.alpha_every)
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
-    def alphas(self, batch: Batch) -> Array:
+    def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
+        """As World."""
+        sizes = self.config.space
+        return _open_space(sizes.max_vertices, sizes.min_vertices, features or sizes.features)
+
+    def alphas(self, batch: Batch, seed: int) -> Array:
         """As World."""
         config = self.config
         result = train_hyper_architecture(
-            batch.hyper_architecture, self.data, config.bilevel, network=config.network, seed=batch.seed
+            batch.hyper_architecture, self.data, config.bilevel, network=config.network, seed=seed
         )
         return result.alpha
+
+    def check_oracle(self) -> None:
+        """As World."""
+        if recipe(self.data, self.config.scratch, self.config.network) not in self.table.recipe:
+            raise InvalidInputError(
+                "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
+                "leave the oracle out of searchers"
+            )
 
     def oracle(self, batch: Batch) -> Array:
         """As World."""
@@ -75,11 +98,6 @@ class Trained:
     @cached_property
     def _truth(self) -> Tabulated:
         """The table's model, fitted once: by the first generation of an oracle, which alone needs it."""
-        if recipe(self.data, self.config.scratch, self.config.network) not in self.table.recipe:
-            raise InvalidInputError(
-                "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
-                "leave the oracle out of searchers"
-            )
         return Tabulated(self.config, self.table)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
@@ -107,9 +125,7 @@ class Tabulated:
         cells = [cell for cell in rows[0] if isinstance(cell, Dag)]
         if any(row != rows[0] for row in rows) or len(cells) < len(rows[0]):
             raise InvalidInputError("expected a table with the same graphs as cells in every row, got another one")
-        sizes = [cell.vertices for cell in cells]
-        features = config.space.features
-        self.space = DagSpace(max(sizes), min_vertices=min(sizes), features=features, only=cells)
+        self.cells = tuple(cells)
         self.complete = len(table.paths) == table.hyper_architecture.size
         self.marginals, self.mean, self.residual = _marginals(table, self.complete)  # (d, n), mean of cells, (m,)
         self.column = {cell.key: j for j, cell in enumerate(cells)}
@@ -126,14 +142,22 @@ class Tabulated:
         self.hyper_steps = steps + steps // hyper.alpha_every
         self.scratch_steps = images // scratch.batch_size * scratch.epochs
 
-    def alphas(self, batch: Batch) -> Array:
+    def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
         """As World."""
-        rng = np.random.default_rng([batch.seed, 6])
+        sizes = [cell.vertices for cell in self.cells]
+        return _open_space(max(sizes), min(sizes), features or self.config.space.features, self.cells)
+
+    def alphas(self, batch: Batch, seed: int) -> Array:
+        """As World."""
+        rng = np.random.default_rng([seed, 6])
         utility = self._utility(batch)
         # The same cell has the same noise, in whatever column.
         noise = rng.standard_normal(self.marginals.shape)
         drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
         return _softmax(utility + self.config.alpha_noise * np.array(drawn))
+
+    def check_oracle(self) -> None:
+        """As World: it does."""
 
     def oracle(self, batch: Batch) -> Array:
         """As World."""
@@ -169,6 +193,14 @@ class Tabulated:
         )
 
 
+@cache
+def _open_space(
+    largest: int, smallest: int, features: tuple[str, ...], only: tuple[Dag, ...] | None = None
+) -> DagSpace:
+    """Made once in each process, whose many searches share it."""
+    return DagSpace(largest, min_vertices=smallest, features=features, only=only)
+
+
 def _marginals(table: Table, complete: bool) -> tuple[Array, float, Array]:
     """What each cell adds in each row, ``(d, n)``, to which accuracy, and what that leaves unexplained."""
     accuracy = table.ground_truth.test.mean(axis=1)
@@ -187,7 +219,7 @@ def _regression(table: Table, mean: Array) -> Array:
     from sklearn.linear_model import RidgeCV  # here, since it takes long to import
 
     cells = [cell for cell in table.hyper_architecture.rows[0] if isinstance(cell, Dag)]
-    values = np.array([[feature(cell) for feature in FEATURES.values()] for cell in cells])
+    values = np.array([[FEATURES[name](cell) for name in EXPLAINING] for cell in cells])
     scaled = (values - values.mean(axis=0)) / values.std(axis=0)  # (n, f)
     model: Any = RidgeCV(np.logspace(-1, 4, 20)).fit(scaled[table.paths].reshape(len(mean), -1), mean)
     return model.coef_.reshape(table.hyper_architecture.depth, -1) @ scaled.T

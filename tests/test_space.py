@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fade_study import FEATURES, Dag, DagSpace, enumerate_dags
+from fade_study.exceptions import InvalidInputError
 from fade_study.space import distant_cells
 from fade_study.testing import check_cell_space
 
@@ -34,6 +35,9 @@ def test_features_are_those_of_networkx(dag):
         "mean_degree": np.mean(degrees),
         "sources": sum(d == 0 for _, d in inner.in_degree()),
         "sinks": sum(d == 0 for _, d in inner.out_degree()),
+        "algebraic_connectivity": sorted(nx.laplacian_spectrum(graph))[1],
+        "laplacian_radius": max(nx.laplacian_spectrum(graph)),
+        "spectral_radius": max(nx.adjacency_spectrum(graph).real),
     }
     assert {name: feature(dag) for name, feature in FEATURES.items()} == pytest.approx(expected)
 
@@ -138,3 +142,24 @@ def test_distant_cells_have_one_size_and_lie_further_apart_than_any_others():
 def test_more_distant_cells_than_there_are_are_refused(count, operations):
     with pytest.raises(ValueError, match=f"cells of {operations} operations"):
         distant_cells(DagSpace(4), count, operations)
+
+
+def test_a_part_of_a_space_lies_where_the_whole_does():
+    whole = DagSpace(4, min_vertices=2)
+    kept = [cell for cell in whole if 3 <= cell.operations <= 4]  # the box's corners are not among them
+    part = DagSpace(4, min_vertices=2, only=[*reversed(kept), kept[0]])
+    assert list(part) == kept
+    check_cell_space(part)
+    np.testing.assert_array_equal([part.embed(cell) for cell in kept], [whole.embed(cell) for cell in kept])
+    for point in np.random.default_rng(0).random((50, 3)):
+        nearest = part.nearest(point, np.random.default_rng(0))
+        distances = [np.linalg.norm(whole.embed(cell) - point) for cell in kept]
+        assert nearest in kept
+        assert np.linalg.norm(whole.embed(nearest) - point) == pytest.approx(min(distances))
+    left_out = next(cell for cell in whole if cell not in kept)
+    assert left_out not in part
+    with pytest.raises(InvalidInputError, match="a cell of"):
+        part.embed(left_out)
+    for unknown in ([], [Dag(5)], [*kept, Dag(1)]):
+        with pytest.raises(InvalidInputError, match="cells of this size to keep"):
+            DagSpace(4, min_vertices=2, only=unknown)

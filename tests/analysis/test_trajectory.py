@@ -199,13 +199,9 @@ def test_straightness_of_line_chainsaw_circle_and_rest():
     np.testing.assert_allclose(tr.straightness(corner), [np.sqrt(2) / 2])
 
 
-def test_moves_returns_and_rest():
+def test_moves_and_returns():
     assert tr.moved(CELLS).tolist() == [[True, False], [False, True], [True, False], [False, False]]
     assert np.argwhere(tr.revisited(CELLS)).tolist() == [[3, 0]]
-    assert tr.settled(CELLS) == 3
-    assert tr.settled(CELLS[:4]) is None, "the last step moved"
-    assert tr.settled(CELLS[3:]) == 0, "never moved"
-    assert tr.settled(CELLS[:1]) is None, "no step"
 
 
 def test_moves_and_returns_equal_brute_force(rng):
@@ -232,7 +228,6 @@ def test_coverage_equals_sets(rng):
         (lambda: tr.snap_distance(np.zeros((3, 2, 1)), np.zeros((3, 2, 2))), "one shape"),
         (lambda: tr.moved([["a", "b"], ["a"]]), r"keys of cells \(T, d\), got \(2,\)"),
         (lambda: tr.coverage([["a", "b"]], 3), r"keys of cells \(T, d, w\), got \(1, 2\)"),
-        (lambda: tr.settled([]), "keys of cells"),
         (lambda: tr.draw_trajectories([], ["a"]), "got \\[\\]"),
         (lambda: tr.draw_movement([np.zeros((3, 2, 1)), np.zeros((3, 1, 1))]), r"got \[\(2, 2\), \(2, 1\)\]"),
         (lambda: tr.draw_movement([np.zeros((1, 2, 1))]), r"got \[\(0, 2\)\]"),
