@@ -85,16 +85,22 @@ class SearchRecord:
         """
         try:
             content = json.loads(text)
+            features = tuple(map(str, content["features"]))
+            cells = tuple(tuple(tuple(row) for row in generation) for generation in content["cells"])
+            shape = len(cells), len(cells[0]) if cells else 1, len(features)
+            evaluations = {
+                int(generation): tuple(Scratch(*map(float, scratch)) for scratch in found)
+                for generation, found in content["evaluations"].items()
+            }
+            if not evaluations.keys() <= set(range(len(cells))):
+                raise ValueError(f"evaluations of generations {sorted(evaluations)} of {len(cells)}")
             return cls(
-                features=tuple(content["features"]),
-                space=content["space"],
-                anchors=np.array(content["anchors"]),
-                embedded=np.array(content["embedded"]),
-                cells=tuple(tuple(tuple(row) for row in generation) for generation in content["cells"]),
-                evaluations={
-                    int(generation): tuple(Scratch(*scratch) for scratch in found)
-                    for generation, found in content["evaluations"].items()
-                },
+                features=features,
+                space=int(content["space"]),
+                anchors=np.array(content["anchors"], dtype=float).reshape(shape),
+                embedded=np.array(content["embedded"], dtype=float).reshape(shape),
+                cells=cells,
+                evaluations=evaluations,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"expected the record of a search, got {type(error).__name__}: {error}") from None

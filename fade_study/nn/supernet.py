@@ -76,13 +76,15 @@ class Supernet(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """All weights by names that another hyper-architecture's supernet of the same kind knows them by.
 
-        Those of a cell by its row and key; of convolutions that a row shares, by the row alone.
+        Those of a cell by its row and key, and how often the row has held it before, since cells of a row may be the
+        same; of convolutions that a row shares, by the row alone.
         """
         named = {f"macro.{name}": value for name, value in self.macro.state_dict().items()}
         for row, keys in enumerate(self._keys):
-            for key, cell in zip(keys, self.cells(row), strict=True):
+            for column, (key, cell) in enumerate(zip(keys, self.cells(row), strict=True)):
+                own = f"row{row}.{key}.{keys[:column].count(key)}"
                 for name, value in cell.state_dict().items():
-                    owner = f"row{row}" if self._shared and name.startswith("convolutions.") else f"row{row}.{key}"
+                    owner = f"row{row}" if self._shared and name.startswith("convolutions.") else own
                     named[f"{owner}.{name}"] = value
         return named
 
