@@ -9,6 +9,7 @@ from fade_study.dag import Dag, enumerate_dags
 from fade_study.exceptions import (
     ConfigError,
     DataError,
+    DivergedError,
     FadeError,
     InvalidInputError,
     OpenGenerationError,
@@ -29,6 +30,7 @@ __all__ = [
     "Dag",
     "DagSpace",
     "DataError",
+    "DivergedError",
     "FadeError",
     "FadeStudy",
     "HyperArchitecture",

@@ -6,11 +6,14 @@ A bad value raises :class:`~fade_study.ConfigError` with all problems at once, f
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, dataclass_transform
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, dataclass_transform
 
 import numpy as np
 import pydantic
@@ -53,6 +56,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MOST_PATHS = 1_000_000
 """Of a hyper-architecture whose paths are all listed."""
+LONGEST_PRESET = 20_000
+"""Characters; ours have less than 1,000."""
 SamplerName = Literal["pseudo-gradient", "preference", "champion", "evolution-strategy", "random-anchors"]
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 
@@ -81,8 +86,8 @@ class DataConfig:
 
     Args:
         name: ``digits`` (embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or ``npz:PATH`` for a file with
-            arrays ``images`` and ``labels``.
-        data_dir: folder of downloaded data sets.
+            arrays ``images`` and ``labels``, which may take 16 GiB.
+        data_dir: folder of downloaded data sets; it may be a link, but no link in it may lead out of it.
         split_seed: of the stratified 4 : 1 : 1 split; apart from the search's seed, so that seeds share their data.
         limit: use only so many images, stratified; null for all.
     """
@@ -255,7 +260,6 @@ class SamplerConfig:
         offset: of the pseudo-gradient and the evolution strategy: distance from an anchor to its neighbors.
         step_size: of the pseudo-gradient; negative is the printed sign of Eq. 1.
         log_alpha: differences of log alpha instead of alpha.
-        skip_collisions: neighbors farther out until their cells differ from the anchor's.
         snap: go on from the point of the anchor's cell.
         width: candidates in a row, of all searches but the pseudo-gradient, which has 1 + 2 · features.
         kappa: of the preference model: how many standard deviations an unknown cell is given in advance.
@@ -265,7 +269,6 @@ class SamplerConfig:
     offset: PositiveFloat = 0.5
     step_size: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     log_alpha: bool = False
-    skip_collisions: bool = False
     snap: bool = False
     width: Annotated[int, Field(ge=2)] = 7
     kappa: NonNegativeFloat = 1.0
@@ -284,7 +287,6 @@ class SamplerConfig:
                 self.offset,
                 self.step_size,
                 log_alpha=self.log_alpha,
-                skip_collisions=self.skip_collisions,
                 snap=self.snap,
                 seed=seed,
             )
@@ -354,8 +356,10 @@ class SearchConfig(_StudyConfig):
         sampler: the outer search.
         repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
         carry_over: begin each hyper-architecture with the last one's weights, where it has the same cells (or edges, if
-            they share weights); they are kept in ``weights_dir``.
-        weights_dir: folder of the newest weights, without which such a search cannot go on.
+            they share weights); they are kept in ``checkpoint_dir``.
+        checkpoint_dir: folder of the states of trainings that run, in which a search that was killed goes on.
+        max_failures: trainings of one hyper-architecture that may diverge, each with another seed, before the search
+            gives up.
         patience: stop when no anchor has changed its cell for so many generations; null never stops early.
         evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
             evaluated. 0 evaluates none: ``-e evaluate`` can do so later.
@@ -369,7 +373,8 @@ class SearchConfig(_StudyConfig):
     sampler: SamplerConfig = SamplerConfig()
     repetitions: Positive = 1
     carry_over: bool = False
-    weights_dir: str = "weights"
+    checkpoint_dir: str = "checkpoints"
+    max_failures: NonNegative = 3
     patience: Positive | None = None
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
@@ -516,27 +521,28 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
     Raises:
         ConfigError: with all unknown keys, wrong types and values out of range of preset and command line.
     """
-    import jsonargparse
-
-    overrides = _joined(sys.argv[1:] if argv is None else argv)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    path = None
+    words = _joined(sys.argv[1:] if argv is None else argv)
+    settings: dict[str, Any] = {}
     if folder is not None:
-        chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        chooser.add_argument("--preset", default="digits")
-        preset, overrides = chooser.parse_known_args(overrides)
-        path = _preset_path(preset.preset, folder)
-        parser.default_config_files = [str(path)]
-        parser.add_argument("--preset", help=f"{_preset_choices(folder)} (default: digits)")
-    parser.add_class_arguments(cls)
+        presets = [word for word in words if word.startswith("--preset=")]
+        words = [word for word in words if word not in presets]
+        path = _preset_path(presets[-1].removeprefix("--preset=") if presets else "digits", folder)
+        settings = _read_preset(path)
+    if {"-h", "--help"} & {*words}:
+        _print_help(cls, folder, settings)
+    problems = [problem for word in words for problem in _override(settings, word)]
+    return _build(cls, settings, problems)
+
+
+def _build(cls: type[T], settings: dict[str, Any], problems: Sequence[str] = ()) -> T:
+    """The configuration, or a ConfigError with its problems and those that came up before."""
     try:
-        settings = parser.instantiate(parser.parse_args(overrides)).as_dict()
-        settings.pop("preset", None)
-        return cls(**settings)
-    except (jsonargparse.ArgumentError, ConfigError, ValueError, TypeError) as error:
-        # A parser stops at the first problem; whoever edits a file wants to hear of all of them.
-        first = error.problems if isinstance(error, ConfigError) else [" ".join(str(error).split())]
-        raise ConfigError(_all_problems(cls, path, overrides) or first) from None
+        config: T = pydantic.TypeAdapter(cls).validate_python(settings)
+    except pydantic.ValidationError as error:
+        raise ConfigError([*problems, *_sentences(error)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
@@ -551,45 +557,92 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 
 def _preset_path(name: str, folder: Path) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _presets(folder).get(name)
+    if path is None or not os.path.isfile(path):  # a pipe would be waited for
         raise ConfigError([f"preset: expected {_preset_choices(folder)}, got {name!r}"])
     return path
 
 
+def _presets(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
 def _preset_choices(folder: Path) -> str:
-    presets = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-    return f"one of {presets}, or the path of a YAML file"
+    return f"one of {', '.join(_presets(folder))}, or the path of a YAML file"
 
 
-def _all_problems(cls: type, path: Path | None, overrides: Sequence[str]) -> list[str]:
+class _Loader(yaml.SafeLoader):
+    """YAML that runs nothing and means what it shows: mappings, lists, texts and null.
+
+    Numbers stay texts. What a text means is for the type of its setting to say: a name may consist of digits.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A value; an alias could stand for billions of them, and a tag for a call."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise yaml.MarkedYAMLError(problem="settings have no aliases and tags", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _read_preset(path: Path) -> dict[str, Any]:
     try:
-        settings = (yaml.safe_load(path.read_text()) or {}) if path else {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return [f"{path}: expected YAML, got {error}"]
+        with path.open() as file:
+            text = file.read(LONGEST_PRESET + 1)
+        if len(text) > LONGEST_PRESET:
+            raise yaml.YAMLError(f"more than {LONGEST_PRESET} characters")
+        settings = yaml.load(text, _Loader) or {}
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError([f"{path}: expected YAML, got {error}"]) from None
     if not isinstance(settings, dict):
-        return [f"{path}: expected names and values, got {type(settings).__name__}"]
-    problems = []
-    for override in overrides:
-        name, separator, value = override.removeprefix("--").partition("=")
-        if not separator:
-            continue
-        *sections, last = name.split(".")
-        target: Any = settings
-        for section in sections:
-            target = target.setdefault(section, {}) if isinstance(target, dict) else None
-        try:
-            if isinstance(target, dict):
-                target[last] = yaml.safe_load(value)
-            else:
-                problems.append(f"{name}: unknown name; --help lists all, got {value!r}")
-        except yaml.YAMLError:
-            problems.append(f"{name}: expected a YAML value, got {value!r}")
+        raise ConfigError([f"{path}: expected names and values, got {type(settings).__name__}"])
+    return settings
+
+
+def _override(settings: dict[str, Any], word: str) -> list[str]:
+    """Put ``--dotted.name=value`` into the settings; what is wrong with it, otherwise."""
+    name, separator, value = word.removeprefix("--").partition("=")
+    if not word.startswith("--") or not name:
+        return [f"unrecognized arguments: {word}"]
+    if not separator:
+        return [f"{name}: expected a value, got none"]
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            return [f"{name}: unknown name; --help lists all, got {value!r}"]
     try:
-        pydantic.TypeAdapter(cls).validate_python(settings)
-    except pydantic.ValidationError as error:
-        problems += _sentences(error)
-    return problems
+        # Only lists and mappings are YAML here: a text such as a password may contain anything.
+        plain = None if value in ("null", "~") else value
+        settings[last] = yaml.load(value, _Loader) if value.lstrip()[:1] in ("[", "{") else plain
+    except (yaml.YAMLError, RecursionError):
+        return [f"{name}: expected a YAML value, got {value!r}"]
+    return []
+
+
+def _print_help(cls: Any, folder: Path | None, preset: dict[str, Any]) -> NoReturn:
+    """Print all names, with their meaning and the values that hold; exit.
+
+    Only this is left to jsonargparse: when it parses, it opens files and imports modules that a value may name.
+    """
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser()
+    if folder is not None:
+        parser.add_argument("--preset", default="digits", help=_preset_choices(folder))
+    parser.add_class_arguments(cls)
+    for action in parser._actions:
+        if action.metavar == "CONFIG":  # a file for a section
+            action.help = argparse.SUPPRESS
+    if folder is not None:
+        parser.set_defaults(dataclasses.asdict(_build(cls, preset)))
+    parser.print_help()
+    sys.exit()
 
 
 def _sentences(error: pydantic.ValidationError) -> list[str]:
@@ -604,5 +657,6 @@ def _sentences(error: pydantic.ValidationError) -> list[str]:
             # Of several settings together; the message names the one to change.
             sentences.append(f"{name}.{message}".lstrip("."))
         else:
-            sentences.append(f"{name}: {message}, got {problem['input']!r}")
+            got = re.sub(r"^'(-?[\d.]+)'$", r"\1", repr(problem["input"]))  # a number is text on the command line
+            sentences.append(f"{name}: {message}, got {got}")
     return sentences

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from operator import index
 from typing import TYPE_CHECKING
 
 from fade_study.exceptions import InvalidInputError
@@ -45,7 +46,10 @@ class Dag:
 
     def __post_init__(self) -> None:
         check_vertices(self.vertices)
-        edges = tuple((int(u), int(v)) for u, v in self.edges)
+        try:
+            edges = tuple((index(u), index(v)) for u, v in self.edges)
+        except (TypeError, ValueError):
+            raise InvalidInputError(f"expected edges as pairs of whole numbers, got {self.edges!r}") from None
         for u, v in edges:
             if not (0 <= u < self.vertices and 0 <= v < self.vertices):
                 raise InvalidInputError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 __all__ = [
     "ConfigError",
     "DataError",
+    "DivergedError",
     "FadeError",
     "InvalidInputError",
     "OpenGenerationError",
@@ -29,11 +30,15 @@ class DataError(FadeError, ValueError):
 
 
 class StorageError(FadeError, OSError):
-    """A study's storage cannot be opened."""
+    """A study's storage, a tracking server or a disk does not take what it is to keep."""
+
+
+class DivergedError(FadeError, FloatingPointError):
+    """A loss or gradient of a training has become NaN or infinite."""
 
 
 class OpenGenerationError(FadeError, RuntimeError):
-    """``ask`` was called while a generation is open: ``tell`` it, or ``fail`` it, first."""
+    """``ask`` was called while a generation is open, here or in another process: ``tell`` it, or ``fail`` it, first."""
 
 
 class WorkerDiedError(FadeError, RuntimeError):

@@ -16,6 +16,7 @@ from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from fade_study import interrupt
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 
 __all__ = ["InlineExecutor", "completed", "open_executor", "report"]
@@ -51,6 +52,7 @@ def completed(tasks: Sequence[Future[Any]], unit: str = "training") -> Iterator[
     # disable=None: no bar where nobody looks
     with tqdm(total=len(pending), unit=unit, leave=False, disable=None, bar_format=BAR) as bar:
         while pending:
+            interrupt.check()
             done, pending = futures.wait(pending, timeout=REFRESH, return_when=futures.FIRST_COMPLETED)
             bar.n = len(tasks) - sum(1 - getattr(future, "fraction", 0.0) for future in pending)
             bar.refresh()

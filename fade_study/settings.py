@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import optuna
@@ -14,7 +15,12 @@ import optuna
 from fade_study.exceptions import InvalidInputError
 from fade_study.space import CellSpace
 
-__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "masked_url", "plain"]
+__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "masked", "masked_url", "plain"]
+
+SECRET = re.compile(
+    r"passw|pwd|passphrase|token|secret|credential|signature|(api|access)[_-]?key|odbc_connect|\b(auth|key|sig)\b", re.I
+)
+"""In the name of a URL's parameter: its value is nobody's business."""
 
 
 def describe_space(space: CellSpace) -> dict[str, Any]:
@@ -73,5 +79,22 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def masked_url(url: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    """A URL without its password and secret parameters; what has none comes back as it is.
+
+    Passwords are not always encoded as they should be: all between a user's colon and the last @ is taken for one.
+    """
+    if "://" not in url:
+        return url
+
+    def mask(parameter: re.Match[str]) -> str:
+        name, value = parameter.groups()
+        # An @ is kept: the parameter may be within a password, whose end it marks.
+        return f"{name}={re.sub('[^@]+', '***', value)}" if SECRET.search(unquote(name)) else parameter[0]
+
+    before, at, host = re.sub(r"([?&#][^=?&#]*)=([^&]*)", mask, url).rpartition("@")
+    return re.sub(r"(://[^:/]*:).+", r"\1***", before, count=1, flags=re.DOTALL) + at + host
+
+
+def masked(text: str) -> str:
+    """A text, such as an error's, with every URL in it masked; a URL ends at a space."""
+    return "".join(masked_url(word) for word in re.split(r"(\s+)", text))

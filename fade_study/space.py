@@ -159,6 +159,10 @@ SPECTRAL_FEATURES = ("algebraic_connectivity", "laplacian_radius", "spectral_rad
 """As many that tell more cells apart; the arena (README) found them to lead a search better."""
 
 
+FAR = 1e100
+"""A coordinate from which on all points are equally far, to floating point."""
+
+
 @cache
 def _values(feature: Feature, size: int) -> NDArray[np.float64]:
     """Values of a feature for all Dags of one size, computed once for all spaces of a process."""
@@ -269,9 +273,13 @@ class DagSpace:
         Several cells may be equally near, because features are not injective: ``rng`` chooses one of them, and
         without it the first is taken.
         """
-        point = np.asarray(point, dtype=float)
-        if point.shape != (len(self._features),) or not np.isfinite(point).all():
+        try:
+            array = np.asarray(point, dtype=float)
+        except (TypeError, ValueError):
+            array = np.array(np.nan)
+        if array.shape != (len(self._features),) or not np.isfinite(array).all():
             raise InvalidInputError(f"expected a finite point of shape ({len(self._features)},), got {point}")
+        point = np.clip(array, -FAR, FAR)  # whose square is finite
         distance = ((self._points - point) ** 2).sum(axis=1)
         tied = np.flatnonzero(distance <= distance.min() + 1e-12)
         candidates = np.concatenate([self._groups[i] for i in tied])

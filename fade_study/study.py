@@ -7,6 +7,8 @@ ends PRUNED, with the supernet's one-shot accuracy as its intermediate value.
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import numbers
 import time
@@ -35,8 +37,9 @@ from fade_study.samplers._base import (
     row_history,
     told,
 )
-from fade_study.settings import check_same, describe_sampler, describe_space, masked_url, plain
+from fade_study.settings import check_same, describe_sampler, describe_space, plain
 from fade_study.space import Cell, CellSpace
+from fade_study.storage import Beat, claim, is_mine, open_storage, owner_name, retried
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +50,8 @@ GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
 EVALUATES = "fade:evaluates"
 """Attribute of a trial that is none of the search's: the generation whose value it brings later."""
+DETAILS = "fade:details"
+"""Attribute of a trial: what the caller wants to be kept with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +71,8 @@ class Evaluation(NamedTuple):
     generation: int
     architecture: Architecture
     value: float
+    details: dict[str, Any] = {}  # noqa: RUF012 - evaluations() gives each its own
+    """As told with the value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +109,17 @@ class Batch:
         return self.hyper_architecture.architecture([0] * len(self.trials))
 
 
+@dataclass(slots=True)
+class _Open:
+    """A generation that is open in this object."""
+
+    batch: Batch
+    trial: optuna.Trial
+    beat: Beat
+    tried: bool = False
+    """Whether to finish it was tried: the storage may have done so, though its answer was lost."""
+
+
 class FadeStudy:
     """A search over chains of cells whose state lies in an Optuna study.
 
@@ -112,10 +130,9 @@ class FadeStudy:
         self.optuna_study = optuna_study
         self.space = space
         self.depth: int = settings["depth"]
-        self._seed: int = settings["seed"]
         self._names = anchor_names(self.depth, space.features)
         self._cells = {cell.key: cell for cell in space}
-        self._open: tuple[Batch, optuna.Trial] | None = None
+        self._open: _Open | None = None
         self._in_optimize = False
         self._stopped = False
 
@@ -124,13 +141,15 @@ class FadeStudy:
     def ask(self) -> Batch:
         """The next hyper-architecture to train.
 
-        After a crash the generation that was open is asked again: same anchors, same cells, same seed.
+        After a crash the generation that was open is asked again: same anchors, same cells, same seed. Several
+        processes may take turns on one study: a generation belongs to the process that asked it, as long as that lives.
 
         Raises:
-            OpenGenerationError: (a ``RuntimeError``) while a generation is open in this object.
+            OpenGenerationError: (a ``RuntimeError``) while a generation is open in this object, or in another process.
+            StorageError: (an ``OSError``) where the storage does not answer; call again when it is back.
         """
         if self._open is not None:
-            number = self._open[0].number
+            number = self._open.batch.number
             raise OpenGenerationError(
                 f"expected no open generation, but generation {number} is; study.tell(batch, alpha) it, "
                 "or give it up with study.fail(batch)"
@@ -138,37 +157,41 @@ class FadeStudy:
         sampler = self.optuna_study.sampler
         if isinstance(sampler, RowSampler):
             sampler.bind(self.space)
-        running = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        # Optuna has no public way to take up a running trial again; its own ask() builds it like this, too.
-        trial = optuna.Trial(self.optuna_study, running[0]._trial_id) if running else self.optuna_study.ask()
-        batch = self._complete(trial)
-        self._open = batch, trial
-        return batch
+
+        def begin() -> _Open:
+            trial = claim(self.optuna_study)
+            return _Open(self._complete(trial), trial, Beat(trial))
+
+        opened = retried(begin, self.optuna_study)
+        self._open = opened
+        return opened.batch
 
     def _complete(self, trial: optuna.Trial) -> Batch:
         """The batch of a trial; draws and stores what the storage doesn't hold yet."""
-        past = told(self.optuna_study)
-        generation = len(past)
+        generation = len(told(self.optuna_study))
+        # Not kept in this object: of two processes that create a study at the same moment, the last draws the seed.
+        seed = self.optuna_study.user_attrs[STUDY]["seed"]
         anchors = [[trial.suggest_float(name, 0.0, 1.0) for name in row] for row in self._names]
-        # From the storage, since the trial does not notice what its sampler writes.
-        stored = trial.storage.get_trial_user_attrs(trial._trial_id)
+        # From the storage, since the trial does not notice what its sampler writes; a copy, as memory gives its own.
+        stored = dict(trial.storage.get_trial_user_attrs(trial._trial_id))
         if POINTS not in stored:  # a sampler of Optuna's: anchors alone, w = 1
             stored[POINTS] = [[anchor] for anchor in anchors]
             trial.set_user_attr(POINTS, stored[POINTS])
         points = np.array(stored[POINTS])  # (d, w, f)
         if CELLS not in stored:
-            rngs = [np.random.default_rng([self._seed, row, generation, 1]) for row in range(self.depth)]
+            rngs = [np.random.default_rng([seed, row, generation, 1]) for row in range(self.depth)]
             stored[CELLS] = [
                 [self.space.nearest(point, rng).key for point in row] for row, rng in zip(points, rngs, strict=True)
             ]
             trial.set_user_attr(GENERATION, generation)
             trial.set_user_attr(CELLS, stored[CELLS])
         failed = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-        attempt = sum(trial.number > (past[-1].number if past else -1) for trial in failed)
+        # A trial that another process was faster to begin failed, too, but before it got a generation.
+        attempt = sum(trial.user_attrs.get(GENERATION) == generation for trial in failed)
         return Batch(
             number=generation,
             trial_number=trial.number,
-            seed=int(np.random.SeedSequence([self._seed, generation, attempt, 2]).generate_state(1)[0]),
+            seed=int(np.random.SeedSequence([seed, generation, attempt, 2]).generate_state(1)[0]),
             trials=tuple(
                 tuple(
                     CellTrial(row, column, _read_only(points[row, column]), self._cells[key])
@@ -179,7 +202,12 @@ class FadeStudy:
         )
 
     def tell(
-        self, batch: Batch, alpha: ArrayLike, value: float | None = None, one_shot_accuracy: float | None = None
+        self,
+        batch: Batch,
+        alpha: ArrayLike,
+        value: float | None = None,
+        one_shot_accuracy: float | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         """Finish a generation.
 
@@ -188,26 +216,34 @@ class FadeStudy:
             alpha: ``(d, w)``, after the softmax over columns.
             value: from-scratch accuracy of ``batch.architecture``, where it was trained. Never an alpha.
             one_shot_accuracy: accuracy of the supernet, which Optuna keeps as the trial's intermediate value.
+            details: whatever else to keep with the generation, as plain JSON values; :meth:`details` gives it back.
 
         Raises:
-            InvalidInputError: (a ``ValueError``) for a batch that is not open, and for alphas or numbers that are
-                none; nothing is stored then, and the generation stays open.
+            InvalidInputError: (a ``ValueError``) for a batch that is not open, or that another process has taken over,
+                and for alphas, numbers or details that are none; nothing is stored then.
+            StorageError: (an ``OSError``) where the storage does not answer. The generation stays open: tell it again.
         """
-        trial = self._open_trial(batch)
+        opened = self._opened(batch)
         array = check_alpha(alpha, batch.hyper_architecture.shape)
         for name, number in (("value", value), ("one_shot_accuracy", one_shot_accuracy)):
             if number is not None:
                 _check_finite(name, number)
-        trial.set_user_attr(ALPHA, array.tolist())
-        if one_shot_accuracy is not None:
-            trial.report(float(one_shot_accuracy), step=0)
-        if value is None:
-            self.optuna_study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self.optuna_study.tell(trial, float(value))
-        self._open = None
+        attributes = {ALPHA: array.tolist(), DETAILS: _plain_details(details)}
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._finish(opened, state, attributes, value, one_shot_accuracy)
 
-    def add_evaluation(self, generation: int, value: float) -> None:
+    def fail(self, batch: Batch) -> None:
+        """Give a generation up: the next ``ask`` repeats it with another seed.
+
+        An outer search of ours proposes the same anchors again; Optuna's samplers draw new ones.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for a batch that is not open, or that another process has taken over.
+            StorageError: (an ``OSError``) where the storage does not answer. The generation stays open.
+        """
+        self._finish(self._opened(batch), TrialState.FAIL, {})
+
+    def add_evaluation(self, generation: int, value: float, details: Mapping[str, Any] | None = None) -> None:
         """Tell the from-scratch accuracy of a generation's anchor architecture later than its alphas.
 
         So trainings from scratch may go on while the search does. It becomes a trial of its own, with the generation's
@@ -216,48 +252,95 @@ class FadeStudy:
         Args:
             generation: that was told without a value.
             value: its from-scratch accuracy.
+            details: whatever else to keep with the evaluation, as plain JSON values.
 
         Raises:
             InvalidInputError: (a ``ValueError``) for a generation that was not told or has a value, or a bad value.
+            StorageError: (an ``OSError``) where the storage does not answer; call again when it is back.
         """
         _check_finite("value", value)
-        past = told(self.optuna_study)
-        waiting = set(range(len(past))) - {evaluation.generation for evaluation in self.evaluations()}
-        if generation not in waiting:
-            raise InvalidInputError(
-                f"expected a generation that was told without a value, got {generation}; {len(past)} were told, "
-                f"{len(waiting)} of them have none"
-            )
-        trial = past[generation]
+        kept = _plain_details(details)
+
+        def find() -> FrozenTrial:
+            past = told(self.optuna_study)
+            waiting = set(range(len(past))) - {evaluation.generation for evaluation in self.evaluations()}
+            if generation not in waiting:
+                raise InvalidInputError(
+                    f"expected a generation that was told without a value, got {generation}; {len(past)} were told, "
+                    f"{len(waiting)} of them have none"
+                )
+            return past[generation]
+
+        trial = retried(find, self.optuna_study)
         evaluation = optuna.trial.create_trial(
             params=trial.params,
             distributions=trial.distributions,
             value=float(value),
-            user_attrs={EVALUATES: generation, CELLS: [row[:1] for row in trial.user_attrs[CELLS]]},
+            user_attrs={EVALUATES: generation, CELLS: [row[:1] for row in trial.user_attrs[CELLS]]}
+            | ({DETAILS: kept} if kept else {}),
         )
-        self.optuna_study.add_trial(evaluation)
 
-    def fail(self, batch: Batch) -> None:
-        """Give a generation up: the next ``ask`` repeats it with another seed.
+        def add() -> None:
+            # An attempt before, whose answer was lost, may have added it.
+            if all(evaluation.generation != generation for evaluation in self.evaluations()):
+                self.optuna_study.add_trial(evaluation)
 
-        An outer search of ours proposes the same anchors again; Optuna's samplers draw new ones.
-        """
-        self.optuna_study.tell(self._open_trial(batch), state=TrialState.FAIL)
-        self._open = None
+        retried(add, self.optuna_study)
 
-    def _open_trial(self, batch: Batch) -> optuna.Trial:
-        if self._open is None or not _same(self._open[0], batch):
+    def _opened(self, batch: Batch) -> _Open:
+        """The open generation, if it is this batch's."""
+        if self._open is None or not _same(self._open.batch, batch):
             raise InvalidInputError(
                 f"expected the batch that is open, got generation {batch.number} (trial {batch.trial_number}), "
                 "which was told or failed already, or belongs to another study; ask() for the next one"
             )
-        trial = self._open[1]
-        if trial.storage.get_trial(trial._trial_id).state.is_finished():
-            self._open = None
+        return self._open
+
+    def _finish(
+        self,
+        opened: _Open,
+        state: TrialState,
+        attributes: dict[str, Any],
+        value: float | None = None,
+        one_shot_accuracy: float | None = None,
+    ) -> None:
+        """Store how a generation ends. The state comes last and closes it, so nothing is ever half told."""
+        storage, trial_id = opened.trial.storage, opened.trial._trial_id
+
+        def store() -> None:
+            stored = storage.get_trial(trial_id)
+            missing = {name: x for name, x in attributes.items() if stored.user_attrs.get(name, {}) != x}
+            if opened.tried and is_mine(stored) and stored.state == state and not missing:
+                return  # an attempt before, whose answer was lost
+            self._check_open(stored, opened.batch)
+            opened.tried = True
+            for name, x in missing.items():
+                storage.set_trial_user_attr(trial_id, name, x)
+            if one_shot_accuracy is not None:
+                storage.set_trial_intermediate_value(trial_id, 0, float(one_shot_accuracy))
+            self.optuna_study.tell(opened.trial, None if value is None else float(value), state)
+
+        retried(store, self.optuna_study)
+        self._close()
+
+    def _check_open(self, stored: FrozenTrial, batch: Batch) -> None:
+        """Raise unless a trial in the storage is this process's still."""
+        if stored.state.is_finished():
+            self._close()
             raise InvalidInputError(
                 f"expected generation {batch.number} to be open, but another session has finished it; ask() for another"
             )
-        return trial
+        if not is_mine(stored):
+            self._close()
+            raise InvalidInputError(
+                f"expected generation {batch.number} to be this process's, but {owner_name(stored)} has taken it over; "
+                "ask() for another"
+            )
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.beat.stop()
+            self._open = None
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -280,8 +363,8 @@ class FadeStudy:
             timeout: seconds after which no generation is begun.
             callbacks: called with the study and the batch after each generation, told or failed.
             catch: exceptions of ``evaluate`` after which the search goes on. After any other the generation is failed
-                and the exception raised. An interrupt leaves the generation open: the next ``optimize``, or the next
-                ``ask`` of a new process, goes on with it as it was.
+                and the exception raised. An interrupt, or a storage that does not answer, leaves the generation open:
+                the next ``optimize``, or the next ``ask`` of a new process, goes on with it as it was.
             show_progress_bar: tqdm's.
         """
         if self._in_optimize:
@@ -294,12 +377,15 @@ class FadeStudy:
                 while not self._stopped and (n_generations is None or done < n_generations):
                     if time.monotonic() >= deadline:
                         break
-                    batch = self._open[0] if self._open else self.ask()
+                    batch = self._open.batch if self._open else self.ask()
                     try:
                         result = evaluate(batch)
                         self.tell(batch, *result) if isinstance(result, tuple) else self.tell(batch, result)
+                    except StorageError:
+                        raise  # what was trained is worth more than the storage's bad moment: not failed
                     except Exception as error:
-                        self.fail(batch)
+                        if self._open is not None:
+                            self.fail(batch)
                         if not isinstance(error, catch):
                             raise
                         optuna.logging.get_logger(__name__).warning(f"generation {batch.number} failed: {error!r}")
@@ -316,30 +402,30 @@ class FadeStudy:
             raise RuntimeError("expected stop() inside optimize(), got it outside; leave your own loop instead")
         self._stopped = True
 
-    # --- where the search stands ------------------------------------------------------------------
+    # --- where the search stands; a StorageError where the storage does not answer -----------------
 
     def trajectory(self) -> NDArray[np.float64]:
         """Anchors of all generations that were told, ``(T, d, f)``."""
-        trials = told(self.optuna_study)
+        trials = self._told()
         return np.array([self._anchors(trial) for trial in trials]).reshape(-1, self.depth, len(self.space.features))
 
     def history(self, row: int) -> RowHistory:
         """What a row has seen so far: points, cells and alphas of each generation that was told."""
-        return row_history(told(self.optuna_study), row, tuple(self.space.features))
+        return row_history(self._told(), row, tuple(self.space.features))
 
     @property
     def anchors(self) -> NDArray[np.float64]:
         """Anchors of the newest generation, asked here or told, ``(d, f)``."""
-        return self._open[0].anchors if self._open else self._anchors(self._newest())
+        return self._open.batch.anchors if self._open else self._anchors(self._newest())
 
     @property
     def architecture(self) -> Architecture:
         """The anchors' cells in the newest generation, asked here or told."""
-        return self._open[0].architecture if self._open else self._architecture(self._newest())
+        return self._open.batch.architecture if self._open else self._architecture(self._newest())
 
     def architectures(self) -> list[Architecture]:
         """The anchors' cells in all generations that were told, T of them."""
-        return [self._architecture(trial) for trial in told(self.optuna_study)]
+        return [self._architecture(trial) for trial in self._told()]
 
     @property
     def best_architecture(self) -> Architecture:
@@ -348,24 +434,48 @@ class FadeStudy:
         Raises:
             ValueError: as Optuna's ``best_trial``, where no generation was told with a value.
         """
-        return self._architecture(self.optuna_study.best_trial)
+        return self._architecture(retried(lambda: self.optuna_study.best_trial, self.optuna_study))
 
     def evaluations(self) -> list[Evaluation]:
         """All from-scratch evaluations, by generation."""
-        generations = {trial.number: generation for generation, trial in enumerate(told(self.optuna_study))}
+        generations = {trial.number: generation for generation, trial in enumerate(self._told())}
+        complete = retried(
+            lambda: self.optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), self.optuna_study
+        )
         found = [
-            Evaluation(trial.user_attrs.get(EVALUATES, generations.get(trial.number)), self._architecture(trial), value)
-            for trial in self.optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            Evaluation(
+                trial.user_attrs.get(EVALUATES, generations.get(trial.number)),
+                self._architecture(trial),
+                value,
+                _details(trial),
+            )
+            for trial in complete
             if (value := trial.value) is not None and (trial.number in generations or EVALUATES in trial.user_attrs)
         ]
         return sorted(found, key=lambda evaluation: evaluation.generation)
+
+    def details(self, generation: int) -> dict[str, Any]:
+        """What was kept with a generation when it was told; empty where nothing was.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for a generation that was not told.
+        """
+        past = self._told()
+        if generation not in range(len(past)):
+            raise InvalidInputError(
+                f"expected a generation that was told, got {generation!r}; {len(past)} were told, counted from 0"
+            )
+        return _details(past[generation])
 
     def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
         """One line per trial, as ``optuna.Study.trials_dataframe``."""
         return self.optuna_study.trials_dataframe(**kwargs)
 
+    def _told(self) -> list[FrozenTrial]:
+        return retried(lambda: told(self.optuna_study), self.optuna_study)
+
     def _newest(self) -> FrozenTrial:
-        trials = told(self.optuna_study)
+        trials = self._told()
         if not trials:
             raise InvalidInputError("expected one or more generations, got none; ask() and tell() first")
         return trials[-1]
@@ -423,14 +533,16 @@ def create_study(
     )
     optuna_study = optuna.create_study(
         study_name=study_name,
-        storage=_open_storage(storage),
+        storage=open_storage(storage),
         sampler=sampler,
         direction="maximize",
         load_if_exists=load_if_exists,
     )
+    # Trials first: a process that creates the same study at the same moment writes its settings before any trial.
+    others = optuna_study.get_trials(deepcopy=False)
     stored = optuna_study.user_attrs.get(STUDY)
     if stored is None:
-        if optuna_study.get_trials(deepcopy=False) or optuna_study.direction != optuna.study.StudyDirection.MAXIMIZE:
+        if others or optuna_study.direction != optuna.study.StudyDirection.MAXIMIZE:
             raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose a name")
         stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
         optuna_study.set_user_attr(STUDY, stored)
@@ -460,7 +572,7 @@ def load_study(
         InvalidInputError: (a ``ValueError``) where it has another space or sampler settings.
         StorageError: (an ``OSError``) where the storage can't be opened.
     """
-    optuna_study = optuna.load_study(study_name=study_name, storage=_open_storage(storage), sampler=sampler)
+    optuna_study = optuna.load_study(study_name=study_name, storage=open_storage(storage), sampler=sampler)
     stored = optuna_study.user_attrs.get(STUDY)
     if stored is None:
         raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose its name")
@@ -476,7 +588,7 @@ def load_study(
 
 def delete_study(*, study_name: str, storage: str | optuna.storages.BaseStorage) -> None:
     """Delete a study and all its trials; a ``KeyError`` where there is none."""
-    optuna.delete_study(study_name=study_name, storage=_open_storage(storage))
+    optuna.delete_study(study_name=study_name, storage=open_storage(storage))
 
 
 def _check_finite(name: str, number: Any) -> None:
@@ -485,24 +597,29 @@ def _check_finite(name: str, number: Any) -> None:
         raise InvalidInputError(f"expected a finite {name}, got {number!r}; leave it out where there is none")
 
 
+def _plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Details as a storage gives them back, or an ``InvalidInputError``."""
+    try:
+        kept = plain(dict(details or {}))
+        json.dumps(kept, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"expected details as a mapping of plain JSON values, got {details!r}: {error}; "
+            "leave out what can't be stored, and numbers that are not finite"
+        ) from error
+    return kept
+
+
+def _details(trial: FrozenTrial) -> dict[str, Any]:
+    return copy.deepcopy(trial.user_attrs.get(DETAILS, {}))
+
+
 def _rebuild_sampler(settings: dict[str, Any]) -> RowSampler:
     arguments = dict(settings)
     name = arguments.pop("type")
     if name not in samplers.__all__:
         raise InvalidInputError(f"expected the sampler of this study, got None; pass your {name}(...)")
     return getattr(samplers, name)(**arguments)
-
-
-def _open_storage(storage: str | optuna.storages.BaseStorage | None) -> optuna.storages.BaseStorage:
-    import sqlalchemy.exc
-
-    try:
-        return optuna.storages.get_storage(storage)
-    except (ImportError, OSError, RuntimeError, ValueError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise StorageError(
-            f"expected a storage that can be opened, got {masked_url(str(storage))}: {error}. "
-            "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
-        ) from error
 
 
 def _first(*values: int | None) -> int | None:

@@ -6,12 +6,17 @@ A study invocation is a parent run, each hyper-architecture and each from-scratc
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
+import io
+import json
 import math
 import os
 import subprocess
+import tempfile
 import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -21,33 +26,42 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import mlflow
 import numpy as np
+import pandas as pd
+import requests
 import yaml
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
 from numpy.typing import NDArray
+from PIL import Image
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError, StorageError
+from fade_study.outbox import Outbox, Record
 from fade_study.record import SearchRecord
-from fade_study.settings import flatten, masked_url, plain
+from fade_study.settings import flatten, masked, masked_url, plain
 from fade_study.training import Data, ScratchResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Tables grow by being read and written again: a progress bar for each would drown the search's own.
+# Of each small artifact, it would drown the search's own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# The outbox is patient, so MLflow need not be: it would hold a training up for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 __all__ = [
     "OUTCOME",
     "RECORD",
     "SCHEMA",
     "Run",
+    "adopt",
     "alpha_metrics",
     "check_server",
     "commit",
+    "deliver",
     "find_outcomes",
     "find_scratch",
     "log_failed_scratch",
@@ -73,17 +87,35 @@ RECORD = "search.json"
 """Artifact of a search: its record."""
 OUTCOME = "outcome.json"
 """Artifact of a search of a comparison: what it came to."""
+OUTBOX = Path("checkpoints") / "outbox.db"
+"""What is on its way to the server."""
+LAST_PATIENCE = 30.0
+"""Seconds that a study waits, when all is done, for a server that is away."""
+AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "CANCELLED")
+"""Codes of MLflow's errors after which it pays to try again: no answer, one of 5xx, or a database that is locked."""
+INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+"""Tags that children have from the outermost run."""
+NAME = "fade.name"
+"""Tag of a child run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
+TABLES = "mlflow.loggedArtifacts"
+"""MLflow's tag of a run that lists its tables."""
 
 
 class Run:
-    """One MLflow run to write to."""
+    """One MLflow run to write to. All that is written goes through the outbox, so that nothing waits for the server."""
 
-    def __init__(self, run_id: str) -> None:
-        self.id = run_id
-        self._client = mlflow.MlflowClient()
+    def __init__(self, name: str, experiment: str = "") -> None:
+        self.name = name
+        """Its id, or what it is called in the outbox until it has one."""
+        self.experiment = experiment
         self._non_finite = 0
-        self._waiting: list[Metric] = []
+        self._waiting: list[list[Any]] = []
         self._written = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        """The server's, once it has heard of the run."""
+        return _outbox().id_of(self.name)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, *, now: bool = True) -> None:
         """Write metrics of one step. Non-finite values are counted instead: charts can't hold them.
@@ -99,10 +131,10 @@ class Run:
         """Write metrics of many steps, in one request."""
         moment = int(time.time() * 1000)
         values = [(step, name, float(value)) for step, metrics in steps for name, value in metrics.items()]
-        finite = [Metric(name, value, moment, step) for step, name, value in values if math.isfinite(value)]
+        finite = [[name, value, moment, step] for step, name, value in values if math.isfinite(value)]
         if len(finite) < len(values):
             self._non_finite += len(values) - len(finite)
-            finite.append(Metric("non_finite_values", self._non_finite, moment, steps[-1][0]))
+            finite.append(["non_finite_values", self._non_finite, moment, steps[-1][0]])
         self._waiting += finite
         if now or time.monotonic() - self._written > PATIENCE:
             self.flush()
@@ -110,60 +142,197 @@ class Run:
     def flush(self) -> None:
         """Write what waits to be written."""
         if self._waiting:
-            self._client.log_batch(self.id, metrics=self._waiting)
+            self._put("batch", metrics=self._waiting)
         self._waiting, self._written = [], time.monotonic()
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Write params, in one request."""
-        self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
+        self._put("batch", params={name: str(value) for name, value in values.items()})
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
-        self._client.set_tag(self.id, name, value)
+        self._put("batch", tags={name: value})
 
     def text(self, text: str, file: str) -> None:
         """Write a text artifact."""
-        self._client.log_text(self.id, text, file)
+        self._put("file", text.encode(), file=file)
 
     def json(self, values: Mapping[str, Any], file: str) -> None:
         """Write a JSON artifact."""
-        self._client.log_dict(self.id, dict(values), file)
+        self.text(json.dumps(values, indent=2), file)
 
     def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        """Append rows to a table artifact, which the MLflow UI shows and compares."""
-        self._client.log_table(self.id, dict(columns), file)
+        """Write a table artifact, which the MLflow UI shows and compares."""
+        self._put("table", columns={name: list(values) for name, values in columns.items()}, file=file)
 
     def figure(self, figure: Figure, file: str) -> None:
         """Write a figure artifact."""
-        self._client.log_figure(self.id, figure, file)
+        self._put("file", _png(figure), file=file)
 
     def frame(self, figure: Figure, key: str, step: int) -> None:
         """Write a figure as one of a series, through which the MLflow UI has a slider."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        self._put("frame", _png(figure), key=key, step=step)
 
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        self._client.log_image(self.id, np.asarray(canvas.buffer_rgba()), key=key, step=step, synchronous=True)
+    def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
+        _outbox().put(self.name, kind, content, data)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+# --- on the way to the server ----------------------------------------------------------------------------------------
+
+_open: tuple[str, Outbox] | None = None
+_active: list[Run] = []
+"""Runs of this process that have begun, the innermost last."""
+
+
+def _outbox() -> Outbox:
+    """That of the tracking server in use. What dead processes have left for it is delivered first."""
+    global _open  # noqa: PLW0603 - as MLflow's tracking URI is global, too
+    uri = mlflow.get_tracking_uri()
+    if _open is None or _open[0] != uri:
+        _close()
+        _open = uri, Outbox(OUTBOX, masked_url(uri), _deliver, _is_away)
+        for run in _open[1].abandoned:
+            _end(run, "KILLED")
+        _open[1].flush()
+    return _open[1]
+
+
+@atexit.register
+def _close() -> None:
+    if _open is not None:
+        _open[1].close()
+
+
+def deliver(patience: float = 0.0) -> int:
+    """Deliver what is left of this process and of dead ones, and try for so many seconds; how many records remain."""
+    return _outbox().flush(patience)
+
+
+def _end(run: str, status: str) -> None:
+    _outbox().put(run, "end", {"status": status, "moment": int(time.time() * 1000)})
+    _outbox().close_run(run)
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, mlflow.MlflowException):
+        return error.error_code in AWAY
+    return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
+
+
+def _deliver(record: Record, run_id: str) -> str | None:
+    """Tell the server. What it was told before does no harm: metrics, params and tags are the same again."""
+    client, content = mlflow.MlflowClient(), record.content
+    try:
+        if record.kind == "create":
+            return _create(client, record)
+        if record.kind == "batch":
+            client.log_batch(
+                run_id,
+                metrics=[Metric(*metric) for metric in content.get("metrics", ())],
+                params=[Param(*param) for param in content.get("params", {}).items()],
+                tags=[RunTag(*tag) for tag in content.get("tags", {}).items()],
+            )
+        elif record.kind == "file":
+            _upload(client, run_id, content["file"], record.data)
+        elif record.kind == "table":
+            table = pd.DataFrame(content["columns"]).to_json(orient="split", index=False)
+            _upload(client, run_id, content["file"], str(table).encode())
+            tables = json.loads(client.get_run(run_id).data.tags.get(TABLES, "[]"))
+            if (entry := {"path": content["file"], "type": "table"}) not in tables:
+                client.set_tag(run_id, TABLES, json.dumps([*tables, entry]))
+        elif record.kind == "frame":
+            name = f"images/{content['key']}%step%{content['step']}%"
+            if not (record.tried and any(f.path.startswith(name) for f in client.list_artifacts(run_id, "images"))):
+                image = np.asarray(Image.open(io.BytesIO(record.data)))
+                client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
+        else:
+            client.set_terminated(run_id, content["status"], content["moment"])
+    except OSError as error:
+        if _is_away(error):
+            raise
+        raise StorageError(
+            f"expected to write {record.kind} of run {run_id}: {error}; make room, and run the same command again"
+        ) from error
+    return None
+
+
+def _create(client: mlflow.MlflowClient, record: Record) -> str:
+    content = record.content
+    if record.tried and (found := _find_runs(f"tags.`{NAME}` = '{record.run}'")):
+        return found[0].info.run_id
+    tags = content["tags"] | {"mlflow.parentRunId": _outbox().id_of(content["parent"])}
+    return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
+
+
+def _upload(client: mlflow.MlflowClient, run_id: str, file: str, data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(file).name
+        path.write_bytes(data)
+        client.log_artifact(run_id, str(path), str(Path(file).parent) if "/" in file else None)
 
 
 @contextmanager
-def _run(name: str | None, tags: Mapping[str, str], *, nested: bool) -> Iterator[Run]:
-    """A run that ends FINISHED, FAILED after an error, or KILLED after an interrupt."""
-    active = mlflow.start_run(run_name=name, nested=nested)
-    mlflow.set_tags({"fade.schema": SCHEMA, **tags})
-    run = Run(active.info.run_id)
+def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A child of the run that is open, if any; it ends FINISHED, FAILED after an error, KILLED after an interrupt."""
+    tags = {"fade.schema": SCHEMA, **tags}
+    outermost = not _active
+    run = _first(name, tags) if outermost else _child(name, tags, _active[-1])
+    _active.append(run)
+    status = "KILLED"
     try:
-        try:
-            yield run
-        finally:
-            run.flush()
+        yield run
+        status = "FINISHED"
     except Exception:
-        mlflow.end_run("FAILED")
+        status = "FAILED"
         raise
-    except BaseException:
-        mlflow.end_run("KILLED")
-        raise
-    mlflow.end_run("FINISHED")
+    finally:
+        _active.remove(run)
+        run.flush()
+        _end(run.name, status)
+        if outermost:
+            _leave(status)
+
+
+def _first(name: str | None, tags: Mapping[str, str]) -> Run:
+    """The run that ``mlflow run`` made, or a new one. The server has to be there."""
+    _outbox()
+    active = mlflow.start_run(run_name=name)
+    run = Run(active.info.run_id, active.info.experiment_id)
+    _outbox().open_run(run.name, known_as=run.name)
+    mlflow.set_tags(dict(tags))
+    return run
+
+
+def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
+    """A run that the server may not have heard of for a while."""
+    run = Run(uuid.uuid4().hex, parent.experiment)
+    active = mlflow.active_run()
+    inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
+    content = {"parent": parent.name, "experiment": run.experiment, "name": name, "moment": int(time.time() * 1000)}
+    _outbox().begin_run(run.name, content | {"tags": {**inherited, **tags, NAME: run.name}})
+    return run
+
+
+def _leave(status: str) -> None:
+    """Deliver all, with some patience, and let MLflow know that the run is over."""
+    left = _outbox().flush(LAST_PATIENCE if status == "FINISHED" else 0.0)
+    try:
+        mlflow.end_run(status)
+    except (mlflow.MlflowException, OSError) as error:
+        if not _is_away(error):
+            raise
+    if left and status == "FINISHED":
+        raise StorageError(
+            f"expected {masked_url(mlflow.get_tracking_uri())} to take the record of this run, got no answer; {left} "
+            f"parts of it are kept in {OUTBOX}. Nothing is lost: once it is back, `python -m studies.deliver` in this "
+            "folder delivers them"
+        )
 
 
 @contextmanager
@@ -175,9 +344,10 @@ def start_study(
     *,
     name: str | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
-    nested: bool = False,
 ) -> Iterator[Run]:
     """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
+
+    Within another study's it is a child of that: one of several searches of a command.
 
     Args:
         kind: tag ``fade.kind``.
@@ -186,27 +356,48 @@ def start_study(
         data: logged with its digest, where there are any.
         name: of the run.
         tags: more of them.
-        nested: a child of the run that is active: one of several searches of a command.
+
+    Raises:
+        StorageError: (an ``OSError``) at the end, where the server has not heard of everything yet.
     """
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **tags}, nested=nested) as run:
+    outermost = not _active
+    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
         )
-        mlflow.log_text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
-        if data is not None:
+        run.text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
+        if data is not None and outermost:
             source = CodeDatasetSource(tags={"mlflow.source.name": data.name})
             mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest), context="training")
         yield run
 
 
+def adopt(run: Run, study: str, generations: int) -> None:
+    """Make a run the whole record of a study that it continues: its children are those of the runs before, as well.
+
+    Args:
+        run: of the study, newly started.
+        study: its name.
+        generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
+    """
+    for earlier in _find_runs(f"tags.`fade.study` = '{study}' and tags.`fade.kind` = 'search'"):
+        if earlier.info.run_id == run.id:
+            continue
+        done = f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}' and attributes.status = 'FINISHED'"
+        for child in _find_runs(done):
+            if int(child.data.params.get("generation", -1)) < generations:
+                Run(child.info.run_id).tag("mlflow.parentRunId", run.id)
+        Run(earlier.info.run_id).tag("fade.continued_by", run.id)
+
+
 @contextmanager
 def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: int) -> Iterator[Run]:
     """The child run of a hyper-architecture that is about to be trained."""
-    with _run(f"hyper-{generation}", {"fade.kind": "hyper"}, nested=True) as run:
+    with _run(f"hyper-{generation}", {"fade.kind": "hyper"}) as run:
         keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})
@@ -223,7 +414,7 @@ def start_outcome(searcher: str, seed: int, recipe: str) -> Iterator[Run]:
         seed: of the search.
         recipe: hash of all that matters but the seed.
     """
-    with _run(f"{searcher}-{seed}", {"fade.kind": "search", "fade.searcher": searcher}, nested=True) as run:
+    with _run(f"{searcher}-{seed}", {"fade.kind": "search", "fade.searcher": searcher}) as run:
         run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
         yield run
 
@@ -272,7 +463,7 @@ def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Excepti
 
 @contextmanager
 def _scratch_run(architecture: str, recipe: str, seed: int) -> Iterator[Run]:
-    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}, nested=True) as run:
+    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}) as run:
         run.params({"architecture": architecture, "recipe": recipe, "seed": seed})
         yield run
 
@@ -293,7 +484,13 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
     if len(architectures) == 1:
         condition += f" and params.architecture = '{next(iter(architectures))}'"
     results: dict[tuple[str, int], Scratch] = {}
-    for run in _find_runs(condition):
+    try:
+        runs = _find_runs(condition)
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        return {}  # then it is paid twice
+    for run in runs:
         name = run.data.params["architecture"], int(run.data.params["seed"])
         if name[0] in architectures:
             metrics = run.data.metrics
@@ -312,7 +509,7 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
         run = client.get_run(run_id)
     except mlflow.MlflowException as error:
         raise InvalidInputError(
-            f"expected the id of a run in {masked_url(mlflow.get_tracking_uri())}, got {run_id!r}: {error}"
+            f"expected the id of a run in {masked_url(mlflow.get_tracking_uri())}, got {run_id!r}: {masked(str(error))}"
         ) from None
     kind = run.data.tags.get("fade.kind")
     if kind not in ("search", "comparison"):
@@ -381,7 +578,7 @@ def check_server() -> None:
         mlflow.MlflowClient().search_experiments(max_results=1)
     except (OSError, mlflow.MlflowException) as error:
         raise StorageError(
-            f"expected an MLflow tracking store, got {masked_url(mlflow.get_tracking_uri())}: {error}. "
+            f"expected an MLflow tracking store, got {masked_url(mlflow.get_tracking_uri())}: {masked(str(error))}. "
             "Set MLFLOW_TRACKING_URI to a server, or to a file such as sqlite:///mlflow.db"
         ) from None
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any, TypeVar
 
 import optuna
 
-from fade_study import FadeError
+from fade_study import FadeError, interrupt
 from fade_study.config import parse_config
+from fade_study.settings import masked
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
@@ -29,22 +29,19 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         cls: the configuration's class.
         presets: name of the folder of its YAML files, where it has any.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that runs end, and end KILLED
-    sys.unraisablehook = _signal_again
+    interrupt.listen()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         study(parse_config(cls, None if presets is None else CONFIGS / presets))
     except FadeError as error:
-        sys.exit("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(masked("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])))
+    except interrupt.Interrupted as end:
+        print(f"Stopped by {signal.Signals(end.number).name}; what is trained is kept")
+        raise
 
 
-def _signal_again(unraisable: Any) -> None:
-    """What a signal raises within a weak reference's callback is ignored by Python: then it is sent once more."""
-    signals = {SystemExit: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-    if unraisable.exc_type in signals:
-        threading.Timer(0.1, os.kill, (os.getpid(), signals[unraisable.exc_type])).start()
-    else:
-        sys.__unraisablehook__(unraisable)
+def again(study: str) -> str:
+    """The command that continues a study."""
+    named = any(word.split("=")[0] == "--study" for word in sys.argv[1:])
+    return shlex.join(["python", "-m", "studies.search", *sys.argv[1:], *([] if named else ["--study", study])])

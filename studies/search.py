@@ -16,27 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
 import fade_study
 from analysis import figures
-from fade_study import Architecture, tracking
+from fade_study import Architecture, interrupt, tracking
 from fade_study.benchmarks import Scratch
 from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.record import SearchRecord
+from fade_study.samplers import RowGeneration
 from fade_study.settings import masked_url
 from fade_study.study import Evaluation
-from fade_study.training import Data, recipe
+from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
+from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze
-from studies.command import command
-from studies.trainings import ScratchTrainings, is_due, repetition_seeds, train_hyper
+from studies.command import again, command
+from studies.trainings import (
+    ScratchTrainings,
+    checkpoint_file,
+    forget,
+    hyper_file,
+    is_due,
+    repetition_seeds,
+    train_hyper,
+)
 
 BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
@@ -53,50 +62,56 @@ def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
     check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
     tracking.check_server()
     device = str(accelerator.device)
-    with open_executor(config.executor) as executor:
-        if config.seeds == 1:
-            return [search_once(config, data, executor, device)[0]]
-        with tracking.start_study("search", config, device, data) as run:
-            found = [search_once(one, data, executor, device, nested=True) for one in one_per_seed(config)]
-            print(f"\nAll {config.seeds} searches:\n{analyze({run_id: record for _, run_id, record in found}, run)}")
-            print(f"Look at run {run.id}: {tracking.ui_command()}")
-        return [study for study, _, _ in found]
+    if config.study is None:
+        config = dataclasses.replace(config, study=f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
+        print(f"New study; should it be killed, this goes on with it: {again(str(config.study))}")
+    try:
+        with open_executor(config.executor) as executor:
+            if config.seeds == 1:
+                return [search_once(config, data, executor, device)[0]]
+            with tracking.start_study("search", config, device, data) as run:
+                found = [search_once(one, data, executor, device, name=one.study) for one in one_per_seed(config)]
+                records = {run_id: record for _, run_id, record in found}
+                print(f"\nAll {config.seeds} searches:\n{analyze(records, run)}")
+                print(f"Look at run {run.id}: {tracking.ui_command()}")
+            return [study for study, _, _ in found]
+    except interrupt.Interrupted:
+        print(f"To go on: {again(str(config.study))}")
+        raise
 
 
 def one_per_seed(config: SearchConfig) -> list[SearchConfig]:
     """The searches that a search with several seeds consists of."""
     return [
-        dataclasses.replace(
-            config, seed=seed, seeds=1, study=None if config.study is None else f"{config.study}-{seed}"
-        )
+        dataclasses.replace(config, seed=seed, seeds=1, study=f"{config.study}-{seed}")
         for seed in range(config.seed, config.seed + config.seeds)
     ]
 
 
 def search_once(
-    config: SearchConfig, data: Data, executor: Executor, device: str, *, nested: bool = False
+    config: SearchConfig, data: Data, executor: Executor, device: str, *, name: str | None = None
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
-    """One search, with the id of its run and its record."""
+    """One search, with the id of its run, which may have a name, and its record."""
     begin = time.perf_counter()
     study = open_study(config, data)
     tags = {"fade.study": study.optuna_study.study_name}
-    name = f"search-{config.seed}" if nested else None
-    with tracking.start_study("search", config, device, data, tags=tags, name=name, nested=nested) as run:
-        evaluations = Evaluations(study, config, data, executor, run)
+    with tracking.start_study("search", config, device, data, tags=tags, name=name) as run:
         done = len(study.trajectory())
+        tracking.adopt(run, study.optuna_study.study_name, done)
+        record_generations(study, run, 0)
+        evaluations = Evaluations(study, config, data, executor, run)
         with tqdm(total=config.generations, initial=done, unit="generation") as bar:
             for number in range(done, config.generations):
                 if settled(study, config.patience):
                     tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
                     break
-                batch = study.ask()
-                evaluations.begin(number, batch.architecture, last=number == config.generations - 1)
-                generation(study, batch, config, data, executor, run)
+                generation(study, number, config, data, executor, evaluations)
+                record_generations(study, run, number)
                 evaluations.collect(wait=False)
                 bar.update()
             evaluations.begin(len(study.trajectory()) - 1, study.architecture, last=True)
             evaluations.collect()
-        record = SearchRecord.of(study, find_evaluations(study, config, data))
+        record = SearchRecord.of(study, evaluated(study))
         finish(study, record, config, run)
         run.metrics({"seconds": time.perf_counter() - begin})
     return study, run.id, record
@@ -112,9 +127,9 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
         space=config.space.open(),
         depth=config.depth,
         sampler=config.sampler.open(config.seed),
-        study_name=config.study or f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+        study_name=config.study,
         storage=config.storage,
-        load_if_exists=config.study is not None,
+        load_if_exists=True,
         conditions=conditions,
     )
 
@@ -129,7 +144,9 @@ class Evaluations:
         self, study: fade_study.FadeStudy, config: SearchConfig, data: Data, executor: Executor, run: tracking.Run
     ) -> None:
         self.study, self.config, self.data, self.executor, self.run = study, config, data, executor, run
-        self.begun = {evaluation.generation for evaluation in study.evaluations()}
+        done = evaluated(study)
+        run.series([(number, accuracy_metrics(accuracies)) for number, accuracies in done.items()])
+        self.begun = set(done)
         self.waiting: dict[int, ScratchTrainings] = {}
         for number, architecture in enumerate(study.architectures()):
             self.begin(number, architecture)
@@ -141,7 +158,17 @@ class Evaluations:
         self.begun.add(number)
         wanted = [(architecture, seed) for seed in range(self.config.evaluation_seeds)]
         self.waiting[number] = ScratchTrainings(
-            wanted, self.data, self.config.scratch, self.config.network, self.executor
+            wanted,
+            self.data,
+            self.config.scratch,
+            self.config.network,
+            self.executor,
+            checkpoints=Path(self.config.checkpoint_dir),
+            done={
+                (e.architecture.key, int(seed)): Scratch(*training)
+                for e in self.study.evaluations()
+                for seed, training in e.details["trainings"].items()
+            },
         )
 
     def collect(self, *, wait: bool = True) -> None:
@@ -149,10 +176,12 @@ class Evaluations:
         for number, trainings in list(self.waiting.items()):
             if wait or trainings.done:
                 del self.waiting[number]
-                accuracies = list(trainings.collect().values())
+                found = {str(seed): scratch for (_, seed), scratch in trainings.collect().items()}
+                accuracies = list(found.values())
                 if accuracies:
+                    validation = float(np.mean([scratch.validation for scratch in accuracies]))
+                    self.study.add_evaluation(number, validation, {"trainings": found})
                     self.run.metrics(accuracy_metrics(accuracies), step=number)
-                    self.study.add_evaluation(number, float(np.mean([scratch.validation for scratch in accuracies])))
                     mean = np.mean([scratch.test for scratch in accuracies])
                     tqdm.write(f"generation {number} from scratch: test accuracy {mean:.3f}")
 
@@ -165,86 +194,121 @@ def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
 
 def generation(
     study: fade_study.FadeStudy,
-    batch: fade_study.Batch,
+    number: int,
     config: SearchConfig,
     data: Data,
     executor: Executor,
-    run: tracking.Run,
+    evaluations: Evaluations,
 ) -> None:
-    """Train, record, tell."""
-    seeds = repetition_seeds(batch.seed, config.repetitions)
-    weights = read_weights(study, batch.number - 1, config) if config.carry_over else None
-    results = train_hyper(
-        batch.number, batch.hyper_architecture, data, config.bilevel, config.network, seeds, executor, weights=weights
-    )
+    """Train and tell."""
+    batch, results = train(study, number, config, data, executor, evaluations)
     alpha = fade_study.ranking.marginals(np.stack([result.alpha for result in results]))
     one_shot = float(np.mean([result.accuracy for result in results]))
     seconds = sum(result.seconds for result in results)
-
-    trajectory = study.trajectory()
-    moved = float(np.linalg.norm(batch.anchors - trajectory[-1], axis=1).mean()) if len(trajectory) else 0.0
-    # Recorded before it is told: after a crash in between it is trained and recorded again, never missing.
-    metrics = {"one_shot_accuracy": one_shot, "seconds/hyper": seconds}
-    run.metrics(metrics | generation_metrics(study, batch, alpha), step=batch.number)
-    paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
-    ranked = [batch.hyper_architecture.architecture(path).key for path in paths.tolist()]
-    run.table(
-        {
-            "generation": [batch.number] * len(ranked),
-            "rank": list(range(1, len(ranked) + 1)),
-            "fade_rank": scores.tolist(),
-            "architecture": ranked,
-        },
-        "ranks.json",
-    )
     if config.carry_over:
-        write_weights([result.weights for result in results], study, batch.number, config)
-    study.tell(batch, alpha, one_shot_accuracy=one_shot)
+        write_weights([result.weights for result in results], study, number, config)
+    study.tell(batch, alpha, one_shot_accuracy=one_shot, details={"one_shot_accuracy": one_shot, "seconds": seconds})
+    for seed in repetition_seeds(batch.seed, config.repetitions):
+        forget(hyper_file(Path(config.checkpoint_dir), batch.hyper_architecture, seed))
+    trajectory = study.trajectory()
+    moved = float(np.linalg.norm(np.diff(trajectory[-2:], axis=0), axis=-1).mean()) if number else 0.0
     tqdm.write(
-        f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s, "
+        f"generation {number} ({number + 1} of {config.generations}): {seconds:.1f} s, "
         f"one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
     )
 
 
-def weights_file(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> Path:
+def train(
+    study: fade_study.FadeStudy,
+    number: int,
+    config: SearchConfig,
+    data: Data,
+    executor: Executor,
+    evaluations: Evaluations,
+) -> tuple[fade_study.Batch, list[HyperResult]]:
+    """Train what the study asks for; with another seed where a training diverges."""
+    weights = read_weights(study, number - 1, config) if config.carry_over else None
+    failures = 0
+    while True:
+        batch = study.ask()
+        evaluations.begin(number, batch.architecture, last=number == config.generations - 1)
+        try:
+            return batch, train_hyper(
+                number,
+                batch.hyper_architecture,
+                data,
+                config.bilevel,
+                config.network,
+                repetition_seeds(batch.seed, config.repetitions),
+                executor,
+                weights=weights,
+                checkpoints=Path(config.checkpoint_dir),
+            )
+        except fade_study.DivergedError as error:
+            study.fail(batch)
+            failures += 1
+            if failures > config.max_failures:
+                raise
+            tqdm.write(f"generation {number} has failed, and is trained with another seed: {error}")
+
+
+def weights_file(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> Checkpoint:
     """Where the weights of a generation's supernets are kept, for the next one."""
-    return Path(config.weights_dir) / f"{study.optuna_study.study_name}-{generation}.pt"
+    file = checkpoint_file(Path(config.checkpoint_dir), "weights", study.optuna_study.study_name, generation)
+    assert file is not None
+    return Checkpoint(file)
 
 
 def read_weights(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> list[dict[str, Tensor]]:
     """Weights of each repetition's supernet, to begin the next generation with; none before the first."""
     if generation < 0:
         return [{} for _ in range(config.repetitions)]
-    path = weights_file(study, generation, config)
-    if not path.is_file():
+    file = weights_file(study, generation, config)
+    weights = file.load()
+    if weights is None:
         raise fade_study.DataError(
-            f"expected the weights of generation {generation} in {path}, with which the next one begins, got no such "
-            "file; give the weights_dir of the search that left them"
+            f"expected the weights of generation {generation} in {file.path}, with which the next one begins, got no "
+            "such file; give the checkpoint_dir of the search that left them"
         )
-    return torch.load(path, weights_only=True)
+    return weights
 
 
 def write_weights(weights: Sequence[Any], study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> None:
     """Keep weights of this generation beside those of the last, which a crash before ``tell`` would need again."""
-    path = weights_file(study, generation, config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    torch.save(list(weights), unfinished)
-    unfinished.replace(path)
-    weights_file(study, generation - 2, config).unlink(missing_ok=True)
+    weights_file(study, generation, config).save(list(weights))
+    weights_file(study, generation - 2, config).remove()
+
+
+def record_generations(study: fade_study.FadeStudy, run: tracking.Run, first: int) -> None:
+    """Metrics of generations, from the first on, and the table of best ranks of all: the study knows them all."""
+    rows = [study.history(row) for row in range(study.depth)]
+    generations = list(zip(*rows, strict=True))
+    steps = []
+    table: dict[str, list[Any]] = {"generation": [], "rank": [], "fade_rank": [], "architecture": []}
+    for number, cells in enumerate(generations):
+        alpha = np.array([row.alpha for row in cells])
+        details = study.details(number)
+        metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "seconds/hyper": details["seconds"]}
+        steps.append((number, metrics | generation_metrics(study, cells, alpha)))
+        paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
+        for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
+            names = [row.cells[column] for row, column in zip(cells, path, strict=True)]
+            for column, value in zip(table.values(), (number, rank, score, "|".join(names)), strict=True):
+                column.append(value)
+    if steps[first:]:
+        run.series(steps[first:])
+        run.table(table, "ranks.json")
 
 
 def generation_metrics(
-    study: fade_study.FadeStudy, batch: fade_study.Batch, alpha: NDArray[np.float64]
+    study: fade_study.FadeStudy, cells: Sequence[RowGeneration], alpha: NDArray[np.float64]
 ) -> dict[str, float]:
     """Alphas ``(d, w)`` and where they come from."""
     metrics = tracking.alpha_metrics(alpha)
-    for i, anchor in enumerate(batch.anchors):
-        metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(study.space.features, anchor, strict=True)}
-    for i, row in enumerate(alpha):
-        metrics[f"alpha_entropy/row{i}"] = float(-(row * np.log(np.maximum(row, 1e-300))).sum())
-    for i, collisions in enumerate(batch.hyper_architecture.collisions()):
-        metrics[f"collisions/row{i}"] = collisions
+    for i, row in enumerate(cells):
+        metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(study.space.features, row.anchor, strict=True)}
+        metrics[f"alpha_entropy/row{i}"] = float(-(alpha[i] * np.log(np.maximum(alpha[i], 1e-300))).sum())
+        metrics[f"collisions/row{i}"] = len(row.cells) - len(set(row.cells))
     return metrics
 
 
@@ -260,18 +324,11 @@ def accuracy_metrics(accuracies: list[Scratch]) -> dict[str, float]:
     return metrics
 
 
-def find_evaluations(study: fade_study.FadeStudy, config: SearchConfig, data: Data) -> dict[int, list[Scratch]]:
-    """All trainings from scratch of the generations that were evaluated, this time or before.
-
-    Where this tracking server does not know a study's earlier evaluations, they are missing.
-    """
-    evaluations = study.evaluations()
-    keys = {evaluation.architecture.key for evaluation in evaluations}
-    known = tracking.find_scratch(recipe(data, config.scratch, config.network), keys)
-    seeds = range(config.evaluation_seeds)
-    found = {e.generation: [known[name] for seed in seeds if (name := (e.architecture.key, seed)) in known]
-             for e in evaluations}  # fmt: skip
-    return {generation: accuracies for generation, accuracies in found.items() if accuracies}
+def evaluated(study: fade_study.FadeStudy) -> dict[int, list[Scratch]]:
+    """All trainings from scratch of the generations that were evaluated."""
+    return {
+        e.generation: [Scratch(*training) for training in e.details["trainings"].values()] for e in study.evaluations()
+    }
 
 
 def finish(study: fade_study.FadeStudy, record: SearchRecord, config: SearchConfig, run: tracking.Run) -> None:
@@ -295,7 +352,7 @@ def summarize(evaluations: list[Evaluation], record: SearchRecord, run: tracking
     if not evaluations:
         print(f"\nNo architecture was trained from scratch: mlflow run . -e evaluate -P run_id={run.id}")
         return
-    number, best, validation = max(evaluations, key=lambda evaluation: evaluation.value)
+    number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
     run.metrics({"best/validation_accuracy": validation})
     run.tag("fade.best_architecture", best.key)
     count = len({evaluation.architecture.key for evaluation in evaluations})

@@ -90,7 +90,6 @@ SEARCHERS: dict[str, Searcher] = {
     "shuffled": Searcher(_ours(), "shuffled"),
     # repairs, one at a time
     "fade_log_alpha": Searcher(_ours(log_alpha=True, step_size=0.2), "supernet"),
-    "fade_skip_collisions": Searcher(_ours(skip_collisions=True), "supernet"),
     "fade_snap": Searcher(_ours(snap=True), "supernet"),
     "fade_offset_015": Searcher(_ours(offset=0.15), "supernet"),
     "fade_offset_03": Searcher(_ours(offset=0.3), "supernet"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +22,9 @@ from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import completed, report
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
+from fade_study.training.checkpoint import Checkpoint
 
-__all__ = ["ScratchTrainings", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
+__all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
 
 
 class ScratchTrainings:
@@ -31,6 +37,8 @@ class ScratchTrainings:
         network: the macro-architecture.
         executor: that trains, from now on.
         table: of trainings that need not be done again, beside those on record.
+        checkpoints: folder in which a training that was stopped goes on.
+        done: trainings of this study, which a tracking server that is away cannot tell of.
     """
 
     def __init__(
@@ -41,10 +49,13 @@ class ScratchTrainings:
         network: NetworkConfig,
         executor: Executor,
         table: Table | None = None,
+        checkpoints: Path | None = None,
+        done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
     ) -> None:
+        self.checkpoints = checkpoints
         self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
-        known = {} if table is None else table.find(self.recipe)
+        known = {**({} if table is None else table.find(self.recipe)), **done}
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
         self.results = {name: known[name] for name in by_key if name in known}
@@ -52,7 +63,7 @@ class ScratchTrainings:
         self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
         for (key, seed), architecture in by_key.items():
             if (key, seed) not in known:
-                future = executor.submit(_scratch, architecture, data, config, network, seed)
+                future = executor.submit(_scratch, architecture, data, config, network, seed, self._file(key, seed))
                 self.futures[future] = key, seed
                 if future.done():  # trained in this process: recorded before the next one begins
                     self._record(future)
@@ -68,10 +79,14 @@ class ScratchTrainings:
             self._record(future)
         return self.results
 
+    def _file(self, key: str, seed: int) -> Path | None:
+        return checkpoint_file(self.checkpoints, self.recipe, key, seed)
+
     def _record(self, future: Future[ScratchResult]) -> None:
         key, seed = self.futures.pop(future)
         try:
             self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, future.result())
+            forget(self._file(key, seed))
         except WorkerDiedError as error:
             tracking.log_failed_scratch(key, self.recipe, seed, error)
             warnings.warn(f"no from-scratch result of {key} with seed {seed}: {error}", stacklevel=2)
@@ -83,6 +98,23 @@ class ScratchTrainings:
 def is_due(generation: int, every: int, *, last: bool) -> bool:
     """Whether a generation's anchor is trained from scratch: every so many, and the last; never where that is 0."""
     return every > 0 and (last or (generation + 1) % every == 0)
+
+
+def checkpoint_file(folder: Path | None, *parts: Any) -> Path | None:
+    """Of a training that the parts tell from all others in the folder; their hash, since they may hold anything."""
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return None if folder is None else folder / f"{name}.pt"
+
+
+def hyper_file(folder: Path | None, hyper_architecture: HyperArchitecture, seed: int) -> Path | None:
+    """Of the training of a hyper-architecture."""
+    return checkpoint_file(folder, [[cell.key for cell in row] for row in hyper_architecture.rows], seed)
+
+
+def forget(file: Path | None) -> None:
+    """Remove a checkpoint whose training's result is safe."""
+    if file is not None:
+        Checkpoint(file).remove()
 
 
 def seed_of(*parts: int) -> int:
@@ -105,14 +137,16 @@ def train_hyper(
     executor: Executor,
     paths: Sequence[Sequence[int]] = (),
     weights: Sequence[Mapping[str, Tensor] | None] | None = None,
+    checkpoints: Path | None = None,
 ) -> list[HyperResult]:
     """Train a hyper-architecture once per seed, each with a child run of its own.
 
     A single training runs in this process and is recorded epoch by epoch; several go through the executor. ``paths``
     are columns ``(n, d)`` whose one-shot accuracies are measured in each; ``weights``, one per seed, are those to begin
-    with.
+    with; in ``checkpoints`` a training that was stopped goes on, until they are forgotten.
     """
     begin = [None] * len(seeds) if weights is None else weights
+    files = [hyper_file(checkpoints, hyper_architecture, seed) for seed in seeds]
     if len(seeds) == 1:
         with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
 
@@ -127,13 +161,14 @@ def train_hyper(
                 seed=seeds[0],
                 paths=paths,
                 weights=begin[0],
+                checkpoint=files[0],
                 on_epoch=on_epoch,
             )
             _finish_hyper(child, result)
         return [result]
     tasks = {
-        executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths, first): seed
-        for seed, first in zip(seeds, begin, strict=True)
+        executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths, first, file): seed
+        for seed, first, file in zip(seeds, begin, files, strict=True)
     }
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
@@ -161,10 +196,17 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
 
 
 def _scratch(
-    architecture: Architecture, data: Data, config: ScratchConfig, network: NetworkConfig, seed: int
+    architecture: Architecture,
+    data: Data,
+    config: ScratchConfig,
+    network: NetworkConfig,
+    seed: int,
+    checkpoint: Path | None,
 ) -> ScratchResult:
     on_epoch = _reporter(config.epochs)
-    return train_from_scratch(architecture, data, config, network=network, seed=seed, on_epoch=on_epoch)
+    return train_from_scratch(
+        architecture, data, config, network=network, seed=seed, checkpoint=checkpoint, on_epoch=on_epoch
+    )
 
 
 def _hyper(
@@ -175,10 +217,18 @@ def _hyper(
     seed: int,
     paths: Sequence[Sequence[int]],
     weights: Mapping[str, Tensor] | None,
+    checkpoint: Path | None,
 ) -> HyperResult:
-    on_epoch = _reporter(config.epochs)
     return train_hyper_architecture(
-        hyper_architecture, data, config, network=network, seed=seed, paths=paths, weights=weights, on_epoch=on_epoch
+        hyper_architecture,
+        data,
+        config,
+        network=network,
+        seed=seed,
+        paths=paths,
+        weights=weights,
+        checkpoint=checkpoint,
+        on_epoch=_reporter(config.epochs),
     )
 
 

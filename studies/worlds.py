@@ -131,10 +131,11 @@ class Tabulated:
         self.column = {cell.key: j for j, cell in enumerate(cells)}
         self.index = {tuple(path): i for i, path in enumerate(table.paths.tolist())}
         scratch, hyper = config.scratch, config.bilevel
-        settings = table.ground_truth.settings["scratch"]
-        if (scratch.epochs, scratch.batch_size) != (settings["epochs"], settings["batch_size"]):
+        settings = table.ground_truth.settings.get("scratch", {})
+        epochs, batch_size = settings.get("epochs"), settings.get("batch_size")
+        if (scratch.epochs, scratch.batch_size) != (epochs, batch_size):
             raise InvalidInputError(
-                f"expected scratch.epochs = {settings['epochs']} and scratch.batch_size = {settings['batch_size']}, "
+                f"expected scratch.epochs = {epochs} and scratch.batch_size = {batch_size}, "
                 f"with which the table was trained, got {scratch.epochs} and {scratch.batch_size}"
             )
         images = 4 * table.images[1]  # the weight split is four times as large as the alpha split

@@ -45,6 +45,7 @@ def mlflow_store(mlflow_template, tmp_path, monkeypatch):
     with sqlite3.connect(path) as database:
         database.execute("UPDATE experiments SET artifact_location = ?", (str(tmp_path / "artifacts"),))
     uri = f"sqlite:///{path}"
+    monkeypatch.chdir(tmp_path)  # where checkpoints, and what is on its way to MLflow, are kept
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)

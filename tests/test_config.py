@@ -8,6 +8,7 @@ from fade_study.config import (
     BilevelConfig,
     ComparisonConfig,
     DataConfig,
+    EvaluateConfig,
     NetworkConfig,
     SearchConfig,
     SpaceConfig,
@@ -129,7 +130,11 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--space.features=[1,", "space.features: expected a YAML value"),
         ("--unknown=1", "unknown: unknown name"),
         ("--gen=3", "gen: unknown name"),  # no abbreviations: they change meaning as names are added
+        ("--generations", "generations: expected a value, got none"),
+        ("--preset", "preset: expected a value, got none"),
+        ("--space=3", "space: "),
         ("junk", "unrecognized arguments: junk"),
+        ("-x", "unrecognized arguments: -x"),
     ],
 )
 def test_each_problem_says_where_and_what_is_expected(argument, message):
@@ -163,6 +168,27 @@ def test_python_is_checked_like_the_command_line():
         DataConfig(limit=0)
     with pytest.raises(AttributeError):
         DataConfig().name = "other"  # type: ignore[misc]
+
+
+def test_a_section_in_one_piece():
+    config = parse("--preset", "paper", "--space", "{max_vertices: 4, features: [density]}")
+    assert config.space == SpaceConfig(max_vertices=4, features=("density",))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_help_shows_the_presets_values(capsys, path):
+    with pytest.raises(SystemExit) as end:
+        parse("--preset", path.stem, "--help", "--generations", "0", study=path.parent.stem)
+    assert not end.value.code
+    epochs = parse("--preset", path.stem, study=path.parent.stem).bilevel.epochs
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"--bilevel.epochs EPOCHS passes over the weight split. (type: int, default: {epochs})" in said
+
+
+def test_help_needs_nothing_that_is_required(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(EvaluateConfig, None, ["-h"])
+    assert "--run_id" in capsys.readouterr().out
 
 
 def test_help_lists_every_setting(capsys):

@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
 
-CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "study"}
+CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "storage", "study"}
 MAY_IMPORT = {
     "exceptions": set(),
+    "interrupt": set(),
     "dag": {"exceptions"},
     "space": {"exceptions", "dag"},
     "architecture": {"exceptions", "space"},
@@ -22,14 +23,16 @@ MAY_IMPORT = {
     "benchmarks": {"exceptions", "dag", "space", "architecture"},
     "samplers": {"exceptions", "space"},
     "settings": {"exceptions", "space"},
-    "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers"},
+    "storage": {"exceptions", "settings", "samplers"},
+    "study": {"exceptions", "settings", "space", "architecture", "ranking", "samplers", "storage"},
     "record": {"exceptions", "benchmarks", "study"},
     "testing": CORE,
     "config": {"exceptions", "dag", "space", "samplers"},
     "nn": {"exceptions", "dag", "space", "architecture", "config"},
-    "training": {"exceptions", "architecture", "config", "nn"},
-    "execution": {"exceptions"},
-    "tracking": {"exceptions", "architecture", "benchmarks", "record", "settings", "training"},
+    "training": {"exceptions", "interrupt", "architecture", "config", "nn"},
+    "execution": {"exceptions", "interrupt"},
+    "outbox": {"exceptions", "settings"},
+    "tracking": {"exceptions", "architecture", "benchmarks", "outbox", "record", "settings", "training"},
     "__init__": CORE,
 }
 """Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 import fade_study
 from fade_study import DagSpace, create_study, delete_study, load_study
 from fade_study.samplers import PseudoGradientSampler, RowSampler
+from fade_study.study import Evaluation
 
 SPACE = DagSpace(4)
 
@@ -534,7 +535,7 @@ def test_evaluations_may_come_later(storage):
             study.tell(batch, alphas(batch), 0.5 if generation == 1 and study is early else None)
             if generation == 2 and study is late:
                 study.add_evaluation(1, 0.5)
-    assert late.evaluations() == early.evaluations() == [(1, early.best_architecture, 0.5)]
+    assert late.evaluations() == early.evaluations() == [(1, early.best_architecture, 0.5, {})]
     assert late.best_architecture == early.best_architecture
     np.testing.assert_array_equal(late.trajectory(), early.trajectory())
     assert late.ask().seed == early.ask().seed  # a trial more is no attempt more
@@ -545,3 +546,46 @@ def test_evaluations_may_come_later(storage):
         late.add_evaluation(0, float("nan"))
     loaded = load_study(study_name="b", storage=storage, space=SPACE)
     assert loaded.evaluations() == late.evaluations()
+
+
+# --- details ---
+
+
+def test_details_are_kept_with_a_generation(storage):
+    study = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    details = {"run": "abc", "losses": (0.5, np.float64(0.25)), "nested": {"epochs": np.int64(3), "none": None}}
+    expected = {"run": "abc", "losses": [0.5, 0.25], "nested": {"epochs": 3, "none": None}}
+    batch = study.ask()
+    study.tell(batch, alphas(batch), 0.5, details=details)
+    batch = study.ask()
+    study.tell(batch, alphas(batch))
+    study.add_evaluation(1, 0.6, details={"seconds": 7})
+    batch = study.ask()
+    study.tell(batch, alphas(batch), details={"told": "late"})
+    study.add_evaluation(2, 0.7)
+    for found in (study, load_study(study_name="s", storage=storage, space=SPACE)):
+        assert [found.details(generation) for generation in range(3)] == [expected, {}, {"told": "late"}]
+        assert [evaluation.details for evaluation in found.evaluations()] == [expected, {"seconds": 7}, {}]
+    study.details(0)["nested"]["epochs"] = 4
+    assert study.details(0) == expected
+    for generation in (3, -1, "0"):
+        with pytest.raises(ValueError, match=r"expected a generation that was told, got .*; 3 were told"):
+            study.details(generation)
+
+
+@pytest.mark.parametrize("details", [{"a": object()}, {"a": float("nan")}, {(1, 2): 3}, [1, 2], "abc", {"a": b"bytes"}])
+def test_details_that_are_not_json_store_nothing(details):
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batch = study.ask()
+    before = study.optuna_study.trials
+    with pytest.raises(fade_study.InvalidInputError, match="expected details as a mapping of plain JSON values"):
+        study.tell(batch, alphas(batch), details=details)
+    assert study.optuna_study.trials == before
+    study.tell(batch, alphas(batch))
+    with pytest.raises(fade_study.InvalidInputError, match="expected details as a mapping of plain JSON values"):
+        study.add_evaluation(0, 0.5, details=details)
+    assert study.evaluations() == []
+
+
+def test_an_evaluation_has_no_details_by_default():
+    assert Evaluation(0, None, 0.5).details == {}

@@ -142,11 +142,13 @@ def test_how_runs_end(mlflow_store, digits, error, status):
     assert mlflow.active_run() is None
 
 
-def test_a_table_grows_by_rows(study):
-    for generation in (0, 1):
-        study.table({"generation": [generation] * 2, "rank": [1, 2]}, "ranks.json")
+def test_a_table_is_written_whole_and_known_to_mlflow(study):
+    for generations in (1, 2):
+        study.table({"generation": list(range(generations)), "score": [0.1 + 0.2] * generations}, "ranks.json")
     table = mlflow.load_table("ranks.json", run_ids=[study.id])
-    assert table["generation"].tolist() == [0, 0, 1, 1]
+    assert table["generation"].tolist() == [0, 1]
+    assert table["score"].tolist() == pytest.approx([0.3, 0.3], abs=1e-9)
+    assert json.loads(get(study.id).data.tags["mlflow.loggedArtifacts"]) == [{"path": "ranks.json", "type": "table"}]
 
 
 def test_how_to_look(mlflow_store, monkeypatch):

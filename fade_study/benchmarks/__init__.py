@@ -8,6 +8,8 @@ outer searches can be compared in seconds. ``mlflow run . -e validate`` leaves o
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from fade_study.exceptions import DataError, InvalidInputError
 __all__ = ["Scratch", "Table", "Trainings", "load_digits625", "load_table"]
 
 FOLDER = Path(__file__).parent
+LARGEST = 2**26
+"""Bytes of a table's file; the shipped ones have 2**17."""
 
 
 class Scratch(NamedTuple):
@@ -50,6 +54,16 @@ class Trainings:
     seconds: float
     """Of one training, mean."""
 
+    def __post_init__(self) -> None:
+        seeds = self.seeds
+        if not seeds or not all(type(seed) is int for seed in seeds) or len({*seeds}) < len(seeds):
+            raise InvalidInputError(f"expected different whole numbers as seeds, one or more, got {seeds}")
+        for accuracies in (self.test, self.validation):
+            if not ((accuracies >= 0) & (accuracies <= 1)).all():  # NaN is neither
+                raise InvalidInputError("expected accuracies from 0 to 1, got others; counts go up to all images")
+        if not 0 <= self.seconds < math.inf:
+            raise InvalidInputError(f"expected the seconds of a training, got {self.seconds}")
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -68,6 +82,12 @@ class Table:
     """Of the code that wrote the table; what trained it is pinned by the recipes."""
 
     def __post_init__(self) -> None:
+        depth, width = self.hyper_architecture.shape
+        shape = max(1, len(self.paths)), depth
+        if self.paths.shape != shape or not ((self.paths >= 0) & (self.paths < width)).all():
+            raise InvalidInputError(
+                f"expected paths of shape {shape} with columns 0 to {width - 1}, got shape {self.paths.shape}"
+            )
         for trainings in self.trainings.values():
             expected = len(self.paths), len(trainings.seeds)
             if {trainings.test.shape, trainings.validation.shape} != {expected}:
@@ -127,8 +147,10 @@ class Table:
     @classmethod
     def from_json(cls, text: str) -> Table:
         """The inverse of ``to_json``, for cells that are Dags."""
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
         images = content["images"]["test"], content["images"]["validation"]
+        if not all(type(number) is int and number > 0 for number in images):
+            raise InvalidInputError(f"expected numbers of test and of validation images, got {images}")
         return cls(
             hyper_architecture=HyperArchitecture(
                 tuple(tuple(Dag.from_key(key) for key in row.split()) for row in content["rows"])
@@ -137,7 +159,7 @@ class Table:
             recipe=content["ground_truth"],
             trainings={
                 recipe: Trainings(
-                    settings=trainings["settings"],
+                    settings={**trainings["settings"]},
                     seeds=tuple(trainings["seeds"]),
                     test=_numbers(trainings["test"]) / images[0],
                     validation=_numbers(trainings["validation"]) / images[1],
@@ -156,13 +178,17 @@ def load_table(name: str) -> Table:
     Raises:
         DataError: (a ``ValueError``) where there is no such table, or the file is none.
     """
-    path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
-    if not path.is_file():
-        shipped = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json"))) or "none"
-        raise DataError(f"expected a table that is shipped ({shipped}) or the path of a JSON file, got {name!r}")
+    shipped = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
+    path = Path(name) if name.endswith(".json") else shipped.get(name)
+    if path is None or not os.path.isfile(path):
+        raise DataError(
+            f"expected a table that is shipped ({', '.join(shipped)}) or the path of a JSON file, got {name!r}"
+        )
     try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
         return Table.from_json(path.read_text())
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise DataError(
             f"expected a table of trainings in {path}, got {type(error).__name__}: {error}; take ground_truth.json "
             "from a run of the validation study"
@@ -176,6 +202,18 @@ def load_digits625() -> Table:
 
 def _lines(numbers: NDArray[Any]) -> list[str]:
     return [" ".join(str(round(number)) for number in row) for row in numbers.tolist()]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name given twice, no one knows which value is meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"expected every name once, got {[name for name, _ in pairs]}")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"expected numbers, got {constant}")
 
 
 def _numbers(lines: Sequence[str]) -> NDArray[np.int64]:

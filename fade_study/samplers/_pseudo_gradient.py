@@ -12,8 +12,6 @@ __all__ = ["PseudoGradientSampler"]
 
 FLOOR = 1e-2
 """Of alphas whose logarithms are compared: one that has collapsed to 0 says no more than that others are better."""
-GROWTH = 1.5
-"""Factor by which an offset grows until it leads to another cell."""
 
 
 class PseudoGradientSampler(RowSampler):
@@ -27,7 +25,6 @@ class PseudoGradientSampler(RowSampler):
         step_size: lambda. Positive ascends alpha, towards the better ranked cells, as the paper's Fig. 3 shows;
             negative descends it, as Eq. 1 is printed: a control.
         log_alpha: take differences of log alpha, which do not depend on the alphas of the other cells.
-        skip_collisions: move a neighbor farther out along its axis until its cell is another than the anchor's.
         snap: go on from the point of the anchor's cell instead of from the anchor itself.
         seed: root of the random first anchors; None takes the study's.
     """
@@ -38,7 +35,6 @@ class PseudoGradientSampler(RowSampler):
         step_size: float = 0.5,
         *,
         log_alpha: bool = False,
-        skip_collisions: bool = False,
         snap: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -50,7 +46,6 @@ class PseudoGradientSampler(RowSampler):
         self.offset = offset
         self.step_size = step_size
         self.log_alpha = log_alpha
-        self.skip_collisions = skip_collisions
         self.snap = snap
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -66,19 +61,4 @@ class PseudoGradientSampler(RowSampler):
             anchor = start + self.step_size * (beta[1::2] - beta[2::2])
             anchor = np.clip(anchor, 0.0, 1.0)  # before its neighbors are placed, so that they surround it
         axes = np.stack([np.eye(f), -np.eye(f)], axis=1).reshape(-1, f)
-        return np.stack([anchor, *(self._neighbor(anchor, axis) for axis in axes)])
-
-    def _neighbor(self, anchor: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Point at the offset along an axis, or farther out; at the offset where no cell on the axis is another."""
-        offset = self.offset
-        nearest = np.clip(anchor + offset * axis, 0.0, 1.0)
-        if not self.skip_collisions:
-            return nearest
-        here, point = self.space.nearest(anchor).key, nearest
-        while self.space.nearest(point).key == here:
-            offset *= GROWTH
-            farther = np.clip(anchor + offset * axis, 0.0, 1.0)
-            if np.array_equal(farther, point):  # the edge of the box
-                return nearest
-            point = farther
-        return point
+        return np.concatenate([anchor[None], np.clip(anchor + self.offset * axes, 0.0, 1.0)])

@@ -6,28 +6,34 @@ module, in one of the ``estimators``.
 
 from __future__ import annotations
 
-import itertools
-import time
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.config import BilevelConfig, NetworkConfig
-from fade_study.exceptions import InvalidInputError
+from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
-from fade_study.training.data import Data, Split
+from fade_study.training.checkpoint import Progress, Stateful
+from fade_study.training.data import Data
 from fade_study.training.estimators import ESTIMATORS, Effects
-from fade_study.training.session import accuracy, adam, mean_over_processes, schedule, session
+from fade_study.training.session import Batches, accuracy, adam, fingerprint, mean_over_processes, schedule, session
 
 __all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
+
+BILEVEL_VERSION = 1
+"""Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
+ONE_HOT = 0.99
+"""Alpha from which on a row has collapsed to one cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ def train_hyper_architecture(
     seed: int = 0,
     paths: Sequence[Sequence[int]] = (),
     weights: Mapping[str, Tensor] | None = None,
+    checkpoint: str | Path | None = None,
     on_epoch: Callable[[int, NDArray[np.float64], dict[str, float]], None] | None = None,
 ) -> HyperResult:
     """Train the supernet of a hyper-architecture and its alphas.
@@ -79,40 +86,60 @@ def train_hyper_architecture(
         paths: ``(n, d)``, columns whose one-shot accuracies are measured when all is trained.
         weights: of a supernet trained before, with which to begin where cells are the same ({} for none): the result
             then holds this one's (section 2.4: weight sharing among successive hyper-architectures).
-        on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics.
+        checkpoint: file that keeps the state after each epoch. Where it holds that of the same training, this one goes
+            on from there, to the same result. Remove it (``Checkpoint.remove``) once the result is safe.
+        on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics; first of all with those that a
+            checkpoint brings.
+
+    Raises:
+        DivergedError: (a ``FloatingPointError``) for a loss or gradient that is NaN or infinite.
     """
     check_schedule(config, data, hyper_architecture.shape)
-    begin = time.perf_counter()
-    history: list[NDArray[np.float64]] = []
-    epochs: list[dict[str, float]] = []
     with session(seed, config.threads) as (accelerator, generator):
         trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
         if weights is not None:
             trainer.supernet.carry_over(weights)
-        for epoch in range(config.epochs):
-            metrics = trainer.epoch(epoch)
-            epochs.append(metrics)
-            history.append(trainer.estimator.alpha())
+        identity = fingerprint(
+            accelerator,
+            data,
+            version=BILEVEL_VERSION,
+            rows=[[cell.key for cell in row] for row in hyper_architecture.rows],
+            bilevel=dataclasses.asdict(config),
+            network=dataclasses.asdict(network),
+            seed=seed,
+            carried=None if weights is None else sorted(weights),
+        )
+        progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts)
+        for epoch, (alpha, metrics) in enumerate(progress.history):
             if on_epoch is not None:
-                on_epoch(epoch, history[-1], metrics)
+                on_epoch(epoch, alpha.numpy(), metrics)
+        for epoch in range(progress.epoch, config.epochs):
+            metrics = trainer.epoch(progress)
+            alpha = trainer.estimator.alpha()
+            progress.end_epoch((torch.from_numpy(alpha), metrics))
+            if on_epoch is not None:
+                on_epoch(epoch, alpha, metrics)
         one_shot = trainer.one_shot_accuracy(config.one_shot_paths)
         effects = trainer.estimator.effects()
-        seconds = time.perf_counter() - begin
+        seconds = progress.seconds
         path_accuracies = trainer.accuracies(paths)
         kept = None if weights is None else {name: w.cpu().clone() for name, w in trainer.supernet.weights().items()}
-    warning = _warning(one_shot, data.chance)
+        history = np.stack([alpha.numpy() for alpha, _ in progress.history])
+        path_seconds = progress.seconds - seconds
+    found = [_untrained(one_shot, data.chance), None if effects else _collapsed(history)]
+    warning = "; ".join(text for text in found if text is not None) or None
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
     return HyperResult(
         alpha=history[-1],
-        alpha_history=np.stack(history),
+        alpha_history=history,
         accuracy=one_shot,
         path_accuracies=path_accuracies,
         effects=effects,
-        epochs=tuple(epochs),
+        epochs=tuple(metrics for _, metrics in progress.history),
         warning=warning,
         seconds=seconds,
-        path_seconds=time.perf_counter() - begin - seconds,
+        path_seconds=path_seconds,
         weights=kept,
     )
 
@@ -138,32 +165,50 @@ class _Trainer:
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )
         weights_adam = adam(supernet, config.optimizer)
-        steps = self.data.weight.steps(config.batch_size) * config.epochs
-        self.schedule = schedule(weights_adam, config.schedule, steps)
+        self.weight_batches, self.alpha_batches = (
+            Batches(split, config.batch_size, generator, accelerator) for split in (self.data.weight, self.data.alpha)
+        )
+        self.schedule = schedule(weights_adam, config.schedule, self.weight_batches.steps * config.epochs)
         self.module, self.optimizer = accelerator.prepare(supernet, weights_adam)
         self.supernet: Supernet = accelerator.unwrap_model(self.module)
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.estimator = ESTIMATORS[config.estimator](self.supernet, logits, config, accelerator)
-        self.alpha_batches = itertools.chain.from_iterable(self._pass(self.data.alpha) for _ in itertools.count())
+        self.parts: dict[str, Stateful] = {
+            "supernet": self.supernet,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "estimator": self.estimator,
+            "weight_batches": self.weight_batches,
+            "alpha_batches": self.alpha_batches,
+        }
 
-    def epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the weight split, with its alpha steps."""
+    def epoch(self, progress: Progress) -> dict[str, float]:
+        """One pass over the weight split, with its alpha steps, or what is left of it; its metrics."""
         self.module.train()
-        steps = self.data.weight.steps(self.config.batch_size)
-        noise = gumbel_noise((2, steps, self.depth, self.width), self.generator)
-        weight_total, alpha_total = torch.zeros(2, device=self.accelerator.device)
-        alpha_steps = 0
-        for step, (images, labels) in enumerate(self._pass(self.data.weight)):
-            weight_total += self.weight_step(images, labels, noise[0, step], epoch)
-            done = epoch * steps + step + 1
-            due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
-            if due and self.estimator.takes_steps:
-                remaining = 1 - (done - 1) / (steps * self.config.epochs)
-                alpha_total += self.estimator.step(*next(self.alpha_batches), noise[1, step], remaining, epoch)
-                alpha_steps += 1
-        weight_loss, alpha_loss = mean_over_processes(torch.stack([weight_total, alpha_total]), self.accelerator)
+        epoch, steps, running = progress.epoch, self.weight_batches.steps, progress.running
+        if not running:
+            running["noise"] = gumbel_noise((2, steps, self.depth, self.width), self.generator)
+            running["losses"] = torch.zeros(2, device=self.accelerator.device)  # of weights and alphas
+            running["alpha_steps"] = torch.zeros(())
+        noise = running["noise"]
+        for step in progress.steps(steps):
+            try:
+                running["losses"][0] += self.weight_step(*self.weight_batches.next(), noise[0, step], epoch)
+                done = epoch * steps + step + 1
+                due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
+                if due and self.estimator.takes_steps:
+                    remaining = 1 - (done - 1) / (steps * self.config.epochs)
+                    batch = self.alpha_batches.next()
+                    running["losses"][1] += self.estimator.step(*batch, noise[1, step], remaining, epoch)
+                    running["alpha_steps"] += 1
+            except FloatingPointError as error:
+                raise DivergedError(
+                    f"expected finite losses and gradients, got NaN or infinity in {error}, epoch {epoch}, step "
+                    f"{step}; try a lower learning rate, or a normalization"
+                ) from None
+        weight_loss, alpha_loss = mean_over_processes(running["losses"], self.accelerator)
         metrics = {"loss/weights": weight_loss / steps, "accuracy/validation": self.one_shot_accuracy(1)}
-        if alpha_steps:
+        if alpha_steps := int(running["alpha_steps"]):
             metrics["loss/alpha"] = alpha_loss / alpha_steps
         return metrics
 
@@ -174,11 +219,35 @@ class _Trainer:
             loss = F.cross_entropy(self.module(images, path), labels)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
+        self.check_finite(loss, images, path)
         self.accelerator.clip_grad_value_(self.module.parameters(), self.config.optimizer.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
         self.estimator.observe(path, loss, epoch)
         return loss.detach()
+
+    def check_finite(self, loss: Tensor, images: Tensor, path: Sequence[int]) -> None:
+        """Raise for a loss or gradient that isn't, with the row in which that begins."""
+        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        # before they are clipped, which would make infinite ones look well
+        if torch.stack([loss.detach(), nn.utils.get_total_norm(gradients)]).isfinite().all():
+            return
+        rows: list[int] = []
+
+        def note(row: int) -> Callable[..., None]:
+            return lambda _module, _inputs, output: None if output.isfinite().all() else rows.append(row)
+
+        hooks = [self.supernet.cells(i)[j].register_forward_hook(note(i)) for i, j in enumerate(path)]
+        with torch.no_grad():
+            self.supernet(images, path)
+        for hook in hooks:
+            hook.remove()
+        if rows:
+            raise FloatingPointError(f"the output of row {rows[0]}")
+        # backwards, it is the deepest row that is the first
+        bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()
+               for p in self.supernet.cells(i)[j].parameters())]  # fmt: skip
+        raise FloatingPointError(f"the gradient of row {bad[-1]}" if bad else "the gradient outside of all rows")
 
     def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""
@@ -193,10 +262,6 @@ class _Trainer:
         """Mean one-shot accuracy of uniformly random paths."""
         columns = torch.randint(self.width, (paths, self.depth), generator=self.generator).tolist()
         return float(self.accuracies(columns).mean())
-
-    def _pass(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        return split.batches(self.config.batch_size, self.generator, rank=rank, ranks=ranks)
 
 
 def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int]) -> None:
@@ -221,7 +286,20 @@ def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int]) ->
         )
 
 
-def _warning(one_shot: float, chance: float) -> str | None:
+def _collapsed(history: NDArray[np.float64]) -> str | None:
+    """Alphas ``(E, d, w)`` that are one-hot before half of the epochs are over say what one early epoch thought."""
+    early = history[: len(history) // 2].max(axis=2) > ONE_HOT  # (E / 2, d)
+    rows = np.flatnonzero(early.any(axis=0))
+    if not len(rows):
+        return None
+    first = {int(row): int(early[:, row].argmax()) for row in rows}
+    return (
+        f"alphas have collapsed to one cell by half of the {len(history)} epochs, in rows (and epochs) {first}; they "
+        "say little of the other cells: lower alpha_learning_rate, or raise regularization"
+    )
+
+
+def _untrained(one_shot: float, chance: float) -> str | None:
     """A tenth of the way from chance to perfect is the least at which paths can begin to be told apart."""
     bound = chance + 0.1 * (1 - chance)
     if one_shot >= bound:

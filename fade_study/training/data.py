@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import lzma
+import math
+import os
 import shutil
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,10 +36,26 @@ FASHION_FILES = (
     "t10k-labels-idx1-ubyte",
 )
 TORCHVISION = {
-    "fashion-mnist": ("FashionMNIST", "FashionMNIST/raw/{" + ", ".join(FASHION_FILES) + "}, each also as .gz"),
-    "cifar10": ("CIFAR10", "cifar-10-batches-py/ or cifar-10-python.tar.gz"),
-    "cifar100": ("CIFAR100", "cifar-100-python/ or cifar-100-python.tar.gz"),
+    "fashion-mnist": (
+        "FashionMNIST",
+        "FashionMNIST",
+        "FashionMNIST/raw/{" + ", ".join(FASHION_FILES) + "}, each also as .gz",
+    ),
+    "cifar10": ("CIFAR10", "cifar-10-*", "cifar-10-batches-py/ or cifar-10-python.tar.gz"),
+    "cifar100": ("CIFAR100", "cifar-100-*", "cifar-100-python/ or cifar-100-python.tar.gz"),
 }
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+"""What archives of all kinds of compression raise that are cut, encrypted, or something else."""
+NOT_NUMBERS = (LookupError, ValueError, AttributeError, TypeError, ArithmeticError, SyntaxError, tokenize.TokenError)
+"""What NumPy raises for a header, which is Python text, that is none."""
+LARGEST = 2**34
+"""Bytes of arrays that are unpacked: single precision takes four times as many for images of bytes."""
+UNSUSPECTED = 2**30
+"""Bytes up to which they may be packed as well as can be."""
+LONGEST_HEADER = 256
+"""Characters of Python that tell an array's shape and type, twice as many as NumPy writes."""
+MOST_PACKED = 200
+"""Bytes of a larger array for one of its file. Drawings of two colors reach 60, bombs of zeros 1,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,60 +228,116 @@ def _read(config: DataConfig) -> tuple[NDArray, NDArray, int]:
 
 
 def _read_npz(path: str) -> tuple[NDArray, NDArray]:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        raise DataError(f"{path}: expected an .npz that can be read, got no file; give its path as npz:PATH")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = {"images", "labels"} - set(file.files)
-            if missing:
-                raise DataError(f"{path}: expected arrays 'images' and 'labels', got {file.files}; save it with "
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            if not {"images", "labels"} <= members.keys():
+                raise DataError(f"{path}: expected arrays 'images' and 'labels', got {[*members]}; save it with "
                                 "np.savez(path, images=images, labels=labels)")  # fmt: skip
-            return file["images"], file["labels"]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"expected an .npz file that can be read, got {path}: {error}") from None
-    except (ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: expected an .npz of plain number arrays, got another file: {error}") from None
+            images, labels = members["images"], members["labels"]
+            _check_unpacked(path, images.file_size + labels.file_size)
+            return _read_npy(archive, images), _read_npy(archive, labels)
+    except DataError:
+        raise
+    except (*UNREADABLE, *NOT_NUMBERS) as error:
+        raise DataError(
+            f"{path}: expected an .npz of plain number arrays that can be read, got another file: {error}"
+        ) from None
+
+
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray:
+    """An array whose header tells the size that the archive tells: NumPy allocates what a header says."""
+    with archive.open(member) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{member.filename}: expected version 1.0, as numbers have, got a later one")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LONGEST_HEADER)
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename}: expected numbers, got Python objects, which could run code")
+        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"{member.filename}: expected {shape} of {dtype}, got a cut file, or one that lies")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_unpacked(path: str | Path, size: int) -> None:
+    """Refuse what would not fit into memory by the size that it declares, before it is unpacked."""
+    packed = os.path.getsize(path)
+    if size > LARGEST or size > max(UNSUSPECTED, MOST_PACKED * packed):
+        raise DataError(
+            f"{path}: expected up to {LARGEST:,} bytes of arrays and, above {UNSUSPECTED:,}, up to {MOST_PACKED} for "
+            f"each of the file's {packed:,}, got {size:,}; a file that is no bomb can be saved without compression"
+        )
 
 
 def _read_torchvision(name: str, folder: Path) -> tuple[NDArray, NDArray, int]:
     if name == "fashion-mnist":
         for place in (folder, folder / "FashionMNIST" / "raw"):
-            files = [_existing(place / file) for file in FASHION_FILES]
+            files = [_existing(folder, place / file) for file in FASHION_FILES]
             if all(files):
-                train_images, train_labels, test_images, test_labels = (_read_idx(file) for file in files if file)
+                train_images, train_labels, test_images, test_labels = (
+                    _read_idx(file, dimensions) for file, dimensions in zip(files, (3, 1, 3, 1), strict=True) if file
+                )
+                if train_images.shape[1:] != test_images.shape[1:] or len(test_images) != len(test_labels):
+                    raise DataError(
+                        f"{place}: expected images of one size and a label for each, got training images "
+                        f"{train_images.shape}, test images {test_images.shape} and test labels {test_labels.shape}"
+                    )
                 images = np.concatenate([train_images, test_images])
                 return images, np.concatenate([train_labels, test_labels]), len(test_labels)
 
     import torchvision
 
-    kind, files = TORCHVISION[name]
-    existed = folder.exists()
+    kind, pattern, files = TORCHVISION[name]
+    existed = os.path.exists(folder)
+    for top in folder.glob(pattern) if existed else ():
+        for path in (top, *top.rglob("*")):
+            _inside(folder, path)
     try:
         train, test = (getattr(torchvision.datasets, kind)(folder, train=t, download=True) for t in (True, False))
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         reason = " ".join(str(error).split())
         raise DataError(
-            f"expected {name} in {folder.resolve()} or from the network, got neither ({reason}). Put there {files}; "
-            "set the folder with --data.data_dir; or use the embedded data set with --data.name digits"
+            f"expected {name} in {os.path.abspath(folder)} or from the network, got neither ({reason}). "
+            f"Put there {files}; set the folder with --data.data_dir; "
+            "or use the embedded data set with --data.name digits"
         ) from None
     images = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
     return images, np.concatenate([np.asarray(train.targets), np.asarray(test.targets)]), len(test.targets)
 
 
-def _existing(path: Path) -> Path | None:
-    return next((file for file in (path, path.with_name(path.name + ".gz")) if file.is_file()), None)
+def _existing(folder: Path, path: Path) -> Path | None:
+    files = (path, path.with_name(path.name + ".gz"))
+    return next((_inside(folder, file) for file in files if os.path.isfile(file)), None)
 
 
-def _read_idx(path: Path) -> NDArray[np.uint8]:
+def _inside(folder: Path, path: Path) -> Path:
+    """A path in a folder, if no link leads it out of there."""
+    place = os.path.realpath(path)
+    if not Path(place).is_relative_to(os.path.realpath(folder)):
+        raise DataError(
+            f"expected {path} to lie in {folder}, got a link to {place}; copy it there, or set data.data_dir to the "
+            "folder that holds it"
+        )
+    return path
+
+
+def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """An array in the IDX format: two zero bytes, type (8: unsigned byte), dimensions, sizes (big-endian), data."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
-        shape = np.frombuffer(content, ">u4", count=dimensions, offset=4)
-    except (OSError, EOFError, IndexError, ValueError, zlib.error):
-        content, dimensions, shape = b"", 0, np.zeros(0, ">u4")
-    if not dimensions or len(content) != 4 + 4 * dimensions + shape.prod():
-        raise DataError(f"{path}: expected an IDX file of unsigned bytes, got another or a cut one; fetch it again")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(tuple(shape))
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            if file.read(4) != bytes([0, 0, 8, dimensions]):
+                raise ValueError("another header")
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            _check_unpacked(path, math.prod(shape))
+            content = file.read(math.prod(shape) + 1)  # one more than there should be, and not all that there may be
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except DataError:
+        raise
+    except (*UNREADABLE, ValueError):
+        raise DataError(
+            f"{path}: expected an IDX file of unsigned bytes, got another or a cut one; fetch it again"
+        ) from None

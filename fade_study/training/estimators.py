@@ -8,9 +8,9 @@ afterwards which columns the lower losses had: row × column effects by least sq
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -88,6 +88,14 @@ class AlphaEstimator(ABC):
         """Of columns on the loss, where they are estimated."""
         return None
 
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What the steps so far have left, for a checkpoint."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse."""
+
 
 class _Gradient(AlphaEstimator):
     """Adam on the logits."""
@@ -106,6 +114,9 @@ class _Gradient(AlphaEstimator):
         soft = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         penalty = remaining * (self.regularization * soft.amax(dim=1)).sum()
         (gradient,) = torch.autograd.grad(surrogate + penalty.to(surrogate.device), self.logits)
+        bad = ~gradient.isfinite().all(dim=1)
+        if bad.any():
+            raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
         # to the device, where the processes' library reduces it
         mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
         self.logits.grad = mean.to(gradient)  # pyright: ignore[reportAttributeAccessIssue]
@@ -114,6 +125,13 @@ class _Gradient(AlphaEstimator):
 
     def alpha(self) -> NDArray[np.float64]:
         return torch.softmax(self.logits.detach().double(), dim=1).numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logits": self.logits.detach(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.logits.detach().copy_(state["logits"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 class StraightThrough(_Gradient):
@@ -161,6 +179,13 @@ class ScoreFunction(_Gradient):
         self.means[rows, path] += (1 - self.DECAY) * (value - self.means[rows, path])
         return loss, surrogate
 
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"means": self.means}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.means = state["means"]
+
 
 class _PathRegression(AlphaEstimator):
     """Row × column effects on the losses of random paths, which the initial logits draw."""
@@ -192,6 +217,14 @@ class _PathRegression(AlphaEstimator):
         scores = -effects.value / max(typical, 1e-12)
         scores = np.exp(scores - scores.max(axis=1, keepdims=True))
         return scores / scores.sum(axis=1, keepdims=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        # the logits draw the paths, and never move
+        return {"logits": self.logits, "paths": self.paths, "losses": self.losses, "epochs": self.epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.logits, self.paths, self.epochs = state["logits"], state["paths"], state["epochs"]
+        self.losses = [loss.to(self.accelerator.device) for loss in state["losses"]]
 
 
 class TrainingRegression(_PathRegression):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +13,19 @@ import torch.nn.functional as F
 from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
+from fade_study.training.checkpoint import Progress
 from fade_study.training.data import Data
-from fade_study.training.session import accuracy, adam, mean_over_processes, open_accelerator, schedule, session, single
+from fade_study.training.session import (
+    Batches,
+    accuracy,
+    adam,
+    fingerprint,
+    mean_over_processes,
+    open_accelerator,
+    schedule,
+    session,
+    single,
+)
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
@@ -47,6 +56,7 @@ def train_from_scratch(
     *,
     network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> ScratchResult:
     """Train an architecture on the weight split and measure it on the others.
@@ -57,23 +67,29 @@ def train_from_scratch(
         config: epochs, batches, optimizer.
         network: macro-architecture and normalization.
         seed: of initialization and data order; the result is a function of the arguments.
-        on_epoch: called with each epoch's number and metrics.
+        checkpoint: file that keeps the state after each epoch. Where it holds that of the same training, this one goes
+            on from there, to the same result. Remove it (``Checkpoint.remove``) once the result is safe.
+        on_epoch: called with each epoch's number and metrics; first of all with those that a checkpoint brings.
     """
-    begin = time.perf_counter()
+    identity = f"scratch {recipe(data, config, network)} {architecture.key} {seed}"
     with session(seed, config.threads) as (accelerator, generator):
         data = data.to(accelerator.device)
         model = Network(architecture, data.image_shape, data.classes, network)
         size, cost = parameters(model), flops(model, data.image_shape)
-        steps = data.weight.steps(config.batch_size)
+        batches = Batches(data.weight, config.batch_size, generator, accelerator)
         weights_adam = adam(model, config.optimizer)
-        decay = schedule(weights_adam, config.schedule, steps * config.epochs)
+        decay = schedule(weights_adam, config.schedule, batches.steps * config.epochs)
         module, optimizer = accelerator.prepare(model, weights_adam)
-        rank, ranks = accelerator.process_index, accelerator.num_processes
-        epochs: list[dict[str, float]] = []
-        for epoch in range(config.epochs):
+        parts = {"model": model, "optimizer": optimizer, "decay": decay, "batches": batches}
+        progress = Progress(identity, checkpoint, generator, parts)
+        for epoch, metrics in enumerate(progress.history):
+            if on_epoch is not None:
+                on_epoch(epoch, metrics)
+        for epoch in range(progress.epoch, config.epochs):
             module.train()
-            total = torch.zeros((), device=accelerator.device)
-            for images, labels in data.weight.batches(config.batch_size, generator, rank=rank, ranks=ranks):
+            total = progress.running.setdefault("loss", torch.zeros((), device=accelerator.device))
+            for _ in progress.steps(batches.steps):
+                images, labels = batches.next()
                 with accelerator.autocast():
                     loss = F.cross_entropy(module(images), labels)
                 optimizer.zero_grad()
@@ -84,31 +100,28 @@ def train_from_scratch(
                 total += loss.detach()
             module.eval()
             metrics = {
-                "loss/weights": mean_over_processes(total[None], accelerator)[0] / steps,
+                "loss/weights": mean_over_processes(total[None], accelerator)[0] / batches.steps,
                 "accuracy/validation": accuracy(single(module, accelerator), data.alpha, accelerator),
             }
-            epochs.append(metrics)
+            progress.end_epoch(metrics)
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
         return ScratchResult(
-            test_accuracy=accuracy(single(module, accelerator), data.test, accelerator),
-            validation_accuracy=epochs[-1]["accuracy/validation"],
-            epochs=tuple(epochs),
+            test_accuracy=accuracy(single(module.eval(), accelerator), data.test, accelerator),
+            validation_accuracy=progress.history[-1]["accuracy/validation"],
+            epochs=tuple(progress.history),
             parameters=size,
             flops=cost,
-            seconds=time.perf_counter() - begin,
+            seconds=progress.seconds,
         )
 
 
 def recipe(data: Data, config: ScratchConfig, network: NetworkConfig) -> str:
     """Hash of everything but architecture and seed on which a from-scratch result depends, device included."""
-    accelerator = open_accelerator()
-    settings = {
-        "version": RECIPE_VERSION,
-        "device": accelerator.device.type,
-        "precision": str(accelerator.mixed_precision),
-        "data": data.digest,
-        "scratch": dataclasses.asdict(config),
-        "network": dataclasses.asdict(network),
-    }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return fingerprint(
+        open_accelerator(),
+        data,
+        version=RECIPE_VERSION,
+        scratch=dataclasses.asdict(config),
+        network=dataclasses.asdict(network),
+    )

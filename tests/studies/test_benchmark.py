@@ -16,6 +16,7 @@ from fade_study.nn import Supernet
 from studies import benchmark
 
 
+@pytest.mark.slow
 def test_it_runs_and_records(project, mlflow_store):
     command = [sys.executable, "-m", "studies.benchmark", "--repetitions", "1", "--search", "smoke"]
     output = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, check=True).stdout

@@ -112,6 +112,7 @@ def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, mo
     assert len(recorded("hyper")) == 1
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_the_generation_whose_workers_are_killed(study, monkeypatch, digits):
     monkeypatch.setattr(trainings, "_hyper", killed)
     with open_executor("processes:1") as executor, pytest.raises(WorkerDiedError) as error:

@@ -1,0 +1,241 @@
+"""Records on their way to a server that may be away: kept on the disk, delivered in order, each of them once.
+
+All records go this way, so that a process that is killed leaves what it could not deliver to the next one. The file is
+an SQLite database; a lock that a dead process gives back tells whose records are left over.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fade_study.exceptions import StorageError
+from fade_study.settings import masked
+
+__all__ = ["Outbox", "Record"]
+
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+"""Seconds without a new attempt after the first failure, and after many."""
+TABLES = """
+CREATE TABLE IF NOT EXISTS records (
+    number INTEGER PRIMARY KEY, session TEXT, server TEXT, run TEXT, kind TEXT, content TEXT, data BLOB, tried INTEGER
+);
+CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, session TEXT, server TEXT, id TEXT, open INTEGER);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something for the server."""
+
+    run: str
+    """Id of a run, or the name that one has until the server gives it an id."""
+    kind: str
+    content: dict[str, Any]
+    data: bytes
+    tried: bool
+    """Whether an attempt to deliver it was made before, of which the end is not known."""
+
+
+class Outbox:
+    """The records of a process, and those that dead ones have left for the same server.
+
+    Args:
+        path: of the file, which all processes in a folder share.
+        server: to whom they go.
+        deliver: hands over a record, with the id of its run; returns the id of a run that it has made. A record that
+            was tried before may be there already.
+        is_away: whether an error of ``deliver`` means that the server does not answer, so that it pays to wait.
+
+    Raises:
+        StorageError: (an ``OSError``) where the file can't be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        server: str,
+        deliver: Callable[[Record, str], str | None],
+        is_away: Callable[[Exception], bool],
+    ) -> None:
+        self.path = Path(path)
+        self._server, self._deliver, self._is_away = server, deliver, is_away
+        self._session = uuid.uuid4().hex
+        self._pause, self._next = FIRST_PAUSE, 0.0
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(self._lock_path(self._session))
+            self._lock.acquire(timeout=0)
+            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            # written through to the system, which survives a kill of this process, without waiting for the disk
+            self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {TABLES}")
+            self.abandoned = self._inherit()
+            """Runs of dead processes that have not ended: this one's to end now."""
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(
+                f"expected to write records for {server} to {self.path}: {error}; make room, or start in another folder"
+            ) from None
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    def open_run(self, run: str, known_as: str) -> None:
+        """Note a run of this process that the server knows by its id."""
+        self._note(run, known_as)
+
+    def begin_run(self, run: str, content: Mapping[str, Any]) -> None:
+        """Begin a run that the server is to make: by a record of the kind ``create``, whose delivery gives its id."""
+        with self._transaction():  # a run without it would never be made, and yet be abandoned by a kill
+            self._note(run, None)
+            self._keep(run, "create", content)
+        self._offer()
+
+    def close_run(self, run: str) -> None:
+        """Note that a run has ended."""
+        self._write("UPDATE runs SET open = 0 WHERE run = ?", run)
+
+    def id_of(self, run: str) -> str:
+        """Id that the server has given a run; its name while there is none."""
+        found = self._database.execute("SELECT id FROM runs WHERE run = ?", (run,)).fetchone()
+        return found[0] if found and found[0] else run
+
+    # --- records ------------------------------------------------------------------------------------------------------
+
+    def put(self, run: str, kind: str, content: Mapping[str, Any], data: bytes = b"") -> None:
+        """Keep a record, and deliver what there is, unless the server was away a moment ago."""
+        self._keep(run, kind, content, data)
+        self._offer()
+
+    def flush(self, patience: float = 0.0) -> int:
+        """Deliver, and try again for so many seconds while the server is away.
+
+        Returns:
+            How many records are left.
+
+        Raises:
+            Exception: of ``deliver`` for a record that the server refuses; it is not offered again.
+        """
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                for number, record in self._waiting():
+                    self._hand_over(number, record)
+                if self._pause > FIRST_PAUSE:
+                    warnings.warn(f"{self._server} is back, and has been told all", stacklevel=2)
+                self._pause, self._next = FIRST_PAUSE, 0.0
+                return 0
+            except Exception as error:
+                if not self._is_away(error):
+                    raise
+                if self._pause == FIRST_PAUSE:
+                    first = masked(str(error)).strip().split("\n")[0][:200]
+                    warnings.warn(
+                        f"{self._server} does not answer ({first}); going on: what it is to be told is kept in "
+                        f"{self.path}, and delivered when it is back",
+                        stacklevel=2,
+                    )
+                self._next = time.monotonic() + self._pause
+                self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+            if time.monotonic() >= deadline:
+                return len(self._numbers())
+            time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
+
+    def close(self) -> None:
+        """Give the file back; what is left in it waits for the next process."""
+        # of runs that have ended, names are known only as long as records need them
+        self._write("DELETE FROM runs WHERE NOT open AND run NOT IN (SELECT run FROM records)")
+        self._database.close()
+        self._lock.release()
+        self._lock_path(self._session).unlink(missing_ok=True)
+
+    def _note(self, run: str, known_as: str | None) -> None:
+        self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, 1)", run, self._session, self._server, known_as)
+
+    def _keep(self, run: str, kind: str, content: Mapping[str, Any], data: bytes = b"") -> None:
+        self._write(
+            "INSERT INTO records (session, server, run, kind, content, data, tried) VALUES (?, ?, ?, ?, ?, ?, 0)",
+            *(self._session, self._server, run, kind, json.dumps(content), data),
+        )
+
+    def _offer(self) -> None:
+        if time.monotonic() >= self._next:
+            self.flush()
+
+    def _inherit(self) -> list[str]:
+        """Take over what dead processes have left; their runs that have not ended."""
+        with self._transaction():  # of several that start at once, one gets it
+            rows = self._database.execute("SELECT session FROM records UNION SELECT session FROM runs").fetchall()
+            dead = [session for (session,) in rows if session != self._session and self._is_dead(session)]
+            which = f"server = ? AND session IN ({', '.join('?' * len(dead))})"
+            abandoned = self._database.execute(f"SELECT run FROM runs WHERE open AND {which}", (self._server, *dead))
+            runs = [run for (run,) in abandoned.fetchall()]
+            for table in ("records", "runs"):
+                self._write(f"UPDATE {table} SET session = ? WHERE {which}", self._session, self._server, *dead)
+        return runs
+
+    def _waiting(self) -> Iterator[tuple[int, Record]]:
+        """Oldest first; one by one, since they may be large."""
+        for number in self._numbers():
+            run, kind, content, data, tried = self._database.execute(
+                "SELECT run, kind, content, data, tried FROM records WHERE number = ?", (number,)
+            ).fetchone()
+            yield number, Record(run, kind, json.loads(content), data, bool(tried))
+
+    def _numbers(self) -> list[int]:
+        rows = self._database.execute("SELECT number FROM records WHERE session = ? ORDER BY number", (self._session,))
+        return [number for (number,) in rows.fetchall()]
+
+    def _hand_over(self, number: int, record: Record) -> None:
+        self._write("UPDATE records SET tried = 1 WHERE number = ?", number)
+        made = None
+        try:
+            made = self._deliver(record, self.id_of(record.run))
+        except Exception as error:
+            if isinstance(error, StorageError) or self._is_away(error):
+                raise
+            self._write("DELETE FROM records WHERE number = ?", number)
+            raise
+        with self._transaction():
+            if made is not None:
+                self._write("UPDATE runs SET id = ? WHERE run = ?", made, record.run)
+            self._write("DELETE FROM records WHERE number = ?", number)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._database:  # commits, or rolls back
+            self._write("BEGIN IMMEDIATE")
+            yield
+
+    def _write(self, statement: str, *values: Any) -> None:
+        try:
+            self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"expected to keep records for {self._server} in {self.path}: {error}; make room, and run the same "
+                "command again"
+            ) from error
+
+    def _lock_path(self, session: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{session}.lock")
+
+    def _is_dead(self, session: str) -> bool:
+        """Whether a process has given its lock back, as the system does for one that is killed."""
+        path = self._lock_path(session)
+        if not path.exists():
+            return True
+        try:
+            with FileLock(path, timeout=0):
+                pass
+        except Timeout:
+            return False
+        path.unlink(missing_ok=True)
+        return True

@@ -1,0 +1,254 @@
+"""A study's storage: which process owns the open generation, and what to do while the storage does not answer.
+
+Several processes may work on one study, one generation at a time. The process that has it open is written to its trial
+as the owner; it lives as long as its pid does, or, seen from another host, as long as it goes on renewing its beat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import optuna
+import tenacity
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from fade_study.exceptions import FadeError, OpenGenerationError, StorageError
+from fade_study.samplers._base import told
+from fade_study.settings import masked, masked_url
+
+__all__ = ["OWNER", "Beat", "claim", "is_mine", "open_storage", "owner_name", "retried"]
+
+OWNER = "fade:owner"
+"""Attribute of a trial: the process that has its generation open."""
+
+BEAT_SECONDS = 20.0
+"""Between two beats of an owner."""
+SILENT_SECONDS = 120.0
+"""After so long without a beat an owner on another host is taken for dead; the hosts' clocks have to agree to less."""
+CLAIM_SECONDS = 0.5
+"""After so long a process that took a dead one's generation over looks whether another did so, too."""
+
+FIRST_WAIT_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 5.0
+RETRY_SECONDS = 60.0
+"""A storage that is busy or away is tried again for so long, with waits that double up to the longest, at random."""
+OPEN_ATTEMPTS = 5
+"""So often a storage is tried to be opened."""
+
+Result = TypeVar("Result")
+
+
+# --- who owns the open generation -----------------------------------------------------------------
+
+
+def claim(study: optuna.Study) -> optuna.Trial:
+    """The trial of the next generation, for this process alone: the one that is open, or else a new one.
+
+    One that is open is this process's own, or that of a process that died. Where processes begin trials at the same
+    moment, the lowest number has it.
+
+    Raises:
+        OpenGenerationError: (a ``RuntimeError``) where it is another process's.
+    """
+    study._thread_local.cached_all_trials = None  # as Study.ask does: samplers of Optuna's read it
+    begun, running = None, []
+    while not running:
+        unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
+        if not running:
+            begun = _begin(study, enqueued=bool(unfinished))
+    first = running[0]
+    owned = first._trial_id == begun or (not _lives_elsewhere(first) and _take_over(study, first))
+    for trial in running[1:]:
+        if is_mine(trial):  # it came second
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    if not owned:
+        owner = owner_name(study._storage.get_trial(first._trial_id))
+        raise OpenGenerationError(
+            f"expected no open generation, but generation {len(told(study))} is, in {owner}; "
+            "wait until it is told, or stop that process, then ask() again"
+        )
+    # Optuna has no public way to take up a running trial again; its own ask() builds it like this, too.
+    return optuna.Trial(study, first._trial_id)
+
+
+def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
+    """Make a running trial; its id where it is this process's from the first moment on."""
+    if enqueued:  # by the user, with Optuna's enqueue_trial
+        study.ask()  # has no owner, so it is taken over
+        return None
+    trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: _this_process()})
+    return study._storage.create_new_trial(study._study_id, trial)
+
+
+def _take_over(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Become the owner of a running trial; False where another process was faster."""
+    try:
+        study._storage.set_trial_user_attr(trial._trial_id, OWNER, _this_process())
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return False
+    if not is_mine(trial):
+        time.sleep(CLAIM_SECONDS)  # of several that take it over at the same moment, the last to write has it
+    trial = study._storage.get_trial(trial._trial_id)
+    return trial.state == TrialState.RUNNING and is_mine(trial)
+
+
+def is_mine(trial: FrozenTrial) -> bool:
+    """Whether this process owns a trial."""
+    owner = trial.user_attrs.get(OWNER)
+    return owner is not None and owner["pid"] == os.getpid() and _is_here(owner) and _is_running(owner)
+
+
+def owner_name(trial: FrozenTrial) -> str:
+    """The owner of a trial, for messages."""
+    owner = trial.user_attrs.get(OWNER)
+    return f"process {owner['pid']} on host {owner['host']!r}" if owner else "a process that left no name"
+
+
+def _lives_elsewhere(trial: FrozenTrial) -> bool:
+    """Whether the owner of a trial is another process, and alive."""
+    owner = trial.user_attrs.get(OWNER)
+    if owner is None or is_mine(trial):
+        return False
+    return _is_running(owner) if _is_here(owner) else time.time() - owner["beat"] < SILENT_SECONDS
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {**_here(), "pid": pid, "started": _started(pid), "beat": time.time()}
+
+
+def _here() -> dict[str, str]:
+    """Where a pid means anything: this host, and in it this container."""
+    try:
+        return {"host": socket.gethostname(), "namespace": os.readlink("/proc/self/ns/pid")}
+    except OSError:  # not Linux
+        return {"host": socket.gethostname(), "namespace": ""}
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    return _here().items() <= owner.items()
+
+
+def _is_running(owner: dict[str, Any]) -> bool:
+    """Whether an owner on this host lives: its pid may be another process's by now."""
+    started = _started(owner["pid"])
+    return started is not None and abs(started - owner["started"]) < 2  # boot time is known to a second
+
+
+def _started(pid: int) -> float | None:
+    """Seconds from boot to the start of a process, which no change of the clock touches; None where it is gone."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # A zombie is dead, but its parent has not asked how it died.
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - psutil.boot_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+class Beat:
+    """Renews the beat of a trial's owner until it is stopped or garbage, or the trial is no longer this process's."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        stopped = threading.Event()
+        self.stop = weakref.finalize(self, stopped.set)
+        """Never waits for the thread."""
+        # The thread must not know this object, which would never become garbage.
+        arguments = (trial.storage, trial._trial_id, stopped)
+        threading.Thread(target=_renew, args=arguments, name="fade_study beat", daemon=True).start()
+
+
+def _renew(storage: BaseStorage, trial_id: int, stopped: threading.Event) -> None:
+    while not stopped.wait(BEAT_SECONDS):
+        with contextlib.suppress(Exception):  # whatever ails the storage: the next beat may reach it
+            trial = storage.get_trial(trial_id)
+            if trial.state.is_finished() or not is_mine(trial):
+                return
+            storage.set_trial_user_attr(trial_id, OWNER, _this_process())
+
+
+# --- a storage that does not answer ---------------------------------------------------------------
+
+
+def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
+    """Call an operation on a study, again and again while its storage is busy or away, for :data:`RETRY_SECONDS`.
+
+    An attempt that failed may have changed the storage nevertheless, when only its answer was lost: it is the
+    operation's duty to find out.
+
+    Raises:
+        StorageError: (an ``OSError``) where the storage stays away.
+    """
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_away),
+        wait=tenacity.wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
+        stop=tenacity.stop_after_delay(RETRY_SECONDS),
+        reraise=True,
+    )
+    try:
+        return attempts(operation)
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        storage = getattr(study._storage, "_backend", study._storage)  # what Optuna's cache hides
+        url = masked_url(str(getattr(storage, "url", type(storage).__name__)))
+        reason = masked(str(error.__cause__ or error).partition("\n")[0])
+        raise StorageError(
+            f"expected the storage of study {study.study_name!r} to answer within {RETRY_SECONDS:g} s, got from {url}: "
+            f"{reason}. Nothing is lost, an open generation is still open: look after the server or the file and who "
+            "has locked it, then call again"
+        ) from error
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether an error is of a storage that is busy or away."""
+    import sqlalchemy.exc
+
+    if isinstance(error, OSError) and not isinstance(error, FadeError):
+        # Only a storage's own: a sampler or space of the user's may have files, too.
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+        return any(module.startswith("optuna.storages") for module in modules)
+    return isinstance(error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError)
+
+
+def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
+    """An Optuna storage, from its URL or as it is; None is memory.
+
+    Raises:
+        StorageError: (an ``OSError``) where it can't be opened.
+    """
+    import sqlalchemy.exc
+
+    # Two processes that open a new file at the same moment make the same tables, and one of them fails.
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_away),
+        wait=tenacity.wait_random(0, FIRST_WAIT_SECONDS),
+        stop=tenacity.stop_after_attempt(OPEN_ATTEMPTS),
+        reraise=True,
+    )
+    try:
+        return attempts(optuna.storages.get_storage, storage)
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+    ) as error:
+        raise StorageError(
+            f"expected a storage that can be opened, got {masked_url(str(storage))}: {error}. "
+            "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
+        ) from error

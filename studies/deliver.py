@@ -1,0 +1,26 @@
+"""Delivers to MLflow what a study could not, since the server was away.
+
+python -m studies.deliver
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fade_study import FadeError, tracking
+
+
+def main() -> None:
+    """All that dead processes have left in this folder for the tracking server in use."""
+    tracking.check_server()
+    left = tracking.deliver(tracking.LAST_PATIENCE)
+    if left:
+        sys.exit(f"{left} records could not be delivered; they are kept, try again later")
+    print("All delivered")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FadeError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

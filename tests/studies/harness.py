@@ -1,0 +1,133 @@
+"""Searches in processes that can be killed, and all that they leave."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+from pathlib import Path
+
+import mlflow
+
+import fade_study
+
+ARGUMENTS = ["--preset", "smoke", "--study", "s", "--generations", "3", "--bilevel.epochs", "3"]
+ARGUMENTS += ["--evaluate_every", "2", "--carry_over", "true"]
+
+# Forked from a process that has imported everything, a search begins at once.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["studies.search", "tests.studies.harness"])
+
+
+def make_place(folder, template):
+    """A folder with an empty tracking store."""
+    folder.mkdir()
+    shutil.copy(template, folder / "mlflow.db")
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", (str(folder / "artifacts"),))
+    return folder
+
+
+def run_search(folder, uri, arguments, moment, patience):
+    """In a process of its own; at some moment it kills itself."""
+    os.chdir(folder)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    sys.argv = ["search", *arguments]
+    with open("log", "a", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        from fade_study import tracking
+        from fade_study.config import SearchConfig
+        from studies import command, search
+
+        tracking.LAST_PATIENCE = patience
+        mlflow.set_tracking_uri(uri)
+        if moment is not None:
+            kill_at(*moment)
+        command.command(search.search, SearchConfig, "search")
+
+
+def kill_at(where, count, after):
+    """Kill this process at a call of a function, before it or after."""
+    from fade_study import outbox, study, tracking
+    from fade_study.training import checkpoint
+
+    owner, name = {
+        "ask": (study.FadeStudy, "ask"),
+        "tell": (study.FadeStudy, "tell"),
+        "evaluation": (study.FadeStudy, "add_evaluation"),
+        "checkpoint": (checkpoint.Checkpoint, "save"),
+        "renaming": (Path, "replace"),
+        "record": (outbox.Outbox, "put"),
+        "delivery": (tracking.mlflow.MlflowClient, "log_batch"),
+        "creation": (tracking.mlflow.MlflowClient, "create_run"),
+    }[where]
+    before = getattr(owner, name)
+    calls = []
+
+    def dying(*arguments, **options):
+        calls.append(name)
+        if len(calls) == count and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = before(*arguments, **options)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, dying)
+
+
+def start(folder, *extra, moment=None, uri=None, patience=30.0):
+    uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
+    process = processes.Process(target=run_search, args=(str(folder), uri, [*ARGUMENTS, *extra], moment, patience))
+    process.start()
+    return process
+
+
+def finish(folder, **options):
+    process = start(folder, **options)
+    process.join()
+    assert process.exitcode == 0, log(folder)
+
+
+def log(folder):
+    """What all searches in a folder have printed."""
+    return (folder / "log").read_text() if (folder / "log").exists() else ""
+
+
+def wait_for(process, folder, text):
+    while text not in log(folder):
+        process.join(0.05)
+        assert process.is_alive(), log(folder)
+
+
+def outcome(folder):
+    """All that a search leaves, but for times and ids."""
+    study = fade_study.load_study(
+        study_name="s", storage=f"sqlite:///{folder / 'fade.db'}", space=fade_study.DagSpace(3)
+    )
+    rows = [study.history(row) for row in range(study.depth)]
+    told = [[(g.points.tolist(), g.cells, g.alpha.tolist()) for g in row] for row in rows]
+    one_shot = [study.details(t)["one_shot_accuracy"] for t in range(len(rows[0]))]
+    evaluations = [
+        (e.generation, e.architecture.key, e.value, [training[:2] for training in e.details["trainings"].values()])
+        for e in study.evaluations()
+    ]
+    client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    runs = client.search_runs(["0"], max_results=1000)
+    assert "RUNNING" not in {run.info.status for run in runs}
+    (whole,) = [r for r in runs if r.data.tags["fade.kind"] == "search" and r.info.status == "FINISHED"]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == whole.info.run_id]
+    recorded = sorted(
+        json.dumps([recorded_of(client, run), {k: v for k, v in run.data.params.items() if "config" not in k}])
+        for run in (whole, *children)
+    )
+    ranks = json.loads((folder / "artifacts" / whole.info.run_id / "artifacts" / "ranks.json").read_text())
+    return told, one_shot, evaluations, recorded, ranks
+
+
+def recorded_of(client, run):
+    keys = sorted(key for key in run.data.metrics if "seconds" not in key)
+    return {key: sorted({(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)}) for key in keys}

@@ -1,0 +1,266 @@
+"""Random sequences of calls against a model of the protocol, on a storage that may be busy or killed at any write."""
+
+import contextlib
+import functools
+import os
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from optuna.trial import TrialState
+
+from fade_study import DagSpace, InvalidInputError, OpenGenerationError, StorageError, create_study, load_study
+from fade_study import storage as ownership
+from fade_study.samplers import PseudoGradientSampler
+
+SPACE = DagSpace(3)
+ACCURACY = st.none() | st.floats(0, 1)
+DETAILS = st.dictionaries(
+    st.text(max_size=3), st.none() | st.integers() | st.lists(st.floats(0, 1), max_size=2), max_size=2
+)
+
+
+def weather(writes):
+    """What becomes of the next writes: some go well, then one or two don't."""
+    bad = st.lists(st.sampled_from(["refused", "answer lost"]), max_size=2)
+    return st.builds(lambda well, bad: ["well"] * well + bad, st.integers(0, writes - 1), bad)
+
+
+ASK_WRITES, TELL_WRITES = 10, 4
+"""How many writes it takes: trial, points, 6 params, generation, cells; alpha, details, accuracy, state."""
+
+
+def stormy(name):
+    """A write to the storage, and what the weather makes of it."""
+
+    def write(self, *arguments, **keywords):
+        weather = self.weather.pop(0) if self.weather else "well"
+        if weather == "killed":
+            raise KeyboardInterrupt
+        result = None if weather == "refused" else getattr(optuna.storages.InMemoryStorage, name)(
+            self, *arguments, **keywords
+        )  # fmt: skip
+        if weather != "well":
+            raise optuna.exceptions.StorageInternalError(weather)
+        return result
+
+    return write
+
+
+WRITES = ("create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_intermediate_value",
+          "set_trial_state_values")  # fmt: skip
+StormyStorage = type("StormyStorage", (optuna.storages.InMemoryStorage,), {name: stormy(name) for name in WRITES})
+
+
+def facts(batch):
+    return batch.number, batch.seed, batch.points.tolist(), [[trial.cell.key for trial in row] for row in batch.trials]
+
+
+def alphas(batch):
+    weights = np.array([[trial.cell.operations + 1.0 for trial in row] for row in batch.trials])
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@functools.cache
+def undisturbed(generation, attempt):
+    """Facts of the batch that a search asks in which nothing goes wrong but this generation's attempts before."""
+    study = create_study(space=SPACE, depth=2, sampler=PseudoGradientSampler(seed=0))
+    for _ in range(generation):
+        batch = study.ask()
+        study.tell(batch, alphas(batch))
+    for _ in range(attempt):
+        study.fail(study.ask())
+    return facts(study.ask())
+
+
+WRONG = {
+    "shape": lambda alpha: (alpha[:, :-1],),
+    "NaN": lambda alpha: (alpha * np.nan,),
+    "negative": lambda alpha: (alpha - 0.5,),
+    "sum": lambda alpha: (alpha * 1.01,),
+    "no array": lambda alpha: ("abc",),
+    "value": lambda alpha: (alpha, float("nan")),
+    "one-shot accuracy": lambda alpha: (alpha, 0.5, float("inf")),
+    "details": lambda alpha: (alpha, None, None, {"x": object()}),
+    "details of no number": lambda alpha: (alpha, None, None, {"x": float("nan")}),
+}
+
+
+class Protocol(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.storage = StormyStorage()
+        self.storage.weather = []
+        self.study = create_study(
+            space=SPACE, depth=2, sampler=PseudoGradientSampler(seed=0), storage=self.storage, study_name="s"
+        )
+        self.told = []  # (batch, details) of each generation
+        self.evaluated = {}  # (value, details) by generation
+        self.attempt = 0
+        self.old = []  # batches that are no longer open
+        self.here = None  # the batch that is open in self.study
+        self.owner = None  # of the running trial: "us", "other" or "dead"
+
+    def reload(self):
+        self.storage.weather = []
+        self.study = load_study(study_name="s", storage=self.storage, space=SPACE)
+        self.here = None
+
+    def close(self):
+        self.old.append(self.here)
+        self.here = self.owner = None
+
+    # --- what goes well ---
+
+    @precondition(lambda self: self.here is None and self.owner != "other")
+    @rule(weather=weather(ASK_WRITES))
+    def ask(self, weather):
+        self.storage.weather = weather
+        self.here = self.study.ask()
+        self.owner = "us"
+        assert facts(self.here) == undisturbed(len(self.told), self.attempt)
+
+    @precondition(lambda self: self.here and self.owner == "us")
+    @rule(weather=weather(TELL_WRITES), value=ACCURACY, one_shot=ACCURACY, details=st.none() | DETAILS)
+    def tell(self, weather, value, one_shot, details):
+        self.storage.weather = weather
+        self.study.tell(self.here, alphas(self.here), value, one_shot, details)
+        if value is not None:
+            self.evaluated[len(self.told)] = value, details or {}
+        self.told.append((self.here, details or {}))
+        self.attempt = 0
+        self.close()
+
+    @precondition(lambda self: self.here and self.owner == "us")
+    @rule(weather=weather(1))
+    def fail(self, weather):
+        self.storage.weather = weather
+        self.study.fail(self.here)
+        self.attempt += 1
+        self.close()
+
+    @precondition(lambda self: self.told)
+    @rule(weather=weather(1), back=st.integers(1, 3), value=st.floats(0, 1), details=DETAILS)
+    def add_evaluation(self, weather, back, value, details):
+        generation = len(self.told) - back
+        self.storage.weather = weather
+        if generation < 0 or generation in self.evaluated:
+            with pytest.raises(InvalidInputError):
+                self.study.add_evaluation(generation, value, details)
+        else:
+            self.study.add_evaluation(generation, value, details)
+            self.evaluated[generation] = value, details
+
+    # --- crashes and other processes ---
+
+    @rule()
+    def crash(self):
+        self.reload()
+
+    @precondition(lambda self: self.here is None and self.owner != "other")
+    @rule(writes=st.integers(0, ASK_WRITES - 1))
+    def crash_within_ask(self, writes):
+        self.storage.weather = ["well"] * writes + ["killed"]
+        with contextlib.suppress(KeyboardInterrupt):
+            self.study.ask()
+        self.reload()
+        if self.storage.get_all_trials(self.study.optuna_study._study_id, states=(TrialState.RUNNING,)):
+            self.owner = "us"
+
+    @precondition(lambda self: self.here and self.owner == "us")
+    @rule(writes=st.integers(0, TELL_WRITES - 1), details=DETAILS, killed=st.booleans())
+    def tell_in_vain(self, writes, details, killed):
+        self.storage.weather = ["well"] * writes + ["killed" if killed else "refused"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ownership, "RETRY_SECONDS", 0)
+            try:
+                self.study.tell(self.here, alphas(self.here), 0.5, 0.5, details)
+            except KeyboardInterrupt:
+                self.reload()
+            except StorageError:
+                pass  # and it is open still
+            else:  # it was fewer writes
+                self.evaluated[len(self.told)] = 0.5, details
+                self.told.append((self.here, details))
+                self.attempt = 0
+                self.close()
+        self.storage.weather = []
+
+    @precondition(lambda self: self.owner)
+    @rule(lives=st.booleans())
+    def another_process_takes_it(self, lives):
+        pid = os.getppid()
+        process = {
+            **ownership._here(),
+            "pid": pid,
+            "started": ownership._started(pid) - (0 if lives else 1000),
+            "beat": 0,
+        }
+        (trial,) = self.storage.get_all_trials(self.study.optuna_study._study_id, states=(TrialState.RUNNING,))
+        self.storage.weather = []
+        self.storage.set_trial_user_attr(trial._trial_id, ownership.OWNER, process)
+        self.owner = "other" if lives else "dead"
+
+    # --- what is refused, and changes nothing ---
+
+    def refused(self, error, call, *arguments):
+        before = self.study.optuna_study.trials
+        with pytest.raises(error):
+            call(*arguments)
+        assert self.study.optuna_study.trials == before
+
+    @precondition(lambda self: self.here)
+    @rule(kind=st.sampled_from(sorted(WRONG)))
+    def tell_wrongly(self, kind):
+        self.storage.weather = []
+        self.refused(InvalidInputError, self.study.tell, self.here, *WRONG[kind](alphas(self.here)))
+
+    @precondition(lambda self: self.old)
+    @rule(which=st.integers(0, 100), failing=st.booleans())
+    def finish_an_old_batch(self, which, failing):
+        batch = self.old[which % len(self.old)]
+        if self.here is None or facts(batch) != facts(self.here):
+            self.refused(
+                InvalidInputError, *((self.study.fail, batch) if failing else (self.study.tell, batch, alphas(batch)))
+            )
+
+    @precondition(lambda self: self.here or self.owner == "other")
+    @rule()
+    def ask_while_open(self):
+        self.refused(OpenGenerationError, self.study.ask)
+
+    @precondition(lambda self: self.here and self.owner != "us")
+    @rule(failing=st.booleans())
+    def finish_what_was_taken_over(self, failing):
+        call = (self.study.fail, self.here) if failing else (self.study.tell, self.here, alphas(self.here))
+        self.refused(InvalidInputError, *call)
+        self.here = None
+
+    # --- what always holds ---
+
+    @invariant()
+    def the_study_is_as_the_model(self):
+        np.testing.assert_array_equal(
+            self.study.trajectory(), np.array([batch.anchors for batch, _ in self.told]).reshape(-1, 2, 3)
+        )
+        assert [self.study.details(number) for number in range(len(self.told))] == [details for _, details in self.told]
+        assert [(e.generation, e.value, e.details) for e in self.study.evaluations()] == [
+            (number, *self.evaluated[number]) for number in sorted(self.evaluated)
+        ]
+        states = [trial.state for trial in self.study.optuna_study.trials]
+        assert states.count(TrialState.RUNNING) == (self.owner is not None)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    for name in ("CLAIM_SECONDS", "FIRST_WAIT_SECONDS", "LONGEST_WAIT_SECONDS"):
+        monkeypatch.setattr(ownership, name, 0)
+
+
+TestProtocol = Protocol.TestCase
+TestProtocol.settings = settings(
+    max_examples=1500, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,133 @@
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from fade_study.exceptions import StorageError
+from fade_study.outbox import Outbox
+
+
+class Server:
+    """Keeps what it is told, unless it is away."""
+
+    def __init__(self):
+        self.told = []
+        self.away = False
+
+    def deliver(self, record, run):
+        if self.away:
+            raise ConnectionError("nobody there")
+        if record.kind == "bad":
+            raise ValueError("refused")
+        self.told.append((run, record.kind, record.content, record.data, record.tried))
+        return f"id of {record.run}" if record.kind == "create" else None
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+def open_box(folder, server, name="server"):
+    return Outbox(folder / "box" / "outbox.db", name, server.deliver, lambda error: isinstance(error, ConnectionError))
+
+
+def kinds(server):
+    return [kind for _, kind, *_ in server.told]
+
+
+def test_records_are_delivered_at_once_in_order_with_the_id_of_their_run(tmp_path, server):
+    box = open_box(tmp_path, server)
+    assert box.id_of("a") == "a"
+    box.begin_run("a", {"x": 1})
+    box.put("a", "file", {}, b"\0data")
+    assert [(run, kind, content, data) for run, kind, content, data, _ in server.told] == [
+        ("a", "create", {"x": 1}, b""),
+        ("id of a", "file", {}, b"\0data"),
+    ]
+    assert box.id_of("a") == "id of a"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_server_that_is_away_has_missed_comes_in_order_when_it_is_back(tmp_path, server, monkeypatch):
+    monkeypatch.setattr("fade_study.outbox.FIRST_PAUSE", 0.0)
+    box = open_box(tmp_path, server)
+    box.put("a", "0", {})
+    server.away = True
+    for number in range(1, 6):
+        box.put("a", str(number), {})
+    assert box.flush() == 5
+    assert kinds(server) == ["0"]
+    server.away = False
+    assert box.flush() == 0
+    assert kinds(server) == ["0", "1", "2", "3", "4", "5"]
+    assert [tried for *_, tried in server.told] == [False, True, False, False, False, False]
+
+
+def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, server):
+    box = open_box(tmp_path, server)
+    server.away = True
+    with pytest.warns(UserWarning, match=r"server does not answer \(nobody there\); going on: .* kept in .*outbox.db"):
+        box.put("a", "0", {})
+    server.away = False
+    box.put("a", "1", {})
+    assert kinds(server) == []
+    assert box.flush(patience=0) == 0
+    assert kinds(server) == ["0", "1"]
+
+
+def test_what_the_server_refuses_is_an_error_once(tmp_path, server):
+    box = open_box(tmp_path, server)
+    with pytest.raises(ValueError, match="refused"):
+        box.put("a", "bad", {})
+    box.put("a", "good", {})
+    assert kinds(server) == ["good"]
+
+
+def leave(folder):
+    """Opens a run and leaves a record in a process that is killed."""
+    server = Server()
+    server.away = True
+    box = open_box(folder, server)
+    box.open_run("left", known_as="id of left")
+    box.open_run("done", known_as="id of done")
+    box.close_run("done")
+    box.put("left", "last words", {})
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_dead_process_has_left_is_delivered_by_the_next_one(tmp_path, server):
+    process = multiprocessing.get_context("spawn").Process(target=leave, args=(tmp_path,))
+    process.start()
+    process.join()
+    other = open_box(tmp_path, server, "another server")
+    assert other.abandoned == []
+    box = open_box(tmp_path, server)
+    assert box.abandoned == ["left"]
+    assert box.flush() == 0
+    assert [(run, kind) for run, kind, *_ in server.told] == [("id of left", "last words")]
+    for one in (box, other):
+        one.close_run("left")
+        one.close()
+    assert [file.name for file in (tmp_path / "box").iterdir()] == ["outbox.db"]
+
+
+def test_living_processes_leave_each_other_alone(tmp_path, server):
+    absent = Server()
+    absent.away = True
+    one = open_box(tmp_path, absent)
+    one.open_run("a", known_as="a")
+    with pytest.warns(UserWarning, match="does not answer"):
+        one.put("a", "0", {})
+    other = open_box(tmp_path, server)
+    other.put("b", "1", {})
+    assert other.abandoned == []
+    assert kinds(server) == ["1"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path, server):
+    (tmp_path / "box").write_text("no folder")
+    with pytest.raises(StorageError, match=r"expected to write records for server to .*outbox.db"):
+        open_box(tmp_path, server)

@@ -1,0 +1,197 @@
+import os
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fade_study import Dag, HyperArchitecture, interrupt
+from fade_study.config import BilevelConfig, NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.exceptions import DivergedError, StorageError
+from fade_study.training import train_from_scratch, train_hyper_architecture
+from fade_study.training.checkpoint import Checkpoint
+from fade_study.training.estimators import ESTIMATORS
+
+A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(3, ((0, 1), (1, 2)))
+HYPER = HyperArchitecture(((A, B, C), (C, A, A)))
+ADAM = OptimizerConfig(learning_rate=0.01)
+NETWORK = NetworkConfig(final_channels=4)
+
+
+def hyper(data, estimator="straight-through", **options):
+    config = BilevelConfig(
+        epochs=3, batch_size=32, optimizer=ADAM, schedule="cosine", estimator=estimator, alpha_learning_rate=0.05,
+        one_shot_paths=2,
+    )  # fmt: skip
+    with warnings.catch_warnings(action="ignore"):
+        return train_hyper_architecture(HYPER, data, config, network=NETWORK, seed=3, **options)
+
+
+def scratch(data, **options):
+    config = ScratchConfig(epochs=3, batch_size=32, optimizer=ADAM, schedule="cosine")
+    return train_from_scratch(HYPER.architecture([1, 0]), data, config, network=NETWORK, seed=3, **options)
+
+
+class KilledError(Exception):
+    """As if the process had been killed."""
+
+
+def killed_after(epochs):
+    def on_epoch(epoch, *_):
+        if epoch + 1 == epochs:
+            raise KilledError
+
+    return on_epoch
+
+
+class Signal:
+    """Asks the process to end at the n-th look."""
+
+    def __init__(self, monkeypatch, looks):
+        self.looks = looks
+        monkeypatch.setattr(interrupt, "requested", self.requested)
+        monkeypatch.setattr(interrupt, "check", self.check)
+
+    def requested(self):
+        self.looks -= 1
+        return self.looks == 0
+
+    def check(self):
+        raise interrupt.Interrupted(15)
+
+
+def same_hyper(one, other):
+    np.testing.assert_array_equal(one.alpha_history, other.alpha_history)
+    assert (one.accuracy, one.epochs, one.warning) == (other.accuracy, other.epochs, other.warning)
+    if one.effects is not None:
+        np.testing.assert_array_equal(one.effects.value, other.effects.value)
+    for name in one.weights or {}:
+        assert torch.equal(one.weights[name], other.weights[name]), name
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_supernet_goes_on_where_it_was_killed(digits, tmp_path, estimator, monkeypatch):
+    whole = hyper(digits, estimator, weights={})
+    file = tmp_path / "folder" / "state.pt"
+    for epochs in (1, 2):
+        with pytest.raises(KilledError):
+            hyper(digits, estimator, weights={}, checkpoint=file, on_epoch=killed_after(epochs))
+    for looks in (1, 4):  # and within the third epoch, before its first step and later
+        Signal(monkeypatch, looks)
+        with pytest.raises(interrupt.Interrupted):
+            hyper(digits, estimator, weights={}, checkpoint=file)
+        monkeypatch.undo()
+    told = []
+    again = hyper(digits, estimator, weights={}, checkpoint=file, on_epoch=lambda e, *_: told.append(e))
+    same_hyper(again, whole)
+    assert told == [0, 1, 2]
+    # once more, when all is done: nothing is trained, and the result is the same
+    Signal(monkeypatch, 1)
+    same_hyper(hyper(digits, estimator, weights={}, checkpoint=file), whole)
+
+
+def test_a_training_from_scratch_goes_on_where_it_was_killed(digits, tmp_path, monkeypatch):
+    whole = scratch(digits)
+    file = tmp_path / "state.pt"
+    with pytest.raises(KilledError):
+        scratch(digits, checkpoint=file, on_epoch=killed_after(2))
+    Signal(monkeypatch, 3)
+    with pytest.raises(interrupt.Interrupted):
+        scratch(digits, checkpoint=file)
+    monkeypatch.undo()
+    again = scratch(digits, checkpoint=file)
+    assert (again.test_accuracy, again.epochs) == (whole.test_accuracy, whole.epochs)
+
+
+def test_the_state_of_another_training_is_not_taken(digits, tmp_path):
+    file = tmp_path / "state.pt"
+    hyper(digits, checkpoint=file)
+    with pytest.raises(KilledError):  # it trains an epoch, which one that is done would not
+        hyper(digits, "reinmax", checkpoint=file, on_epoch=killed_after(1))
+    assert scratch(digits, checkpoint=file).epochs == scratch(digits).epochs
+
+
+def test_a_damaged_file_gives_the_state_before_it(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "state.pt")
+    assert checkpoint.load() is None
+    for number in range(3):
+        checkpoint.save({"number": number, "tensor": torch.arange(1000)})
+    content = checkpoint.path.read_bytes()
+    for broken in (b"", content[:20], content[:-1], content[:500] + b"x" + content[501:]):
+        checkpoint.path.write_bytes(broken)
+        with pytest.warns(UserWarning, match=r"state.pt is damaged"):
+            assert checkpoint.load()["number"] == 1
+    checkpoint.path.unlink()  # killed between the two renamings
+    assert checkpoint.load()["number"] == 1
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+def test_a_hostile_file_runs_nothing(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "state.pt")
+    checkpoint.save(Evil(tmp_path / "owned"))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoint.load() is None
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_cannot_be_written_leaves_the_state_before(tmp_path, monkeypatch):
+    checkpoint = Checkpoint(tmp_path / "state.pt")
+    checkpoint.save(1)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"No space left on device.*The one before is intact"):
+        checkpoint.save(2)
+    assert checkpoint.load() == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("row", [0, 1])
+def test_a_divergence_is_told_with_its_row(digits, row, monkeypatch):
+    from fade_study.nn import Supernet
+
+    before = Supernet.__init__
+
+    def broken(self, *arguments, **options):
+        before(self, *arguments, **options)
+        with torch.no_grad():
+            for weights in self.rows[row].parameters():
+                weights.fill_(torch.inf)
+
+    monkeypatch.setattr(Supernet, "__init__", broken)
+    with pytest.raises(DivergedError, match=rf"in the output of row {row}, epoch 0, step 0; try a lower"):
+        hyper(digits)
+
+
+def test_an_infinite_gradient_is_told_though_clipping_would_hide_it(digits, monkeypatch):
+    from fade_study.nn import Supernet
+
+    before = Supernet.__init__
+
+    def broken(self, *arguments, **options):
+        before(self, *arguments, **options)
+        for weights in self.rows[1].parameters():
+            weights.register_hook(lambda gradient: gradient / 0)
+
+    monkeypatch.setattr(Supernet, "__init__", broken)
+    with pytest.raises(DivergedError, match=r"in the gradient of row 1, epoch 0, step 0"):
+        hyper(digits)
+
+
+def test_alphas_that_collapse_early_are_told(digits):
+    config = BilevelConfig(epochs=4, batch_size=32, optimizer=ADAM, alpha_learning_rate=20.0, regularization=0.0)
+    with pytest.warns(UserWarning, match=r"alphas have collapsed to one cell by half of the 4 epochs, in rows"):
+        train_hyper_architecture(HYPER, digits, config, network=NETWORK)
