@@ -88,8 +88,8 @@ class Outbox:
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
-    def open_run(self, run: str, known_as: str) -> None:
-        """Note a run of this process that the server knows by its id."""
+    def open_run(self, run: str, known_as: str | None) -> None:
+        """Note a run of this process that the server knows by an id; None just before it is to give one."""
         self._note(run, known_as)
 
     def begin_run(self, run: str, content: Mapping[str, Any]) -> None:

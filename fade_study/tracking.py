@@ -96,7 +96,7 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 """Tags that children have from the outermost run."""
 NAME = "fade.name"
-"""Tag of a child run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
+"""Tag of a run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
 TABLES = "mlflow.loggedArtifacts"
 """MLflow's tag of a run that lists its tables."""
 
@@ -251,7 +251,7 @@ def _deliver(record: Record, run_id: str) -> str | None:
             if not (record.tried and any(f.path.startswith(name) for f in client.list_artifacts(run_id, "images"))):
                 image = np.asarray(Image.open(io.BytesIO(record.data)))
                 client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
-        else:
+        elif run_id != record.run or (run_id := _named(record.run)):
             client.set_terminated(run_id, content["status"], content["moment"])
     except OSError as error:
         if _is_away(error):
@@ -264,10 +264,16 @@ def _deliver(record: Record, run_id: str) -> str | None:
 
 def _create(client: mlflow.MlflowClient, record: Record) -> str:
     content = record.content
-    if record.tried and (found := _find_runs(f"tags.`{NAME}` = '{record.run}'")):
-        return found[0].info.run_id
+    if record.tried and (found := _named(record.run)):
+        return found
     tags = content["tags"] | {"mlflow.parentRunId": _outbox().id_of(content["parent"])}
     return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
+
+
+def _named(run: str) -> str | None:
+    """Id of a run that the server has made, though its answer was lost."""
+    found = _find_runs(f"tags.`{NAME}` = '{run}'")
+    return found[0].info.run_id if found else None
 
 
 def _upload(client: mlflow.MlflowClient, run_id: str, file: str, data: bytes) -> None:
@@ -301,12 +307,11 @@ def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
 
 def _first(name: str | None, tags: Mapping[str, str]) -> Run:
     """The run that ``mlflow run`` made, or a new one. The server has to be there."""
-    _outbox()
-    active = mlflow.start_run(run_name=name)
-    run = Run(active.info.run_id, active.info.experiment_id)
-    _outbox().open_run(run.name, known_as=run.name)
-    mlflow.set_tags(dict(tags))
-    return run
+    known = uuid.uuid4().hex
+    _outbox().open_run(known, None)  # before it is made, so that it ends even after a kill in between
+    active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+    _outbox().open_run(known, active.info.run_id)
+    return Run(known, active.info.experiment_id)
 
 
 def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:

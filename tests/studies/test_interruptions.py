@@ -44,6 +44,7 @@ def test_a_search_killed_at_random_moments_is_the_same_search(tmp_path, mlflow_t
         ("renaming", 7),
         ("record", 12),
         ("delivery", 5),
+        ("creation", 1),
         ("creation", 2),
     ],
 )

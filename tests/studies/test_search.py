@@ -1,6 +1,7 @@
 """The search as a user starts it: real processes, real stores."""
 
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -12,8 +13,13 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import torch
 
 import fade_study
+from fade_study.config import SearchConfig, parse_config
+from fade_study.nn import Supernet
+from studies.command import CONFIGS
+from studies.search import search as search_study
 
 BIN = Path(sys.executable).parent
 
@@ -278,3 +284,39 @@ def test_a_search_that_has_settled_stops(project, mlflow_store):
     assert "Stopped: no anchor has changed its cell in the last 1 generations" in output
     assert "generation 1 from scratch" in output
     assert "(3 of 9)" not in output
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_that_diverges_is_repeated_with_another_seed(project, mlflow_store, monkeypatch):
+    monkeypatch.chdir(project)
+    before, made = Supernet.__init__, []
+
+    def broken(self, *arguments, **options):
+        before(self, *arguments, **options)
+        made.append(self)
+        if len(made) == 2:
+            with torch.no_grad():
+                for weights in self.parameters():
+                    weights.fill_(torch.nan)
+
+    monkeypatch.setattr(Supernet, "__init__", broken)
+    config = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "smoke", "--study", "s"])
+    (study,) = search_study(config)
+    states = [trial.state.name for trial in study.optuna_study.trials]
+    assert states == ["PRUNED", "FAIL", "PRUNED", "COMPLETE"]
+    hyper = sorted(runs("hyper"), key=lambda run: run.info.start_time)
+    assert [run.info.status for run in hyper] == ["FINISHED", "FAILED", "FINISHED"]
+    assert hyper[1].data.params["seed"] != hyper[2].data.params["seed"]
+    cells = [{k: v for k, v in run.data.params.items() if k.startswith("cell/")} for run in hyper]
+    assert cells[1] == cells[2] != cells[0]
+
+
+def test_a_search_whose_trainings_all_diverge_gives_up(project, mlflow_store):
+    process = search(project, "--bilevel.optimizer.learning_rate", "1e38", "--max_failures", "1")
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert re.search(r"generation 0 has failed, and is trained with another seed: .*row \d, epoch 0, step", output), (
+        output
+    )
+    assert "DivergedError: expected finite losses and gradients" in output
+    assert [run.info.status for run in runs("hyper")] == ["FAILED", "FAILED"]
