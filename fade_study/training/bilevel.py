@@ -171,6 +171,7 @@ class _Trainer:
         self.schedule = schedule(weights_adam, config.schedule, self.weight_batches.steps * config.epochs)
         self.module, self.optimizer = accelerator.prepare(supernet, weights_adam)
         self.supernet: Supernet = accelerator.unwrap_model(self.module)
+        self.parameters = list(self.supernet.parameters())  # to go through all modules takes a tenth of a small step
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.estimator = ESTIMATORS[config.estimator](self.supernet, logits, config, accelerator)
         self.parts: dict[str, Stateful] = {
@@ -220,7 +221,7 @@ class _Trainer:
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.check_finite(loss, images, path)
-        self.accelerator.clip_grad_value_(self.module.parameters(), self.config.optimizer.gradient_clip)
+        self.accelerator.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
         self.estimator.observe(path, loss, epoch)
@@ -228,7 +229,7 @@ class _Trainer:
 
     def check_finite(self, loss: Tensor, images: Tensor, path: Sequence[int]) -> None:
         """Raise for a loss or gradient that isn't, with the row in which that begins."""
-        gradients = [p.grad for p in self.supernet.parameters() if p.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         # before they are clipped, which would make infinite ones look well
         if torch.stack([loss.detach(), nn.utils.get_total_norm(gradients)]).isfinite().all():
             return

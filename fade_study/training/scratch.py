@@ -80,6 +80,7 @@ def train_from_scratch(
         weights_adam = adam(model, config.optimizer)
         decay = schedule(weights_adam, config.schedule, batches.steps * config.epochs)
         module, optimizer = accelerator.prepare(model, weights_adam)
+        weights = list(model.parameters())
         parts = {"model": model, "optimizer": optimizer, "decay": decay, "batches": batches}
         progress = Progress(identity, checkpoint, generator, parts)
         for epoch, metrics in enumerate(progress.history):
@@ -94,7 +95,7 @@ def train_from_scratch(
                     loss = F.cross_entropy(module(images), labels)
                 optimizer.zero_grad()
                 accelerator.backward(loss)
-                accelerator.clip_grad_value_(module.parameters(), config.optimizer.gradient_clip)
+                accelerator.clip_grad_value_(weights, config.optimizer.gradient_clip)
                 optimizer.step()
                 decay.step()
                 total += loss.detach()
