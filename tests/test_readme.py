@@ -49,3 +49,15 @@ def test_the_commands_are_there_to_paste():
 def test_links_and_pictures_exist():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_every_row_of_what_survives_what_names_a_test():
+    section = README.split("## What survives what")[1].split("\n## ")[0]
+    rows = [line.split("|")[3] for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) >= 10
+    files = {file.name: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
+    for row in rows:
+        names = re.findall(r"`(test_\w+)(\.py|_?…)`", row)
+        assert names, row
+        for name, ending in names:
+            assert f"{name}.py" in files if ending == ".py" else any(f"def {name}" in text for text in files.values())
