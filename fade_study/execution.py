@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
@@ -159,8 +162,16 @@ def _death(error: ProcessExpired) -> str:
 def _start(fractions: MutableSequence[float]) -> None:
     """In a worker, before its first task: one thread each, also of numpy's, or workers get into each other's way."""
     threadpool_limits(1)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when its parent is gone, even killed: what it trains is trained again, and not by two at once."""
+    while os.getppid() == parent:
+        time.sleep(REFRESH)
+    os._exit(1)
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

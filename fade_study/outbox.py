@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fade_study.exceptions import StorageError
+from fade_study.exceptions import FadeError, StorageError
 from fade_study.settings import masked
 
 __all__ = ["Outbox", "Record"]
@@ -99,9 +99,12 @@ class Outbox:
             self._keep(run, "create", content)
         self._offer()
 
-    def close_run(self, run: str) -> None:
-        """Note that a run has ended."""
-        self._write("UPDATE runs SET open = 0 WHERE run = ?", run)
+    def end_run(self, run: str, content: Mapping[str, Any]) -> None:
+        """End a run, by a record of the kind ``end``."""
+        with self._transaction():  # or a kill in between would end it once more, as abandoned
+            self._keep(run, "end", content)
+            self._write("UPDATE runs SET open = 0 WHERE run = ?", run)
+        self._offer()
 
     def id_of(self, run: str) -> str:
         """Id that the server has given a run; its name while there is none."""
@@ -118,11 +121,13 @@ class Outbox:
     def flush(self, patience: float = 0.0) -> int:
         """Deliver, and try again for so many seconds while the server is away.
 
+        A record that the server refuses, such as one of a run that somebody has deleted, is told of and dropped.
+
         Returns:
             How many records are left.
 
         Raises:
-            Exception: of ``deliver`` for a record that the server refuses; it is not offered again.
+            FadeError: that ``deliver`` raises; the record is kept.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -152,7 +157,9 @@ class Outbox:
     def close(self) -> None:
         """Give the file back; what is left in it waits for the next process."""
         # of runs that have ended, names are known only as long as records need them
-        self._write("DELETE FROM runs WHERE NOT open AND run NOT IN (SELECT run FROM records)")
+        self._write(
+            "DELETE FROM runs WHERE NOT open AND session = ? AND run NOT IN (SELECT run FROM records)", self._session
+        )
         self._database.close()
         self._lock.release()
         self._lock_path(self._session).unlink(missing_ok=True)
@@ -200,10 +207,10 @@ class Outbox:
         try:
             made = self._deliver(record, self.id_of(record.run))
         except Exception as error:
-            if isinstance(error, StorageError) or self._is_away(error):
+            if isinstance(error, FadeError) or self._is_away(error):
                 raise
-            self._write("DELETE FROM records WHERE number = ?", number)
-            raise
+            reason = masked(f"{type(error).__name__}: {error}")
+            warnings.warn(f"{self._server} refuses {record.kind} of run {record.run}: {reason}", stacklevel=2)
         with self._transaction():
             if made is not None:
                 self._write("UPDATE runs SET id = ? WHERE run = ?", made, record.run)
@@ -211,13 +218,18 @@ class Outbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._database:  # commits, or rolls back
-            self._write("BEGIN IMMEDIATE")
+        with self._writing(), self._database:  # commits, or rolls back
+            self._database.execute("BEGIN IMMEDIATE")
             yield
 
     def _write(self, statement: str, *values: Any) -> None:
-        try:
+        with self._writing():
             self._database.execute(statement, values)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.OperationalError as error:
             raise StorageError(
                 f"expected to keep records for {self._server} in {self.path}: {error}; make room, and run the same "

@@ -13,6 +13,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -30,8 +31,7 @@ import pandas as pd
 import requests
 import yaml
 from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -93,10 +93,14 @@ LAST_PATIENCE = 30.0
 """Seconds that a study waits, when all is done, for a server that is away."""
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "CANCELLED")
 """Codes of MLflow's errors after which it pays to try again: no answer, one of 5xx, or a database that is locked."""
+AWAY_STATUS = (408, 429)
+"""Of HTTP, beside those from 500 on: too late, too many."""
 INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 """Tags that children have from the outermost run."""
 NAME = "fade.name"
 """Tag of a run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag of a child."""
 TABLES = "mlflow.loggedArtifacts"
 """MLflow's tag of a run that lists its tables."""
 
@@ -152,6 +156,10 @@ class Run:
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
         self._put("batch", tags={name: value})
+
+    def input(self, name: str, digest: str) -> None:
+        """Note the data that it trains on."""
+        self._put("input", name=name, digest=digest)
 
     def text(self, text: str, file: str) -> None:
         """Write a text artifact."""
@@ -215,13 +223,14 @@ def deliver(patience: float = 0.0) -> int:
 
 
 def _end(run: str, status: str) -> None:
-    _outbox().put(run, "end", {"status": status, "moment": int(time.time() * 1000)})
-    _outbox().close_run(run)
+    _outbox().end_run(run, {"status": status, "moment": int(time.time() * 1000)})
 
 
 def _is_away(error: Exception) -> bool:
     if isinstance(error, mlflow.MlflowException):
         return error.error_code in AWAY
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return error.response.status_code in AWAY_STATUS or error.response.status_code >= 500
     return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
 
 
@@ -236,7 +245,10 @@ def _deliver(record: Record, run_id: str) -> str | None:
                 run_id,
                 metrics=[Metric(*metric) for metric in content.get("metrics", ())],
                 params=[Param(*param) for param in content.get("params", {}).items()],
-                tags=[RunTag(*tag) for tag in content.get("tags", {}).items()],
+                tags=[
+                    RunTag(name, _outbox().id_of(value) if name == PARENT else value)
+                    for name, value in content.get("tags", {}).items()
+                ],
             )
         elif record.kind == "file":
             _upload(client, run_id, content["file"], record.data)
@@ -247,10 +259,18 @@ def _deliver(record: Record, run_id: str) -> str | None:
             if (entry := {"path": content["file"], "type": "table"}) not in tables:
                 client.set_tag(run_id, TABLES, json.dumps([*tables, entry]))
         elif record.kind == "frame":
-            name = f"images/{content['key']}%step%{content['step']}%"
-            if not (record.tried and any(f.path.startswith(name) for f in client.list_artifacts(run_id, "images"))):
+            name = re.compile(
+                rf"images/{re.escape(content['key'])}[%+]step[%+]{content['step']}[%+]"
+            )  # and its thumbnail
+            there = [f for f in client.list_artifacts(run_id, "images") if name.match(f.path)] if record.tried else []
+            if len(there) < 2:
                 image = np.asarray(Image.open(io.BytesIO(record.data)))
                 client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
+        elif record.kind == "input":
+            source = CodeDatasetSource(tags={"mlflow.source.name": content["name"]})
+            dataset = Dataset(content["name"], content["digest"], "code", source.to_json())
+            context = [InputTag("mlflow.data.context", "training")]
+            client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
         elif run_id != record.run or (run_id := _named(record.run)):
             client.set_terminated(run_id, content["status"], content["moment"])
     except OSError as error:
@@ -266,7 +286,7 @@ def _create(client: mlflow.MlflowClient, record: Record) -> str:
     content = record.content
     if record.tried and (found := _named(record.run)):
         return found
-    tags = content["tags"] | {"mlflow.parentRunId": _outbox().id_of(content["parent"])}
+    tags = content["tags"] | {PARENT: _outbox().id_of(content["parent"])}
     return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
 
 
@@ -299,10 +319,15 @@ def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
         raise
     finally:
         _active.remove(run)
-        run.flush()
-        _end(run.name, status)
-        if outermost:
-            _leave(status)
+        try:
+            run.flush()
+            _end(run.name, status)
+        except BaseException:
+            status = "FAILED"
+            raise
+        finally:
+            if outermost:
+                _leave(status)
 
 
 def _first(name: str | None, tags: Mapping[str, str]) -> Run:
@@ -368,16 +393,14 @@ def start_study(
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    outermost = not _active
     with _run(name, {"fade.kind": kind, "fade.commit": commit(), **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
         )
         run.text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
-        if data is not None and outermost:
-            source = CodeDatasetSource(tags={"mlflow.source.name": data.name})
-            mlflow.log_input(MetaDataset(source, name=data.name, digest=data.digest), context="training")
+        if data is not None:
+            run.input(data.name, data.digest)
         yield run
 
 
@@ -389,13 +412,13 @@ def adopt(run: Run, study: str, generations: int) -> None:
         study: its name.
         generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
     """
-    for earlier in _find_runs(f"tags.`fade.study` = '{study}' and tags.`fade.kind` = 'search'"):
-        if earlier.info.run_id == run.id:
+    for earlier in _find_or_none(f"tags.`fade.study` = '{study}' and tags.`fade.kind` = 'search'"):
+        if earlier.data.tags.get(NAME) == run.name:
             continue
-        done = f"tags.`mlflow.parentRunId` = '{earlier.info.run_id}' and attributes.status = 'FINISHED'"
-        for child in _find_runs(done):
+        done = f"tags.`{PARENT}` = '{earlier.info.run_id}' and attributes.status = 'FINISHED'"
+        for child in _find_or_none(done):
             if int(child.data.params.get("generation", -1)) < generations:
-                Run(child.info.run_id).tag("mlflow.parentRunId", run.id)
+                Run(child.info.run_id).tag(PARENT, run.name)
         Run(earlier.info.run_id).tag("fade.continued_by", run.id)
 
 
@@ -489,13 +512,7 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
     if len(architectures) == 1:
         condition += f" and params.architecture = '{next(iter(architectures))}'"
     results: dict[tuple[str, int], Scratch] = {}
-    try:
-        runs = _find_runs(condition)
-    except Exception as error:
-        if not _is_away(error):
-            raise
-        return {}  # then it is paid twice
-    for run in runs:
+    for run in _find_or_none(condition):  # where the server is away, it is paid twice
         name = run.data.params["architecture"], int(run.data.params["seed"])
         if name[0] in architectures:
             metrics = run.data.metrics
@@ -519,7 +536,7 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
     kind = run.data.tags.get("fade.kind")
     if kind not in ("search", "comparison"):
         raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
-    condition = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`fade.kind` = 'search'"
+    condition = f"tags.`{PARENT}` = '{run_id}' and tags.`fade.kind` = 'search'"
     runs = [run.info.run_id, *(child.info.run_id for child in reversed(_find_runs(condition)))]
     records = {i: _read_text(client, i, RECORD) for i in runs}
     found = {i: SearchRecord.from_json(text) for i, text in records.items() if text is not None}
@@ -548,6 +565,16 @@ def _find_runs(condition: str) -> Any:
     return mlflow.search_runs(
         search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
     )
+
+
+def _find_or_none(condition: str) -> Any:
+    """The same, but none where the server is away: for what can be done without."""
+    try:
+        return _find_runs(condition)
+    except Exception as error:
+        if not _is_away(error):
+            raise
+        return []
 
 
 def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | None:

@@ -148,6 +148,8 @@ class Evaluations:
         run.series([(number, accuracy_metrics(accuracies)) for number, accuracies in done.items()])
         self.begun = set(done)
         self.waiting: dict[int, ScratchTrainings] = {}
+        self.trainings: dict[str, ScratchTrainings] = {}
+        """By architecture: an anchor that comes back is not trained again."""
         for number, architecture in enumerate(study.architectures()):
             self.begin(number, architecture)
 
@@ -156,8 +158,11 @@ class Evaluations:
         if number in self.begun or not is_due(number, self.config.evaluate_every, last=last):
             return
         self.begun.add(number)
+        if architecture.key in self.trainings:
+            self.waiting[number] = self.trainings[architecture.key]
+            return
         wanted = [(architecture, seed) for seed in range(self.config.evaluation_seeds)]
-        self.waiting[number] = ScratchTrainings(
+        self.waiting[number] = self.trainings[architecture.key] = ScratchTrainings(
             wanted,
             self.data,
             self.config.scratch,
@@ -208,8 +213,7 @@ def generation(
     if config.carry_over:
         write_weights([result.weights for result in results], study, number, config)
     study.tell(batch, alpha, one_shot_accuracy=one_shot, details={"one_shot_accuracy": one_shot, "seconds": seconds})
-    for seed in repetition_seeds(batch.seed, config.repetitions):
-        forget(hyper_file(Path(config.checkpoint_dir), batch.hyper_architecture, seed))
+    forget_all(batch, config)
     trajectory = study.trajectory()
     moved = float(np.linalg.norm(np.diff(trajectory[-2:], axis=0), axis=-1).mean()) if number else 0.0
     tqdm.write(
@@ -246,10 +250,17 @@ def train(
             )
         except fade_study.DivergedError as error:
             study.fail(batch)
+            forget_all(batch, config)
             failures += 1
             if failures > config.max_failures:
                 raise
             tqdm.write(f"generation {number} has failed, and is trained with another seed: {error}")
+
+
+def forget_all(batch: fade_study.Batch, config: SearchConfig) -> None:
+    """Remove the checkpoints of a generation that was told or failed."""
+    for seed in repetition_seeds(batch.seed, config.repetitions):
+        forget(hyper_file(Path(config.checkpoint_dir), batch.hyper_architecture, config.bilevel, seed))
 
 
 def weights_file(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import warnings
@@ -106,9 +107,12 @@ def checkpoint_file(folder: Path | None, *parts: Any) -> Path | None:
     return None if folder is None else folder / f"{name}.pt"
 
 
-def hyper_file(folder: Path | None, hyper_architecture: HyperArchitecture, seed: int) -> Path | None:
+def hyper_file(
+    folder: Path | None, hyper_architecture: HyperArchitecture, config: BilevelConfig, seed: int
+) -> Path | None:
     """Of the training of a hyper-architecture."""
-    return checkpoint_file(folder, [[cell.key for cell in row] for row in hyper_architecture.rows], seed)
+    rows = [[cell.key for cell in row] for row in hyper_architecture.rows]
+    return checkpoint_file(folder, rows, dataclasses.asdict(config), seed)
 
 
 def forget(file: Path | None) -> None:
@@ -146,7 +150,7 @@ def train_hyper(
     with; in ``checkpoints`` a training that was stopped goes on, until they are forgotten.
     """
     begin = [None] * len(seeds) if weights is None else weights
-    files = [hyper_file(checkpoints, hyper_architecture, seed) for seed in seeds]
+    files = [hyper_file(checkpoints, hyper_architecture, config, seed) for seed in seeds]
     if len(seeds) == 1:
         with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
 
@@ -176,6 +180,8 @@ def train_hyper(
         try:
             result = results[seed] = task.result()
         except Exception as error:
+            for other in tasks:
+                other.cancel()
             error.add_note(f"in the training of the hyper-architecture of generation {generation} with seed {seed}")
             raise
         with tracking.start_hyper(generation, hyper_architecture, seed) as child:

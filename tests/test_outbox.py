@@ -77,9 +77,9 @@ def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, server):
     assert kinds(server) == ["0", "1"]
 
 
-def test_what_the_server_refuses_is_an_error_once(tmp_path, server):
+def test_what_the_server_refuses_is_told_and_dropped(tmp_path, server):
     box = open_box(tmp_path, server)
-    with pytest.raises(ValueError, match="refused"):
+    with pytest.warns(UserWarning, match="server refuses bad of run a: ValueError: refused"):
         box.put("a", "bad", {})
     box.put("a", "good", {})
     assert kinds(server) == ["good"]
@@ -92,7 +92,7 @@ def leave(folder):
     box = open_box(folder, server)
     box.open_run("left", known_as="id of left")
     box.open_run("done", known_as="id of done")
-    box.close_run("done")
+    box.end_run("done", {})
     box.put("left", "last words", {})
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -107,9 +107,9 @@ def test_what_a_dead_process_has_left_is_delivered_by_the_next_one(tmp_path, ser
     box = open_box(tmp_path, server)
     assert box.abandoned == ["left"]
     assert box.flush() == 0
-    assert [(run, kind) for run, kind, *_ in server.told] == [("id of left", "last words")]
+    assert [(run, kind) for run, kind, *_ in server.told] == [("id of done", "end"), ("id of left", "last words")]
+    box.end_run("left", {})
     for one in (box, other):
-        one.close_run("left")
         one.close()
     assert [file.name for file in (tmp_path / "box").iterdir()] == ["outbox.db"]
 

@@ -109,7 +109,8 @@ def train_hyper_architecture(
             seed=seed,
             carried=None if weights is None else sorted(weights),
         )
-        progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts)
+        main = accelerator.is_main_process
+        progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts, writes=main)
         for epoch, (alpha, metrics) in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, alpha.numpy(), metrics)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -47,7 +46,7 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        unfinished = self.path.with_name(self.path.name + ".unfinished")
+        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
@@ -73,9 +72,10 @@ class Checkpoint:
                 continue
             size = DIGEST().digest_size
             if DIGEST(content[size:]).digest() == content[:size]:
-                # a file with code in it is no state of ours, and runs none
-                with contextlib.suppress(pickle.UnpicklingError):
-                    return torch.load(io.BytesIO(content[size:]), weights_only=True)
+                # a file with code in it is no state of ours, and runs none; what else it may hold, torch does not say
+                with contextlib.suppress(Exception):
+                    device = None if torch.cuda.is_available() else "cpu"
+                    return torch.load(io.BytesIO(content[size:]), device, weights_only=True)
             warnings.warn(f"the checkpoint {path} is damaged; going on from the one before it, if any", stacklevel=2)
         return None
 
@@ -105,10 +105,17 @@ class Progress:
         checkpoint: file that keeps the state after each epoch, and after a step where a signal ends the process.
         generator: of all that is random once the training has begun; of the initialization nothing is left then.
         parts: by name.
+        writes: whether this process keeps the state, of several that train together.
     """
 
     def __init__(
-        self, identity: str, checkpoint: str | Path | None, generator: torch.Generator, parts: Mapping[str, Stateful]
+        self,
+        identity: str,
+        checkpoint: str | Path | None,
+        generator: torch.Generator,
+        parts: Mapping[str, Stateful],
+        *,
+        writes: bool = True,
     ) -> None:
         self.history: list[Any] = []
         """Tensors and plain values of each epoch that is done."""
@@ -117,9 +124,10 @@ class Progress:
         self._step = 0
         self._identity, self._generator, self._parts = identity, generator, parts
         self._file = None if checkpoint is None else Checkpoint(checkpoint)
+        self._writes = writes
         self._begin = time.perf_counter()
         state = None if self._file is None else self._file.load()
-        if state is not None and state["identity"] == identity:
+        if isinstance(state, dict) and state.get("identity") == identity:
             self._load(state)
 
     @property
@@ -148,7 +156,7 @@ class Progress:
         self._save()
 
     def _save(self) -> None:
-        if self._file is not None:
+        if self._file is not None and self._writes:
             self._file.save(
                 {
                     "identity": self._identity,

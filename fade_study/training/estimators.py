@@ -114,11 +114,11 @@ class _Gradient(AlphaEstimator):
         soft = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         penalty = remaining * (self.regularization * soft.amax(dim=1)).sum()
         (gradient,) = torch.autograd.grad(surrogate + penalty.to(surrogate.device), self.logits)
-        bad = ~gradient.isfinite().all(dim=1)
-        if bad.any():
-            raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
         # to the device, where the processes' library reduces it
         mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
+        bad = ~mean.isfinite().all(dim=1)  # after the reduction: all processes see the same
+        if bad.any():
+            raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
         self.logits.grad = mean.to(gradient)  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         return loss.detach()
@@ -198,6 +198,8 @@ class _PathRegression(AlphaEstimator):
 
     def record(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
         """A path ``(d,)`` and its loss ``()``."""
+        if not loss.isfinite():
+            raise FloatingPointError(f"the loss of path {list(path)}")
         self.paths.append(path)
         self.losses.append(loss.detach())
         self.epochs.append(epoch)

@@ -82,7 +82,7 @@ def train_from_scratch(
         module, optimizer = accelerator.prepare(model, weights_adam)
         weights = list(model.parameters())
         parts = {"model": model, "optimizer": optimizer, "decay": decay, "batches": batches}
-        progress = Progress(identity, checkpoint, generator, parts)
+        progress = Progress(identity, checkpoint, generator, parts, writes=accelerator.is_main_process)
         for epoch, metrics in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, metrics)

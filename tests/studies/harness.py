@@ -130,4 +130,4 @@ def outcome(folder):
 
 def recorded_of(client, run):
     keys = sorted(key for key in run.data.metrics if "seconds" not in key)
-    return {key: sorted({(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)}) for key in keys}
+    return {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)) for key in keys}
