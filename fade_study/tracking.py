@@ -259,11 +259,9 @@ def _deliver(record: Record, run_id: str) -> str | None:
             if (entry := {"path": content["file"], "type": "table"}) not in tables:
                 client.set_tag(run_id, TABLES, json.dumps([*tables, entry]))
         elif record.kind == "frame":
-            name = re.compile(
-                rf"images/{re.escape(content['key'])}[%+]step[%+]{content['step']}[%+]"
-            )  # and its thumbnail
-            there = [f for f in client.list_artifacts(run_id, "images") if name.match(f.path)] if record.tried else []
-            if len(there) < 2:
+            name = rf"images/{re.escape(content['key'])}[%+]step[%+]{content['step']}[%+]"
+            files = client.list_artifacts(run_id, "images") if record.tried else []
+            if sum(re.match(name, file.path) is not None for file in files) < 2:  # the picture and its thumbnail
                 image = np.asarray(Image.open(io.BytesIO(record.data)))
                 client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
         elif record.kind == "input":
@@ -271,8 +269,8 @@ def _deliver(record: Record, run_id: str) -> str | None:
             dataset = Dataset(content["name"], content["digest"], "code", source.to_json())
             context = [InputTag("mlflow.data.context", "training")]
             client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
-        elif run_id != record.run or (run_id := _named(record.run)):
-            client.set_terminated(run_id, content["status"], content["moment"])
+        elif found := run_id if run_id != record.run else _named(record.run):
+            client.set_terminated(found, content["status"], content["moment"])
     except OSError as error:
         if _is_away(error):
             raise

@@ -262,5 +262,5 @@ def no_waiting(monkeypatch):
 
 TestProtocol = Protocol.TestCase
 TestProtocol.settings = settings(
-    max_examples=1500, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=1000, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
 )

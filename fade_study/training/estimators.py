@@ -116,10 +116,11 @@ class _Gradient(AlphaEstimator):
         (gradient,) = torch.autograd.grad(surrogate + penalty.to(surrogate.device), self.logits)
         # to the device, where the processes' library reduces it
         mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
+        assert isinstance(mean, Tensor)
         bad = ~mean.isfinite().all(dim=1)  # after the reduction: all processes see the same
         if bad.any():
             raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
-        self.logits.grad = mean.to(gradient)  # pyright: ignore[reportAttributeAccessIssue]
+        self.logits.grad = mean.to(gradient)
         self.optimizer.step()
         return loss.detach()
 

@@ -206,6 +206,7 @@ def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_t
     assert stored(project) == whole
 
 
+@pytest.mark.slow
 def test_a_study_with_other_settings_is_refused(project, mlflow_store):
     assert search(project, "--study", "s", "--generations", "1").wait() == 0
     before = len(runs())
@@ -251,6 +252,7 @@ def test_a_signal_ends_runs_as_killed_and_workers_with_them(project, mlflow_stor
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_several_seeds_are_several_searches_that_can_be_evaluated_later(project, mlflow_store):
     arguments = ["--seeds", "2", "--generations", "3", "--evaluate_every", "0", "--carry_over", "true", "--study", "s"]
     process = search(project, *arguments)
@@ -311,6 +313,7 @@ def test_a_training_that_diverges_is_repeated_with_another_seed(project, mlflow_
     assert cells[1] == cells[2] != cells[0]
 
 
+@pytest.mark.slow
 def test_a_search_whose_trainings_all_diverge_gives_up(project, mlflow_store):
     process = search(project, "--bilevel.optimizer.learning_rate", "1e38", "--max_failures", "1")
     output, _ = process.communicate()

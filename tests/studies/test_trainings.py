@@ -97,6 +97,7 @@ def test_repetitions_in_workers_equal_those_here(study, digits):
 
 
 @pytest.mark.filterwarnings("ignore:the supernet has hardly trained", "ignore:no from-scratch result")
+@pytest.mark.slow
 def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "_scratch", killed)
     config = SearchConfig(

@@ -146,6 +146,7 @@ def test_predictors_that_are_not_available_say_why(evidence, name, reason):
 
 
 @pytest.mark.filterwarnings("ignore:no from-scratch result")
+@pytest.mark.slow
 def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, monkeypatch):
     cells = tuple(enumerate_dags(2))
     hyper = HyperArchitecture((cells, cells, cells))
