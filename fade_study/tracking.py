@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 # Of each small artifact, it would drown the search's own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The outbox is patient, so MLflow need not be: it would hold a training up for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+os.environ.setdefault(RETRIES, "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 __all__ = [
@@ -285,7 +286,19 @@ def _create(client: mlflow.MlflowClient, record: Record) -> str:
     if record.tried and (found := _named(record.run)):
         return found
     tags = content["tags"] | {PARENT: _outbox().id_of(content["parent"])}
-    return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
+    with _once():
+        return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
+
+
+@contextmanager
+def _once() -> Iterator[None]:
+    """No retries by MLflow itself: only the outbox looks whether an attempt without an answer has made the run."""
+    before = os.environ[RETRIES]
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        os.environ[RETRIES] = before
 
 
 def _named(run: str) -> str | None:

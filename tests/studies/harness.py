@@ -130,5 +130,4 @@ def outcome(folder):
 
 def recorded_of(client, run):
     keys = sorted(key for key in run.data.metrics if "seconds" not in key)
-    # A value whose first telling had a lost answer may be in a history twice, with the same step.
-    return {key: sorted({(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)}) for key in keys}
+    return {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)) for key in keys}
