@@ -90,12 +90,12 @@ class Outbox:
 
     def open_run(self, run: str, known_as: str | None) -> None:
         """Note a run of this process that the server knows by an id; None just before it is to give one."""
-        self._note(run, known_as)
+        self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, 1)", run, self._session, self._server, known_as)
 
     def begin_run(self, run: str, content: Mapping[str, Any]) -> None:
         """Begin a run that the server is to make: by a record of the kind ``create``, whose delivery gives its id."""
         with self._transaction():  # a run without it would never be made, and yet be abandoned by a kill
-            self._note(run, None)
+            self.open_run(run, None)
             self._keep(run, "create", content)
         self._offer()
 
@@ -163,9 +163,6 @@ class Outbox:
         self._database.close()
         self._lock.release()
         self._lock_path(self._session).unlink(missing_ok=True)
-
-    def _note(self, run: str, known_as: str | None) -> None:
-        self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, 1)", run, self._session, self._server, known_as)
 
     def _keep(self, run: str, kind: str, content: Mapping[str, Any], data: bytes = b"") -> None:
         self._write(

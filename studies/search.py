@@ -105,7 +105,7 @@ def search_once(
                 if settled(study, config.patience):
                     tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
                     break
-                generation(study, number, config, data, executor, evaluations)
+                tell(study, *train(study, number, config, data, executor, evaluations), config)
                 record_generations(study, run, number)
                 evaluations.collect(wait=False)
                 bar.update()
@@ -197,27 +197,21 @@ def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
     return patience is not None and len(newest) == patience + 1 and len({a.key for a in newest}) == 1
 
 
-def generation(
-    study: fade_study.FadeStudy,
-    number: int,
-    config: SearchConfig,
-    data: Data,
-    executor: Executor,
-    evaluations: Evaluations,
+def tell(
+    study: fade_study.FadeStudy, batch: fade_study.Batch, results: Sequence[HyperResult], config: SearchConfig
 ) -> None:
-    """Train and tell."""
-    batch, results = train(study, number, config, data, executor, evaluations)
+    """Tell the study what was trained, once its weights are kept, and forget the checkpoints."""
     alpha = fade_study.ranking.marginals(np.stack([result.alpha for result in results]))
     one_shot = float(np.mean([result.accuracy for result in results]))
     seconds = sum(result.seconds for result in results)
     if config.carry_over:
-        write_weights([result.weights for result in results], study, number, config)
+        write_weights([result.weights for result in results], study, batch.number, config)
     study.tell(batch, alpha, one_shot_accuracy=one_shot, details={"one_shot_accuracy": one_shot, "seconds": seconds})
     forget_all(batch, config)
     trajectory = study.trajectory()
-    moved = float(np.linalg.norm(np.diff(trajectory[-2:], axis=0), axis=-1).mean()) if number else 0.0
+    moved = float(np.linalg.norm(np.diff(trajectory[-2:], axis=0), axis=-1).mean()) if batch.number else 0.0
     tqdm.write(
-        f"generation {number} ({number + 1} of {config.generations}): {seconds:.1f} s, "
+        f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s, "
         f"one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
     )
 
@@ -298,16 +292,17 @@ def record_generations(study: fade_study.FadeStudy, run: tracking.Run, first: in
     table: dict[str, list[Any]] = {"generation": [], "rank": [], "fade_rank": [], "architecture": []}
     for number, cells in enumerate(generations):
         alpha = np.array([row.alpha for row in cells])
-        details = study.details(number)
-        metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "seconds/hyper": details["seconds"]}
-        steps.append((number, metrics | generation_metrics(study, cells, alpha)))
+        if number >= first:
+            details = study.details(number)
+            metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "seconds/hyper": details["seconds"]}
+            steps.append((number, metrics | generation_metrics(study, cells, alpha)))
         paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
         for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
             names = [row.cells[column] for row, column in zip(cells, path, strict=True)]
             for column, value in zip(table.values(), (number, rank, score, "|".join(names)), strict=True):
                 column.append(value)
-    if steps[first:]:
-        run.series(steps[first:])
+    if steps:
+        run.series(steps)
         run.table(table, "ranks.json")
 
 

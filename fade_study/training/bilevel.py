@@ -24,9 +24,9 @@ from fade_study.config import BilevelConfig, NetworkConfig
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.checkpoint import Progress, Stateful
-from fade_study.training.data import Data
+from fade_study.training.data import Batches, Data
 from fade_study.training.estimators import ESTIMATORS, Effects
-from fade_study.training.session import Batches, accuracy, adam, fingerprint, mean_over_processes, schedule, session
+from fade_study.training.session import accuracy, adam, fingerprint, mean_over_processes, schedule, session
 
 __all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
 
@@ -166,8 +166,10 @@ class _Trainer:
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )
         weights_adam = adam(supernet, config.optimizer)
+        rank, ranks = accelerator.process_index, accelerator.num_processes
         self.weight_batches, self.alpha_batches = (
-            Batches(split, config.batch_size, generator, accelerator) for split in (self.data.weight, self.data.alpha)
+            Batches(split, config.batch_size, generator, rank=rank, ranks=ranks)
+            for split in (self.data.weight, self.data.alpha)
         )
         self.schedule = schedule(weights_adam, config.schedule, self.weight_batches.steps * config.epochs)
         self.module, self.optimizer = accelerator.prepare(supernet, weights_adam)

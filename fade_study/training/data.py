@@ -13,9 +13,10 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 from fade_study.config import DataConfig
 from fade_study.exceptions import DataError
 
-__all__ = ["Data", "Split", "load_data"]
+__all__ = ["Batches", "Data", "Split", "load_data"]
 
 SMALLEST_CLASS = 6
 """Images that each class needs: one for the alpha split, one for the test split, four for the weight split."""
@@ -78,18 +79,47 @@ class Split:
         """Full batches in one pass, 1 at least."""
         return max(1, len(self) // batch_size)
 
-    def batches(
-        self, batch_size: int, generator: torch.Generator, *, rank: int = 0, ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """One pass in random order over full batches ``(B, C, H, W), (B,)``.
 
-        The images left over sit out until the next pass: batch statistics of a few would be worthless. Of several
-        processes with generators of the same seed, each takes its share of every batch.
-        """
-        order = torch.randperm(len(self), generator=generator)
-        for start in range(0, self.steps(batch_size) * batch_size, batch_size):
-            index = order[start : start + batch_size][rank::ranks].to(self.labels.device)
-            yield self.images[index], self.labels[index]
+class Batches:
+    """Batches of a split in random order, pass after pass, from any place that was kept.
+
+    The images left over sit out until the next pass: batch statistics of a few would be worthless. Of several processes
+    with generators of the same seed, each takes its share of every batch.
+
+    Args:
+        split: on the device.
+        batch_size: over all processes.
+        generator: of the order; asked when a pass begins.
+        rank: of this process.
+        ranks: number of processes.
+    """
+
+    def __init__(
+        self, split: Split, batch_size: int, generator: torch.Generator, *, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self.split, self.batch_size, self.generator = split, batch_size, generator
+        self.steps = split.steps(batch_size)
+        """Of a pass."""
+        self._share = slice(rank, None, ranks)
+        self._order = torch.empty(0, dtype=torch.long)
+        self._done = self.steps
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Images ``(B, C, H, W)`` and labels ``(B,)``."""
+        if self._done == self.steps:
+            self._order, self._done = torch.randperm(len(self.split), generator=self.generator), 0
+        start = self._done * self.batch_size
+        self._done += 1
+        index = self._order[start : start + self.batch_size][self._share].to(self.split.labels.device)
+        return self.split.images[index], self.split.labels[index]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place, but for the generator's state."""
+        return {"order": self._order, "done": self._done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a place."""
+        self._order, self._done = state["order"], state["done"]
 
 
 @dataclass(frozen=True, slots=True)

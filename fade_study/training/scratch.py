@@ -14,9 +14,8 @@ from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.checkpoint import Progress
-from fade_study.training.data import Data
+from fade_study.training.data import Batches, Data
 from fade_study.training.session import (
-    Batches,
     accuracy,
     adam,
     fingerprint,
@@ -76,7 +75,8 @@ def train_from_scratch(
         data = data.to(accelerator.device)
         model = Network(architecture, data.image_shape, data.classes, network)
         size, cost = parameters(model), flops(model, data.image_shape)
-        batches = Batches(data.weight, config.batch_size, generator, accelerator)
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        batches = Batches(data.weight, config.batch_size, generator, rank=rank, ranks=ranks)
         weights_adam = adam(model, config.optimizer)
         decay = schedule(weights_adam, config.schedule, batches.steps * config.epochs)
         module, optimizer = accelerator.prepare(model, weights_adam)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,6 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.training.data import Data, Split
 
 __all__ = [
-    "Batches",
     "accuracy",
     "adam",
     "fingerprint",
@@ -95,45 +94,6 @@ def schedule(optimizer: torch.optim.Optimizer, kind: Schedule, steps: int) -> La
     """Of the learning rate; to be told of every step, ``steps`` of them in all."""
     factors = {"constant": lambda _: 1.0, "cosine": lambda done: (1 + math.cos(math.pi * done / steps)) / 2}
     return LambdaLR(optimizer, factors[kind])
-
-
-class Batches:
-    """Batches of a split in random order, pass after pass, from any place that was kept.
-
-    The images left over sit out until the next pass: batch statistics of a few would be worthless. Of several processes
-    with generators of the same seed, each takes its share of every batch.
-
-    Args:
-        split: on the device.
-        batch_size: over all processes.
-        generator: of the order; asked when a pass begins.
-        accelerator: of the training.
-    """
-
-    def __init__(self, split: Split, batch_size: int, generator: torch.Generator, accelerator: Accelerator) -> None:
-        self.split, self.batch_size, self.generator = split, batch_size, generator
-        self.steps = split.steps(batch_size)
-        """Of a pass."""
-        self._share = slice(accelerator.process_index, None, accelerator.num_processes)
-        self._order = torch.empty(0, dtype=torch.long)
-        self._done = self.steps
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)`` and labels ``(B,)``."""
-        if self._done == self.steps:
-            self._order, self._done = torch.randperm(len(self.split), generator=self.generator), 0
-        start = self._done * self.batch_size
-        self._done += 1
-        index = self._order[start : start + self.batch_size][self._share].to(self.split.labels.device)
-        return self.split.images[index], self.split.labels[index]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The place, but for the generator's state."""
-        return {"order": self._order, "done": self._done}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a place."""
-        self._order, self._done = state["order"], state["done"]
 
 
 @torch.inference_mode()

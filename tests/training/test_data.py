@@ -6,6 +6,7 @@ import torch
 
 from fade_study import DataError
 from fade_study.training import DataConfig, load_data
+from fade_study.training.data import Batches
 
 
 def images(n=60, shape=(8, 8), classes=3):
@@ -60,18 +61,23 @@ def test_limit_keeps_the_shares_of_classes():
     assert torch.bincount(torch.cat([s.labels for s in (data.weight, data.alpha, data.test)])).min() >= 28
 
 
+def a_pass(split, batch_size, generator, **options):
+    batches = Batches(split, batch_size, generator, **options)
+    return [batches.next() for _ in range(batches.steps)]
+
+
 def test_a_pass_takes_every_image_at_most_once(digits):
     generator = torch.Generator().manual_seed(0)
-    batches = list(digits.weight.batches(32, generator))
+    batches = a_pass(digits.weight, 32, generator)
     assert [len(labels) for _, labels in batches] == [32] * (len(digits.weight) // 32)
     seen = torch.cat([images for images, _ in batches]).flatten(1)
     assert len(torch.unique(seen, dim=0)) == len(seen)
-    assert len(list(digits.weight.batches(10_000, generator))) == 1
+    assert len(a_pass(digits.weight, 10_000, generator)) == 1
 
 
 def test_processes_share_a_batch_without_loss_or_repetition(digits):
-    whole = list(digits.weight.batches(32, torch.Generator().manual_seed(0)))
-    shares = [list(digits.weight.batches(32, torch.Generator().manual_seed(0), rank=r, ranks=3)) for r in range(3)]
+    whole = a_pass(digits.weight, 32, torch.Generator().manual_seed(0))
+    shares = [a_pass(digits.weight, 32, torch.Generator().manual_seed(0), rank=r, ranks=3) for r in range(3)]
     for step, (images, labels) in enumerate(whole):
         assert sum(len(share[step][1]) for share in shares) == len(labels)
         assert rows_of(images) == set.union(*(rows_of(share[step][0]) for share in shares))
