@@ -345,7 +345,14 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
     """The run that ``mlflow run`` made, or a new one. The server has to be there."""
     known = uuid.uuid4().hex
     _outbox().open_run(known, None)  # before it is made, so that it ends even after a kill in between
-    active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+    try:
+        with _once():  # and even if the answer is lost: by its name
+            active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+    except (OSError, mlflow.MlflowException) as error:
+        raise StorageError(
+            f"expected {masked_url(mlflow.get_tracking_uri())} to make a run, got {masked(str(error))}; nothing has "
+            "begun: run the same command again once it answers"
+        ) from error
     _outbox().open_run(known, active.info.run_id)
     return Run(known, active.info.experiment_id)
 
