@@ -198,6 +198,8 @@ class BilevelConfig:
             over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; or give one
             number per row.
         share_weights: whether cells of a row share the convolution on edge (u, v).
+        path_per_process: whether each of several processes that train together draws a path of its own in every step,
+            instead of one for all; for the estimators ``straight-through`` and ``reinmax``.
         one_shot_paths: random paths over which the final one-shot accuracy is averaged.
         threads: of the processor; small convolutions gain nothing from more than one.
     """
@@ -214,6 +216,7 @@ class BilevelConfig:
     temperature: PositiveFloat = 1.0
     regularization: float | tuple[float, ...] = 0.1
     share_weights: bool = False
+    path_per_process: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1
 
@@ -225,9 +228,14 @@ class BilevelConfig:
         return regularization
 
     @pydantic.model_validator(mode="after")
-    def _started(self) -> BilevelConfig:
+    def _consistent(self) -> BilevelConfig:
         if self.alpha_start >= self.epochs:
             raise ValueError(f"alpha_start: expected an epoch before the last of {self.epochs}, or alphas never move")
+        if self.path_per_process and self.estimator not in ("straight-through", "reinmax"):
+            raise ValueError(
+                f"path_per_process: expected the estimator straight-through or reinmax with it, got {self.estimator}, "
+                "which learns from one path and its loss"
+            )
         return self
 
 
@@ -354,6 +362,8 @@ class SearchConfig(_StudyConfig):
             searches append their seeds to it.
         storage: Optuna storage URL.
         sampler: the outer search.
+        processes: that train each hyper-architecture together, each on a GPU, or all on the processor. Leave it out
+            where a launcher such as ``torchrun`` has started several.
         repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
         carry_over: begin each hyper-architecture with the last one's weights, where it has the same cells (or edges, if
             they share weights); they are kept in ``checkpoint_dir``.
@@ -371,6 +381,7 @@ class SearchConfig(_StudyConfig):
     study: Annotated[str, Field(min_length=1)] | None = None
     storage: str = "sqlite:///fade.db"
     sampler: SamplerConfig = SamplerConfig()
+    processes: Positive = 1
     repetitions: Positive = 1
     carry_over: bool = False
     checkpoint_dir: str = "checkpoints"

@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
@@ -32,6 +33,9 @@ REFRESH = 0.5
 """Seconds between two looks at the progress of tasks."""
 
 BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
+
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which a launcher's process finds the others."""
 
 # In a worker process: the progress of all tasks, shared with the main process, and the place of the running one.
 _fractions: MutableSequence[float] | None = None
@@ -133,7 +137,11 @@ class _Workers(Executor):
             else:
                 future.set_exception(WorkerDiedError(_death(error)))
 
-        self._pool.schedule(_run, task).add_done_callback(finish)
+        try:
+            self._pool.schedule(_run, task).add_done_callback(finish)
+        except RuntimeError:
+            interrupt.check()  # a signal to the whole group may have ended a worker that was starting, and the pool
+            raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let all tasks end; or, with ``cancel_futures``, end the workers at once, whatever they have left to do."""
@@ -162,6 +170,9 @@ def _death(error: ProcessExpired) -> str:
 def _start(fractions: MutableSequence[float]) -> None:
     """In a worker, before its first task: one thread each, also of numpy's, or workers get into each other's way."""
     threadpool_limits(1)
+    os.setpgid(0, 0)  # a signal to all processes of the parent's group, as launchers send it, is the parent's to hear
+    for name in [name for name in os.environ if name.startswith("TORCHELASTIC_") or name in LAUNCHER]:
+        del os.environ[name]  # it trains alone, though its parent may be one of several processes
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
@@ -175,9 +186,12 @@ def _end_with(parent: int) -> None:
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In a worker: the task."""
+    """In a worker: the task, on the GPU whose turn it is, where there are several."""
     global _slot  # noqa: PLW0603
     _slot = slot
+    torch = sys.modules.get("torch")  # which the task has imported, if it trains
+    if torch is not None and (gpus := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(slot % gpus)
     return fn(*args, **kwargs)
 
 

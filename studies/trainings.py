@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import completed, report
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
+from fade_study.training.processes import Processes
 
 __all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
 
@@ -142,38 +144,37 @@ def train_hyper(
     paths: Sequence[Sequence[int]] = (),
     weights: Sequence[Mapping[str, Tensor] | None] | None = None,
     checkpoints: Path | None = None,
+    processes: Processes | None = None,
 ) -> list[HyperResult]:
     """Train a hyper-architecture once per seed, each with a child run of its own.
 
-    A single training runs in this process and is recorded epoch by epoch; several go through the executor. ``paths``
-    are columns ``(n, d)`` whose one-shot accuracies are measured in each; ``weights``, one per seed, are those to begin
-    with; in ``checkpoints`` a training that was stopped goes on, until they are forgotten.
+    A single training runs in this process, and in several together one after the other, recorded epoch by epoch; else
+    they go through the executor. ``paths`` are columns ``(n, d)`` whose one-shot accuracies are measured in each;
+    ``weights``, one per seed, are those to begin with; in ``checkpoints`` a training that was stopped goes on, until
+    they are forgotten.
     """
     begin = [None] * len(seeds) if weights is None else weights
     files = [hyper_file(checkpoints, hyper_architecture, config, seed) for seed in seeds]
-    if len(seeds) == 1:
-        with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
-
-            def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
-                child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
-
-            result = train_hyper_architecture(
-                hyper_architecture,
-                data,
-                config,
-                network=network,
-                seed=seeds[0],
-                paths=paths,
-                weights=begin[0],
-                checkpoint=files[0],
-                on_epoch=on_epoch,
-            )
-            _finish_hyper(child, result)
-        return [result]
-    tasks = {
-        executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths, first, file): seed
+    trainings = {
+        seed: partial(
+            train_hyper_architecture,
+            hyper_architecture,
+            data,
+            config,
+            network=network,
+            seed=seed,
+            paths=paths,
+            weights=first,
+            checkpoint=file,
+        )
         for seed, first, file in zip(seeds, begin, files, strict=True)
     }
+    if len(seeds) == 1 or (processes is not None and processes.count > 1):
+        return [
+            _train_here(training, generation, hyper_architecture, seed, processes)
+            for seed, training in trainings.items()
+        ]
+    tasks = {executor.submit(_hyper, training, config.epochs): seed for seed, training in trainings.items()}
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
         seed = tasks[task]
@@ -189,6 +190,27 @@ def train_hyper(
             child.series([(e, metrics | tracking.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)], now=False)
             _finish_hyper(child, result)
     return [results[seed] for seed in seeds]
+
+
+def _train_here(
+    training: Callable[..., HyperResult],
+    generation: int,
+    hyper_architecture: HyperArchitecture,
+    seed: int,
+    processes: Processes | None,
+) -> HyperResult:
+    """A training in this process, and in those that train with it, recorded epoch by epoch."""
+    with tracking.start_hyper(generation, hyper_architecture, seed) as child:
+
+        def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
+            child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
+
+        if processes is None:
+            result = training(on_epoch=on_epoch)
+        else:
+            result = processes.run(training, main={"on_epoch": on_epoch})
+        _finish_hyper(child, result)
+    return result
 
 
 def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
@@ -215,27 +237,8 @@ def _scratch(
     )
 
 
-def _hyper(
-    hyper_architecture: HyperArchitecture,
-    data: Data,
-    config: BilevelConfig,
-    network: NetworkConfig,
-    seed: int,
-    paths: Sequence[Sequence[int]],
-    weights: Mapping[str, Tensor] | None,
-    checkpoint: Path | None,
-) -> HyperResult:
-    return train_hyper_architecture(
-        hyper_architecture,
-        data,
-        config,
-        network=network,
-        seed=seed,
-        paths=paths,
-        weights=weights,
-        checkpoint=checkpoint,
-        on_epoch=_reporter(config.epochs),
-    )
+def _hyper(training: Callable[..., HyperResult], epochs: int) -> HyperResult:
+    return training(on_epoch=_reporter(epochs))
 
 
 def _reporter(epochs: int) -> Callable[..., None]:
