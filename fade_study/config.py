@@ -390,6 +390,12 @@ class SearchConfig(_StudyConfig):
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
 
+    def _problems(self) -> list[str]:
+        images = self.bilevel.batch_size
+        if self.processes <= images:
+            return []
+        return [f"processes: expected up to {images}, an image of each batch for each, got {self.processes}"]
+
 
 @_settings
 class ValidationConfig(_StudyConfig):

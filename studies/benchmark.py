@@ -73,6 +73,7 @@ HEADLINES = (
     ("fashion, w = 7", "bilevel_epoch"),
     ("fashion, w = 7", "matmul_peak"),
     ("fashion, w = 7", "peak_memory"),
+    ("fashion, w = 7", "exchanged_bytes"),
     ("digits", "two_workers"),
     ("digits", "outside_training"),
 )
@@ -230,6 +231,7 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     with FlopCounterMode(display=False) as counter:
         problem.weight_step()
     flops = counter.get_total_flops() / seconds["weight"]
+    sent = sum(p.grad.nbytes for p in supernet.parameters() if p.grad is not None)
     memory = peak_memory(lambda: supernet_training(hyper, shape)) / peak_memory(lambda: network_training(hyper, shape))
     return {
         "weight_step": seconds["weight"] / seconds["network"],
@@ -237,6 +239,8 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
         "bilevel_epoch": (seconds["all weight"] + seconds["all alpha"]) / (seconds["weight"] + seconds["alpha"]),
         "matmul_peak": flops / (2 * MATRIX**3 / seconds["matrix"]),
         "peak_memory": np.array([memory]),
+        "exchanged_bytes": np.array([sent]),
+        "gain/exchanged_bytes": np.array([sum(p.nbytes for p in supernet.parameters()) / sent]),
         "gain/one_path": seconds["all weight"] / seconds["weight"],
         "gain/one_path_back": seconds["all alpha"] / seconds["alpha"],
         "gain/merged_convolutions": seconds["edges"] / seconds["network"],

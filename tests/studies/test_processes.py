@@ -127,3 +127,20 @@ def test_a_signal_ends_all_at_the_same_step(place, whole, number):
     assert "RUNNING" not in statuses
     assert Search(place, 2, *PLAIN).ended_with(300) == 0, log(place)
     assert outcome(place) == whole[2]
+
+
+def test_an_error_of_all_is_told_once(place):
+    assert Search(place, 2, "--data.name", "npz:missing.npz").ended_with(60) == 1
+    assert log(place).count("expected an .npz that can be read, got no file") == 1
+    assert "Traceback" not in log(place)
+    assert not (place / "fade.db").exists()
+
+
+def test_other_studies_are_not_for_several_processes(place):
+    command = [sys.executable, "-m", "studies.validate_ranks", "--preset", "smoke"]
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=place, env=NO_LAUNCHER | launched, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "expected one process, got 2 of a launcher; of all studies, search alone trains over several" in done.stderr
