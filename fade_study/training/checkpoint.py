@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from torch import Tensor, distributed
 
 from fade_study import interrupt
 from fade_study.exceptions import StorageError
@@ -163,9 +163,9 @@ class Progress:
         number = interrupt.requested()
         if self._accelerator.num_processes == 1:
             return number
-        numbers = self._accelerator.gather(torch.tensor([number], device=self._accelerator.device))
-        assert isinstance(numbers, Tensor)
-        return int(numbers.max())
+        anywhere = torch.tensor(number, device=self._accelerator.device)
+        distributed.all_reduce(anywhere, distributed.ReduceOp.MAX)
+        return int(anywhere)
 
     def _save(self) -> None:
         if self._file is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast, gather_object
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fade_study.config import OptimizerConfig, Schedule
@@ -134,8 +134,8 @@ def add_up(values: Sequence[Tensor], accelerator: Accelerator) -> list[Tensor]:
     """Sums over processes of tensors on the device, all in one exchange; the same on all processes, bit for bit."""
     if accelerator.num_processes == 1:
         return list(values)
-    total = accelerator.reduce(torch.cat([value.reshape(-1) for value in values]), "sum")
-    assert isinstance(total, Tensor)
+    total = torch.cat([value.reshape(-1) for value in values])
+    distributed.all_reduce(total)  # directly, since Accelerate's own doubles the time of such small ones
     parts = total.split([value.numel() for value in values])
     return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
