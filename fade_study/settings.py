@@ -15,12 +15,27 @@ import optuna
 from fade_study.exceptions import InvalidInputError
 from fade_study.space import CellSpace
 
-__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "masked", "masked_url", "plain"]
+__all__ = [
+    "check_same",
+    "connect_arguments",
+    "describe_sampler",
+    "describe_space",
+    "flatten",
+    "masked",
+    "masked_url",
+    "plain",
+]
 
 SECRET = re.compile(
     r"passw|pwd|passphrase|token|secret|credential|signature|(api|access)[_-]?key|odbc_connect|\b(auth|key|sig)\b", re.I
 )
 """In the name of a URL's parameter: its value is nobody's business."""
+CONNECT_SECONDS = {"psycopg2": "connect_timeout", "psycopg": "connect_timeout", "pg8000": "timeout",
+                   "mysqldb": "connect_timeout", "pymysql": "connect_timeout",
+                   "mysqlconnector": "connection_timeout"}  # fmt: skip
+"""What drivers of databases call the seconds they wait for a server."""
+PATIENCE = 5
+"""Such seconds; by default most drivers wait for minutes."""
 
 
 def describe_space(space: CellSpace) -> dict[str, Any]:
@@ -93,6 +108,18 @@ def masked_url(url: str) -> str:
 
     before, at, host = re.sub(r"([?&#][^=?&#]*)=([^&]*)", mask, url).rpartition("@")
     return re.sub(r"(://[^:/]*:).+", r"\1***", before, count=1, flags=re.DOTALL) + at + host
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """For SQLAlchemy's ``create_engine``: a server that can't be reached is to be told soon."""
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+        name = CONNECT_SECONDS.get(parsed.get_driver_name())
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError):  # which to open it will tell of
+        return {}
+    return {} if name is None or name in parsed.query else {"connect_args": {name: PATIENCE}}
 
 
 def masked(text: str) -> str:
