@@ -30,12 +30,12 @@ SECRET = re.compile(
     r"passw|pwd|passphrase|token|secret|credential|signature|(api|access)[_-]?key|odbc_connect|\b(auth|key|sig)\b", re.I
 )
 """In the name of a URL's parameter: its value is nobody's business."""
-CONNECT_SECONDS = {"psycopg2": "connect_timeout", "psycopg": "connect_timeout", "pg8000": "timeout",
-                   "mysqldb": "connect_timeout", "pymysql": "connect_timeout",
-                   "mysqlconnector": "connection_timeout"}  # fmt: skip
-"""What drivers of databases call the seconds they wait for a server."""
-PATIENCE = 5
-"""Such seconds; by default most drivers wait for minutes."""
+CONNECT = {"mysqlconnector": "connection_timeout", "pg8000": "timeout"} | dict.fromkeys(
+    ("mysqldb", "psycopg", "psycopg2", "pymysql"), "connect_timeout"
+)
+"""What drivers of databases call the seconds that they wait for a server."""
+CONNECT_SECONDS = 5
+"""By default most of them wait for minutes."""
 
 
 def describe_space(space: CellSpace) -> dict[str, Any]:
@@ -112,14 +112,14 @@ def masked_url(url: str) -> str:
 
 def connect_arguments(url: str) -> dict[str, Any]:
     """For SQLAlchemy's ``create_engine``: a server that can't be reached is to be told soon."""
-    import sqlalchemy
+    import sqlalchemy.exc
 
     try:
         parsed = sqlalchemy.make_url(url)
-        name = CONNECT_SECONDS.get(parsed.get_driver_name())
+        name = CONNECT.get(parsed.get_driver_name())
     except (sqlalchemy.exc.SQLAlchemyError, ImportError):  # which to open it will tell of
         return {}
-    return {} if name is None or name in parsed.query else {"connect_args": {name: PATIENCE}}
+    return {} if name is None or name in parsed.query else {"connect_args": {name: CONNECT_SECONDS}}
 
 
 def masked(text: str) -> str:

@@ -320,7 +320,7 @@ def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
         sqlalchemy.exc.SQLAlchemyError,
         optuna.exceptions.StorageInternalError,
     ) as error:
-        reason = masked(str(error.__cause__ or error).partition("\n(Background")[0])
+        reason = masked(" ".join(str(error.__cause__ or error).partition("(Background")[0].split()))
         raise StorageError(
             f"expected a storage that can be opened, got {masked_url(str(storage))}: {reason}. "
             "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"

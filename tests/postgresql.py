@@ -57,7 +57,7 @@ class Server:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self.as_user)
 
     def url(self, database):
-        return f"postgresql://postgres:topsecret@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg2://postgres:topsecret@127.0.0.1:{self.port}/{database}"
 
     @contextlib.contextmanager
     def connect(self):
