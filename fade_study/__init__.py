@@ -16,7 +16,7 @@ from fade_study.exceptions import (
     StorageError,
 )
 from fade_study.space import FEATURES, PAPER_FEATURES, SPECTRAL_FEATURES, CellSpace, DagSpace
-from fade_study.study import Batch, CellTrial, FadeStudy, create_study, delete_study, load_study
+from fade_study.study import Batch, CellTrial, FadeStudy, OpenEvaluation, create_study, delete_study, load_study
 
 __all__ = [
     "FEATURES",
@@ -35,6 +35,7 @@ __all__ = [
     "FadeStudy",
     "HyperArchitecture",
     "InvalidInputError",
+    "OpenEvaluation",
     "OpenGenerationError",
     "StorageError",
     "create_study",

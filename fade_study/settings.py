@@ -15,12 +15,27 @@ import optuna
 from fade_study.exceptions import InvalidInputError
 from fade_study.space import CellSpace
 
-__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "masked", "masked_url", "plain"]
+__all__ = [
+    "check_same",
+    "connect_arguments",
+    "describe_sampler",
+    "describe_space",
+    "flatten",
+    "masked",
+    "masked_url",
+    "plain",
+]
 
 SECRET = re.compile(
     r"passw|pwd|passphrase|token|secret|credential|signature|(api|access)[_-]?key|odbc_connect|\b(auth|key|sig)\b", re.I
 )
 """In the name of a URL's parameter: its value is nobody's business."""
+CONNECT = {"mysqlconnector": "connection_timeout", "pg8000": "timeout"} | dict.fromkeys(
+    ("mysqldb", "psycopg", "psycopg2", "pymysql"), "connect_timeout"
+)
+"""What drivers of databases call the seconds that they wait for a server."""
+CONNECT_SECONDS = 5
+"""By default most of them wait for minutes."""
 
 
 def describe_space(space: CellSpace) -> dict[str, Any]:
@@ -93,6 +108,18 @@ def masked_url(url: str) -> str:
 
     before, at, host = re.sub(r"([?&#][^=?&#]*)=([^&]*)", mask, url).rpartition("@")
     return re.sub(r"(://[^:/]*:).+", r"\1***", before, count=1, flags=re.DOTALL) + at + host
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """For SQLAlchemy's ``create_engine``: a server that can't be reached is to be told soon."""
+    import sqlalchemy.exc
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+        name = CONNECT.get(parsed.get_driver_name())
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError):  # which to open it will tell of
+        return {}
+    return {} if name is None or name in parsed.query else {"connect_args": {name: CONNECT_SECONDS}}
 
 
 def masked(text: str) -> str:

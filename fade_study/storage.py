@@ -1,7 +1,8 @@
 """A study's storage: which process owns the open generation, and what to do while the storage does not answer.
 
-Several processes may work on one study, one generation at a time. The process that has it open is written to its trial
-as the owner; it lives as long as its pid does, or, seen from another host, as long as it goes on renewing its beat.
+Several processes may work on one study, one generation at a time, and evaluate as many architectures. The process that
+has one of them open is written to its trial as the owner; it lives as long as its pid does, or, seen from another host,
+as long as it goes on renewing its beat.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import optuna
@@ -22,13 +23,26 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import FadeError, OpenGenerationError, StorageError
-from fade_study.samplers._base import told
-from fade_study.settings import masked, masked_url
+from fade_study.samplers._base import CELLS, told
+from fade_study.settings import connect_arguments, masked, masked_url
 
-__all__ = ["OWNER", "Beat", "claim", "is_mine", "open_storage", "owner_name", "retried"]
+__all__ = [
+    "EVALUATES",
+    "OWNER",
+    "Beat",
+    "claim",
+    "claim_evaluation",
+    "is_mine",
+    "open_storage",
+    "owner_name",
+    "retried",
+    "retried_on",
+]
 
 OWNER = "fade:owner"
-"""Attribute of a trial: the process that has its generation open."""
+"""Attribute of a trial: the process that has its generation, or its evaluation, open."""
+EVALUATES = "fade:evaluates"
+"""Attribute of a trial that is none of the search's: the generation whose value it brings."""
 
 BEAT_SECONDS = 20.0
 """Between two beats of an owner."""
@@ -42,7 +56,8 @@ LONGEST_WAIT_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 """A storage that is busy or away is tried again for so long, with waits that double up to the longest, at random."""
 OPEN_ATTEMPTS = 5
-"""So often a storage is tried to be opened."""
+OPEN_SECONDS = 3.0
+"""So often a storage is tried to be opened, but not again after so long: where it is away, a human waits."""
 
 Result = TypeVar("Result")
 
@@ -63,15 +78,14 @@ def claim(study: optuna.Study) -> optuna.Trial:
     begun, running = None, []
     while not running:
         unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
-        running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
+        running = [t for t in unfinished if t.state == TrialState.RUNNING and EVALUATES not in t.user_attrs]
         if not running:
-            begun = _begin(study, enqueued=bool(unfinished))
+            begun = _begin(study, enqueued=any(t.state == TrialState.WAITING for t in unfinished))
     first = running[0]
     owned = first._trial_id == begun or (not _lives_elsewhere(first) and _take_over(study, first))
     for trial in running[1:]:
         if is_mine(trial):  # it came second
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            _give_up(study, trial._trial_id)
     if not owned:
         owner = owner_name(study._storage.get_trial(first._trial_id))
         raise OpenGenerationError(
@@ -89,6 +103,54 @@ def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
         return None
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: _this_process()})
     return study._storage.create_new_trial(study._study_id, trial)
+
+
+def claim_evaluation(
+    study: optuna.Study, generation: int, trial: FrozenTrial, held: Collection[int]
+) -> FrozenTrial | None:
+    """A new running trial that is to bring the value of a generation, for this process alone.
+
+    Args:
+        study: of Optuna.
+        generation: that has no value.
+        trial: the generation's own.
+        held: ids of the running trials that this process is at work on.
+
+    Returns:
+        None where a living process is at work on the same architecture, or has told the value meanwhile. Where
+        processes begin at the same moment, the lowest number has it.
+    """
+    cells = [row[:1] for row in trial.user_attrs[CELLS]]
+
+    def others() -> list[FrozenTrial]:
+        trials = [t for t in study.get_trials(deepcopy=False) if EVALUATES in t.user_attrs and t._trial_id not in held]
+        same = [t for t in trials if t.user_attrs[EVALUATES] == generation]
+        complete = [t for t in same if t.state == TrialState.COMPLETE]
+        return complete + [
+            t for t in trials if t.state == TrialState.RUNNING and (t in same or t.user_attrs[CELLS] == cells)
+        ]
+
+    for other in others():
+        if other.state.is_finished() or _lives_elsewhere(other):
+            return None
+        _give_up(study, other._trial_id)  # of a process that died, or of this one, which never heard of it
+    begun = optuna.trial.create_trial(
+        state=TrialState.RUNNING,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={EVALUATES: generation, CELLS: cells, OWNER: _this_process()},
+    )
+    trial_id = study._storage.create_new_trial(study._study_id, begun)
+    # Only now: nobody can begin, or end, unseen.
+    if [other._trial_id for other in others()][:1] != [trial_id]:
+        _give_up(study, trial_id)
+        return None
+    return study._storage.get_trial(trial_id)
+
+
+def _give_up(study: optuna.Study, trial_id: int) -> None:
+    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+        study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
 
 def _take_over(study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -161,12 +223,12 @@ def _started(pid: int) -> float | None:
 class Beat:
     """Renews the beat of a trial's owner until it is stopped or garbage, or the trial is no longer this process's."""
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
         stopped = threading.Event()
         self.stop = weakref.finalize(self, stopped.set)
         """Never waits for the thread."""
         # The thread must not know this object, which would never become garbage.
-        arguments = (trial.storage, trial._trial_id, stopped)
+        arguments = (storage, trial_id, stopped)
         threading.Thread(target=_renew, args=arguments, name="fade_study beat", daemon=True).start()
 
 
@@ -191,6 +253,11 @@ def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
     Raises:
         StorageError: (an ``OSError``) where the storage stays away.
     """
+    return retried_on(study._storage, study.study_name, operation)
+
+
+def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[[], Result]) -> Result:
+    """The same, for a study that is not open yet."""
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_away),
         wait=tenacity.wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
@@ -202,11 +269,11 @@ def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
     except Exception as error:
         if not _is_away(error):
             raise
-        storage = getattr(study._storage, "_backend", study._storage)  # what Optuna's cache hides
+        storage = getattr(opened, "_backend", opened)  # what Optuna's cache hides
         url = masked_url(str(getattr(storage, "url", type(storage).__name__)))
         reason = masked(str(error.__cause__ or error).partition("\n")[0])
         raise StorageError(
-            f"expected the storage of study {study.study_name!r} to answer within {RETRY_SECONDS:g} s, got from {url}: "
+            f"expected the storage of study {study_name!r} to answer within {RETRY_SECONDS:g} s, got from {url}: "
             f"{reason}. Nothing is lost, an open generation is still open: look after the server or the file and who "
             "has locked it, then call again"
         ) from error
@@ -231,15 +298,20 @@ def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
     """
     import sqlalchemy.exc
 
+    def attempt() -> BaseStorage:
+        if isinstance(storage, str) and (arguments := connect_arguments(storage)):
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(storage, engine_kwargs=arguments))
+        return optuna.storages.get_storage(storage)
+
     # Two processes that open a new file at the same moment make the same tables, and one of them fails.
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_away),
         wait=tenacity.wait_random(0, FIRST_WAIT_SECONDS),
-        stop=tenacity.stop_after_attempt(OPEN_ATTEMPTS),
+        stop=tenacity.stop_after_attempt(OPEN_ATTEMPTS) | tenacity.stop_after_delay(OPEN_SECONDS),
         reraise=True,
     )
     try:
-        return attempts(optuna.storages.get_storage, storage)
+        return attempts(attempt)
     except (
         ImportError,
         OSError,
@@ -248,7 +320,8 @@ def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
         sqlalchemy.exc.SQLAlchemyError,
         optuna.exceptions.StorageInternalError,
     ) as error:
+        reason = masked(" ".join(str(error.__cause__ or error).partition("(Background")[0].split()))
         raise StorageError(
-            f"expected a storage that can be opened, got {masked_url(str(storage))}: {error}. "
+            f"expected a storage that can be opened, got {masked_url(str(storage))}: {reason}. "
             "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
         ) from error

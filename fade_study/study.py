@@ -12,7 +12,7 @@ import json
 import math
 import numbers
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,17 +39,34 @@ from fade_study.samplers._base import (
 )
 from fade_study.settings import check_same, describe_sampler, describe_space, plain
 from fade_study.space import Cell, CellSpace
-from fade_study.storage import Beat, claim, is_mine, open_storage, owner_name, retried
+from fade_study.storage import (
+    EVALUATES,
+    Beat,
+    claim,
+    claim_evaluation,
+    is_mine,
+    open_storage,
+    owner_name,
+    retried,
+    retried_on,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Batch", "CellTrial", "Evaluation", "FadeStudy", "create_study", "delete_study", "load_study"]
+__all__ = [
+    "Batch",
+    "CellTrial",
+    "Evaluation",
+    "FadeStudy",
+    "OpenEvaluation",
+    "create_study",
+    "delete_study",
+    "load_study",
+]
 
 GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
-EVALUATES = "fade:evaluates"
-"""Attribute of a trial that is none of the search's: the generation whose value it brings later."""
 DETAILS = "fade:details"
 """Attribute of a trial: what the caller wants to be kept with it."""
 
@@ -73,6 +90,17 @@ class Evaluation(NamedTuple):
     value: float
     details: dict[str, Any] = {}  # noqa: RUF012 - evaluations() gives each its own
     """As told with the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEvaluation:
+    """What a study asks for: an architecture whose from-scratch accuracy it wants to be told."""
+
+    generation: int
+    trial_number: int
+    """Number of the Optuna trial."""
+    architecture: Architecture
+    """The generation's anchor architecture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +139,13 @@ class Batch:
 
 @dataclass(slots=True)
 class _Open:
-    """A generation that is open in this object."""
+    """A generation, or an evaluation, that is open in this object."""
 
-    batch: Batch
-    trial: optuna.Trial
+    asked: Any
+    """The batch or the evaluation."""
+    name: str
+    """In messages."""
+    trial_id: int
     beat: Beat
     tried: bool = False
     """Whether to finish it was tried: the storage may have done so, though its answer was lost."""
@@ -133,6 +164,8 @@ class FadeStudy:
         self._names = anchor_names(self.depth, space.features)
         self._cells = {cell.key: cell for cell in space}
         self._open: _Open | None = None
+        self._evaluating: dict[int, _Open] = {}
+        """By generation."""
         self._in_optimize = False
         self._stopped = False
 
@@ -149,7 +182,7 @@ class FadeStudy:
             StorageError: (an ``OSError``) where the storage does not answer; call again when it is back.
         """
         if self._open is not None:
-            number = self._open.batch.number
+            number = self._open.asked.number
             raise OpenGenerationError(
                 f"expected no open generation, but generation {number} is; study.tell(batch, alpha) it, "
                 "or give it up with study.fail(batch)"
@@ -160,11 +193,11 @@ class FadeStudy:
 
         def begin() -> _Open:
             trial = claim(self.optuna_study)
-            return _Open(self._complete(trial), trial, Beat(trial))
+            batch = self._complete(trial)
+            return _Open(batch, f"generation {batch.number}", trial._trial_id, Beat(trial.storage, trial._trial_id))
 
-        opened = retried(begin, self.optuna_study)
-        self._open = opened
-        return opened.batch
+        self._open = retried(begin, self.optuna_study)
+        return self._open.asked
 
     def _complete(self, trial: optuna.Trial) -> Batch:
         """The batch of a trial; draws and stores what the storage doesn't hold yet."""
@@ -243,53 +276,129 @@ class FadeStudy:
         """
         self._finish(self._opened(batch), TrialState.FAIL, {})
 
-    def add_evaluation(self, generation: int, value: float, details: Mapping[str, Any] | None = None) -> None:
-        """Tell the from-scratch accuracy of a generation's anchor architecture later than its alphas.
+    # --- evaluations that come later than the alphas ----------------------------------------------
 
-        So trainings from scratch may go on while the search does. It becomes a trial of its own, with the generation's
-        anchors as its params, since Optuna's trials are final when they are told.
+    def ask_evaluation(self, generations: Collection[int] | None = None) -> OpenEvaluation | None:
+        """The first generation without a value that nobody evaluates, to train its anchor architecture from scratch.
+
+        So trainings from scratch may go on while the search does, and several processes may share them: an evaluation
+        belongs to the process that asked it, as long as that lives, and so does its architecture, which other
+        generations may have as well. It becomes a trial of its own, with the generation's anchors as its params, since
+        Optuna's trials are final when they are told.
+
+        Args:
+            generations: none but these, among them the one that is open in this object; default all that were told.
+
+        Returns:
+            None where there is nothing to take: all have a value, or are evaluated, here or by another process. That
+            may die: ask again as long as :meth:`evaluations` lacks one.
+
+        Raises:
+            StorageError: (an ``OSError``) where the storage does not answer; call again when it is back.
+        """
+
+        def begin() -> _Open | None:
+            found = self._without_value()
+            if generations is not None:
+                found = {generation: trial for generation, trial in found.items() if generation in generations}
+                if self._open is not None and (number := self._open.asked.number) in generations:
+                    found[number] = self.optuna_study._storage.get_trial(self._open.trial_id)
+            held = {opened.trial_id for opened in self._evaluating.values()}
+            for generation in sorted(found.keys() - self._evaluating.keys()):
+                trial = claim_evaluation(self.optuna_study, generation, found[generation], held)
+                if trial is not None:
+                    asked = OpenEvaluation(generation, trial.number, self._architecture(trial))
+                    beat = Beat(self.optuna_study._storage, trial._trial_id)
+                    return _Open(asked, f"the evaluation of generation {generation}", trial._trial_id, beat)
+            return None
+
+        opened = retried(begin, self.optuna_study)
+        if opened is None:
+            return None
+        self._evaluating[opened.asked.generation] = opened
+        return opened.asked
+
+    def tell_evaluation(
+        self, evaluation: OpenEvaluation, value: float, details: Mapping[str, Any] | None = None
+    ) -> None:
+        """Finish an evaluation, once its generation is told.
+
+        Args:
+            evaluation: from :meth:`ask_evaluation`.
+            value: from-scratch accuracy of ``evaluation.architecture``.
+            details: whatever else to keep with the evaluation, as plain JSON values.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for an evaluation that is not open, that another process has taken
+                over, or whose generation is not told; for a value or details that are none. Nothing is stored then.
+            StorageError: (an ``OSError``) where the storage does not answer. The evaluation stays open: tell it again.
+        """
+        opened = self._evaluation(evaluation)
+        _check_finite("value", value)
+        kept = _plain_details(details)
+        past, number = self._told(), evaluation.generation
+        if number >= len(past) or self._architecture(past[number]) != evaluation.architecture:
+            raise InvalidInputError(
+                f"expected generation {number} to be told before its evaluation, got {len(past)} generations"
+                f"{', that one with other anchors' if number < len(past) else ''}; tell it first, or fail_evaluation"
+            )
+        self._finish(opened, TrialState.COMPLETE, {DETAILS: kept}, value)
+
+    def fail_evaluation(self, evaluation: OpenEvaluation) -> None:
+        """Give an evaluation back: the next :meth:`ask_evaluation`, here or elsewhere, may take it.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for one that is not open, or that another process has taken over.
+            StorageError: (an ``OSError``) where the storage does not answer. The evaluation stays open.
+        """
+        self._finish(self._evaluation(evaluation), TrialState.FAIL, {})
+
+    def add_evaluation(self, generation: int, value: float, details: Mapping[str, Any] | None = None) -> None:
+        """Ask and tell the evaluation of a generation at once.
 
         Args:
             generation: that was told without a value.
             value: its from-scratch accuracy.
-            details: whatever else to keep with the evaluation, as plain JSON values.
+            details: as in :meth:`tell_evaluation`.
 
         Raises:
-            InvalidInputError: (a ``ValueError``) for a generation that was not told or has a value, or a bad value.
+            InvalidInputError: (a ``ValueError``) for a generation that was not told, has a value, or is evaluated by
+                another process, or a bad value.
             StorageError: (an ``OSError``) where the storage does not answer; call again when it is back.
         """
         _check_finite("value", value)
-        kept = _plain_details(details)
+        _plain_details(details)
+        waiting = retried(self._without_value, self.optuna_study)
+        opened = self._evaluating.get(generation)
+        evaluation = opened.asked if opened else self.ask_evaluation({generation} & waiting.keys())
+        if evaluation is None:
+            raise InvalidInputError(
+                f"expected a generation that was told without a value, and that no other process evaluates, got "
+                f"{generation!r}; {len(self._told())} were told, {len(waiting)} of them have none"
+            )
+        self.tell_evaluation(evaluation, value, details)
 
-        def find() -> FrozenTrial:
-            past = told(self.optuna_study)
-            waiting = set(range(len(past))) - {evaluation.generation for evaluation in self.evaluations()}
-            if generation not in waiting:
-                raise InvalidInputError(
-                    f"expected a generation that was told without a value, got {generation}; {len(past)} were told, "
-                    f"{len(waiting)} of them have none"
-                )
-            return past[generation]
+    def _without_value(self) -> dict[int, FrozenTrial]:
+        """Generations that were told without a value."""
+        known = {evaluation.generation for evaluation in self.evaluations()}
+        return {number: trial for number, trial in enumerate(told(self.optuna_study)) if number not in known}
 
-        trial = retried(find, self.optuna_study)
-        evaluation = optuna.trial.create_trial(
-            params=trial.params,
-            distributions=trial.distributions,
-            value=float(value),
-            user_attrs={EVALUATES: generation, CELLS: [row[:1] for row in trial.user_attrs[CELLS]]}
-            | ({DETAILS: kept} if kept else {}),
-        )
+    def _evaluation(self, evaluation: OpenEvaluation) -> _Open:
+        """The open evaluation."""
+        opened = self._evaluating.get(evaluation.generation)
+        if opened is None or opened.asked != evaluation:
+            raise InvalidInputError(
+                f"expected an evaluation that is open, got that of generation {evaluation.generation} (trial "
+                f"{evaluation.trial_number}), which was told or failed already, or belongs to another study; "
+                "ask_evaluation() for the next one"
+            )
+        return opened
 
-        def add() -> None:
-            # An attempt before, whose answer was lost, may have added it.
-            if all(evaluation.generation != generation for evaluation in self.evaluations()):
-                self.optuna_study.add_trial(evaluation)
-
-        retried(add, self.optuna_study)
+    # --- how a generation or an evaluation ends ---------------------------------------------------
 
     def _opened(self, batch: Batch) -> _Open:
         """The open generation, if it is this batch's."""
-        if self._open is None or not _same(self._open.batch, batch):
+        if self._open is None or not _same(self._open.asked, batch):
             raise InvalidInputError(
                 f"expected the batch that is open, got generation {batch.number} (trial {batch.trial_number}), "
                 "which was told or failed already, or belongs to another study; ask() for the next one"
@@ -304,43 +413,48 @@ class FadeStudy:
         value: float | None = None,
         one_shot_accuracy: float | None = None,
     ) -> None:
-        """Store how a generation ends. The state comes last and closes it, so nothing is ever half told."""
-        storage, trial_id = opened.trial.storage, opened.trial._trial_id
+        """Store how it ends. The state comes last and closes it, so nothing is ever half told."""
+        storage, trial_id = self.optuna_study._storage, opened.trial_id
 
         def store() -> None:
             stored = storage.get_trial(trial_id)
             missing = {name: x for name, x in attributes.items() if stored.user_attrs.get(name, {}) != x}
             if opened.tried and is_mine(stored) and stored.state == state and not missing:
                 return  # an attempt before, whose answer was lost
-            self._check_open(stored, opened.batch)
+            self._check_open(stored, opened)
             opened.tried = True
             for name, x in missing.items():
                 storage.set_trial_user_attr(trial_id, name, x)
             if one_shot_accuracy is not None:
                 storage.set_trial_intermediate_value(trial_id, 0, float(one_shot_accuracy))
-            self.optuna_study.tell(opened.trial, None if value is None else float(value), state)
+            if opened is self._open:
+                self.optuna_study.tell(stored.number, None if value is None else float(value), state)
+            else:  # of which its sampler need not hear before it reads the history
+                storage.set_trial_state_values(trial_id, state, None if value is None else [float(value)])
 
         retried(store, self.optuna_study)
-        self._close()
+        self._close(opened)
 
-    def _check_open(self, stored: FrozenTrial, batch: Batch) -> None:
+    def _check_open(self, stored: FrozenTrial, opened: _Open) -> None:
         """Raise unless a trial in the storage is this process's still."""
         if stored.state.is_finished():
-            self._close()
+            self._close(opened)
             raise InvalidInputError(
-                f"expected generation {batch.number} to be open, but another session has finished it; ask() for another"
+                f"expected {opened.name} to be open, but another session has finished it; ask for another"
             )
         if not is_mine(stored):
-            self._close()
+            self._close(opened)
             raise InvalidInputError(
-                f"expected generation {batch.number} to be this process's, but {owner_name(stored)} has taken it over; "
-                "ask() for another"
+                f"expected {opened.name} to be this process's, but {owner_name(stored)} has taken it over; "
+                "ask for another"
             )
 
-    def _close(self) -> None:
-        if self._open is not None:
-            self._open.beat.stop()
+    def _close(self, opened: _Open) -> None:
+        opened.beat.stop()
+        if opened is self._open:
             self._open = None
+        else:
+            del self._evaluating[opened.asked.generation]
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -377,7 +491,7 @@ class FadeStudy:
                 while not self._stopped and (n_generations is None or done < n_generations):
                     if time.monotonic() >= deadline:
                         break
-                    batch = self._open.batch if self._open else self.ask()
+                    batch = self._open.asked if self._open else self.ask()
                     try:
                         result = evaluate(batch)
                         self.tell(batch, *result) if isinstance(result, tuple) else self.tell(batch, result)
@@ -416,12 +530,12 @@ class FadeStudy:
     @property
     def anchors(self) -> NDArray[np.float64]:
         """Anchors of the newest generation, asked here or told, ``(d, f)``."""
-        return self._open.batch.anchors if self._open else self._anchors(self._newest())
+        return self._open.asked.anchors if self._open else self._anchors(self._newest())
 
     @property
     def architecture(self) -> Architecture:
         """The anchors' cells in the newest generation, asked here or told."""
-        return self._open.batch.architecture if self._open else self._architecture(self._newest())
+        return self._open.asked.architecture if self._open else self._architecture(self._newest())
 
     def architectures(self) -> list[Architecture]:
         """The anchors' cells in all generations that were told, T of them."""
@@ -531,23 +645,30 @@ def create_study(
             "conditions": conditions or {},
         }
     )
-    optuna_study = optuna.create_study(
-        study_name=study_name,
-        storage=open_storage(storage),
-        sampler=sampler,
-        direction="maximize",
-        load_if_exists=load_if_exists,
-    )
-    # Trials first: a process that creates the same study at the same moment writes its settings before any trial.
-    others = optuna_study.get_trials(deepcopy=False)
-    stored = optuna_study.user_attrs.get(STUDY)
-    if stored is None:
-        if others or optuna_study.direction != optuna.study.StudyDirection.MAXIMIZE:
-            raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose a name")
-        stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
-        optuna_study.set_user_attr(STUDY, stored)
-    check_same(stored, settings, optuna_study.study_name)
-    return FadeStudy(optuna_study, space, stored)
+    opened = open_storage(storage)
+
+    def create() -> FadeStudy:
+        optuna_study = optuna.create_study(
+            study_name=study_name,
+            storage=opened,
+            sampler=sampler,
+            direction="maximize",
+            load_if_exists=load_if_exists,
+        )
+        # Trials first: a process that creates the same study at the same moment writes its settings before any trial.
+        others = optuna_study.get_trials(deepcopy=False)
+        stored = optuna_study.user_attrs.get(STUDY)
+        if stored is None:
+            if others or optuna_study.direction != optuna.study.StudyDirection.MAXIMIZE:
+                raise InvalidInputError(
+                    f"expected a study of fade_study, got {study_name!r}, another one; choose a name"
+                )
+            stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
+            optuna_study.set_user_attr(STUDY, stored)
+        check_same(stored, settings, optuna_study.study_name)
+        return FadeStudy(optuna_study, space, stored)
+
+    return retried_on(opened, study_name, create)
 
 
 def load_study(
@@ -572,8 +693,13 @@ def load_study(
         InvalidInputError: (a ``ValueError``) where it has another space or sampler settings.
         StorageError: (an ``OSError``) where the storage can't be opened.
     """
-    optuna_study = optuna.load_study(study_name=study_name, storage=open_storage(storage), sampler=sampler)
-    stored = optuna_study.user_attrs.get(STUDY)
+    opened = open_storage(storage)
+
+    def load() -> tuple[optuna.Study, Any]:
+        optuna_study = optuna.load_study(study_name=study_name, storage=opened, sampler=sampler)
+        return optuna_study, optuna_study.user_attrs.get(STUDY)
+
+    optuna_study, stored = retried_on(opened, study_name, load)
     if stored is None:
         raise InvalidInputError(f"expected a study of fade_study, got {study_name!r}, another one; choose its name")
     if sampler is None:

@@ -29,6 +29,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import requests
+import sqlalchemy
 import yaml
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -40,7 +41,7 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError, StorageError
 from fade_study.outbox import Outbox, Record
 from fade_study.record import SearchRecord
-from fade_study.settings import flatten, masked, masked_url, plain
+from fade_study.settings import connect_arguments, flatten, masked, masked_url, plain
 from fade_study.training import Data, ScratchResult
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The outbox is patient, so MLflow need not be: it would hold a training up for minutes.
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 os.environ.setdefault(RETRIES, "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+os.environ.setdefault(TIMEOUT, "30")
+CHECK_SECONDS = "10"
+"""Such a timeout, before anything begins."""
 
 __all__ = [
     "OUTCOME",
@@ -619,18 +623,35 @@ def ui_command() -> str:
 
 
 def check_server() -> None:
-    """Raise unless the tracking store can be read.
+    """Raise, within seconds, unless the tracking store can be read.
 
     Raises:
         StorageError: (an ``OSError``) that names it.
     """
+    uri = mlflow.get_tracking_uri()
     try:
-        mlflow.MlflowClient().search_experiments(max_results=1)
-    except (OSError, mlflow.MlflowException) as error:
+        with _impatient():
+            if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow would try for minutes
+                sqlalchemy.create_engine(uri, **arguments).connect().close()
+            mlflow.MlflowClient().search_experiments(max_results=1)
+    except (ImportError, OSError, mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+        reason = masked(" ".join(str(error).partition("(Background")[0].split()))
         raise StorageError(
-            f"expected an MLflow tracking store, got {masked_url(mlflow.get_tracking_uri())}: {masked(str(error))}. "
-            "Set MLFLOW_TRACKING_URI to a server, or to a file such as sqlite:///mlflow.db"
+            f"expected an MLflow tracking store, got {masked_url(uri)}: {reason}. "
+            "Set MLFLOW_TRACKING_URI to a server that runs, or to a file such as sqlite:///mlflow.db"
         ) from None
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """No retries by MLflow itself, and short waits for an answer."""
+    before = os.environ[TIMEOUT]
+    os.environ[TIMEOUT] = CHECK_SECONDS
+    try:
+        with _once():
+            yield
+    finally:
+        os.environ[TIMEOUT] = before
 
 
 def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:

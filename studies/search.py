@@ -22,14 +22,14 @@ from tqdm.auto import tqdm
 
 import fade_study
 from analysis import figures
-from fade_study import Architecture, interrupt, tracking
+from fade_study import interrupt, tracking
 from fade_study.benchmarks import Scratch
 from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.record import SearchRecord
 from fade_study.samplers import RowGeneration
 from fade_study.settings import masked_url
-from fade_study.study import Evaluation
+from fade_study.study import Evaluation, OpenEvaluation
 from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.checkpoint import Checkpoint
@@ -50,6 +50,8 @@ from studies.trainings import (
 
 BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
+POLL_SECONDS = 0.5
+"""Between two looks at what other processes evaluate."""
 
 
 def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
@@ -128,10 +130,10 @@ def search_once(
                     break
                 tell(study, *train(study, number, config, data, executor, processes, evaluations), config)
                 record_generations(study, run, number)
-                evaluations.collect(wait=False)
+                evaluations.collect()
                 bar.update()
-            evaluations.begin(len(study.trajectory()) - 1, study.architecture, last=True)
-            evaluations.collect()
+            evaluations.begin(len(study.trajectory()) - 1, last=True)
+            evaluations.finish()
         record = SearchRecord.of(study, evaluated(study))
         finish(study, record, config, run)
         run.metrics({"seconds": time.perf_counter() - begin})
@@ -158,58 +160,89 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
 class Evaluations:
     """Anchor architectures that are trained from scratch, by worker processes while this one searches on.
 
-    Those that an earlier session left out, or was stopped in, are begun at once.
+    Those that an earlier session left out, or was stopped in, are begun at once. What another living process evaluates
+    for the same study is left to it.
     """
 
     def __init__(
         self, study: fade_study.FadeStudy, config: SearchConfig, data: Data, executor: Executor, run: tracking.Run
     ) -> None:
         self.study, self.config, self.data, self.executor, self.run = study, config, data, executor, run
-        done = evaluated(study)
-        run.series([(number, accuracy_metrics(accuracies)) for number, accuracies in done.items()])
-        self.begun = set(done)
-        self.waiting: dict[int, ScratchTrainings] = {}
+        self.recorded: set[int] = set()
+        self.waiting: dict[int, tuple[OpenEvaluation, ScratchTrainings]] = {}
+        self.elsewhere: set[int] = set()
+        """Generations that another process evaluates."""
+        self.failed: set[int] = set()
         self.trainings: dict[str, ScratchTrainings] = {}
         """By architecture: an anchor that comes back is not trained again."""
-        for number, architecture in enumerate(study.architectures()):
-            self.begin(number, architecture)
+        self.record()
+        for number in range(len(study.trajectory())):
+            self.begin(number)
 
-    def begin(self, number: int, architecture: Architecture, *, last: bool = False) -> None:
+    def begin(self, number: int, *, last: bool = False) -> None:
         """Train a generation's architecture, where it is its turn: a regular one, or the last."""
-        if number in self.begun or not is_due(number, self.config.evaluate_every, last=last):
+        begun = self.recorded | self.waiting.keys() | self.failed
+        if number in begun or not is_due(number, self.config.evaluate_every, last=last):
             return
-        self.begun.add(number)
-        if architecture.key in self.trainings:
-            self.waiting[number] = self.trainings[architecture.key]
+        evaluation = self.study.ask_evaluation([number])
+        if evaluation is None:
+            self.elsewhere.add(number)
             return
-        wanted = [(architecture, seed) for seed in range(self.config.evaluation_seeds)]
-        self.waiting[number] = self.trainings[architecture.key] = ScratchTrainings(
-            wanted,
-            self.data,
-            self.config.scratch,
-            self.config.network,
-            self.executor,
-            checkpoints=Path(self.config.checkpoint_dir),
-            done={
-                (e.architecture.key, int(seed)): Scratch(*training)
-                for e in self.study.evaluations()
-                for seed, training in e.details["trainings"].items()
-            },
-        )
+        self.elsewhere.discard(number)
+        architecture = evaluation.architecture
+        if architecture.key not in self.trainings:
+            self.trainings[architecture.key] = ScratchTrainings(
+                [(architecture, seed) for seed in range(self.config.evaluation_seeds)],
+                self.data,
+                self.config.scratch,
+                self.config.network,
+                self.executor,
+                checkpoints=Path(self.config.checkpoint_dir),
+                done={
+                    (e.architecture.key, int(seed)): Scratch(*training)
+                    for e in self.study.evaluations()
+                    for seed, training in e.details.get("trainings", {}).items()
+                },
+            )
+        self.waiting[number] = evaluation, self.trainings[architecture.key]
 
-    def collect(self, *, wait: bool = True) -> None:
-        """Record and tell what is done, or all."""
-        for number, trainings in list(self.waiting.items()):
+    def collect(self, *, wait: bool = False) -> None:
+        """Tell and record what is done, or all that this process has begun."""
+        for number, (evaluation, trainings) in list(self.waiting.items()):
             if wait or trainings.done:
-                del self.waiting[number]
                 found = {str(seed): scratch for (_, seed), scratch in trainings.collect().items()}
-                accuracies = list(found.values())
-                if accuracies:
-                    validation = float(np.mean([scratch.validation for scratch in accuracies]))
-                    self.study.add_evaluation(number, validation, {"trainings": found})
-                    self.run.metrics(accuracy_metrics(accuracies), step=number)
-                    mean = np.mean([scratch.test for scratch in accuracies])
-                    tqdm.write(f"generation {number} from scratch: test accuracy {mean:.3f}")
+                del self.waiting[number]
+                if found:
+                    validation = float(np.mean([scratch.validation for scratch in found.values()]))
+                    self.study.tell_evaluation(evaluation, validation, {"trainings": found})
+                else:
+                    self.study.fail_evaluation(evaluation)
+                    self.failed.add(number)
+        for e in self.record():
+            name, accuracy = next(iter(evaluation_metrics(e).items()))
+            tqdm.write(f"generation {e.generation} from scratch: {' '.join(name.split('/')[::-1])} {accuracy:.3f}")
+
+    def finish(self) -> None:
+        """Wait for all, those of other processes as well; what one leaves that dies is trained here."""
+        self.collect(wait=True)
+        if self.elsewhere:
+            tqdm.write(f"Waiting for other processes that evaluate generations {sorted(self.elsewhere)}")
+        while self.elsewhere:
+            interrupt.check()
+            for number in sorted(self.elsewhere):
+                self.begin(number, last=True)
+            self.collect(wait=True)
+            self.elsewhere -= self.recorded
+            if self.elsewhere:
+                time.sleep(POLL_SECONDS)
+
+    def record(self) -> list[Evaluation]:
+        """Metrics of evaluations that are new, whoever has told them."""
+        new = [e for e in self.study.evaluations() if e.generation not in self.recorded]
+        if new:
+            self.run.series([(e.generation, evaluation_metrics(e)) for e in new])
+        self.recorded |= {e.generation for e in new}
+        return new
 
 
 def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
@@ -251,7 +284,7 @@ def train(
     failures = 0
     while True:
         batch = study.ask()
-        evaluations.begin(number, batch.architecture, last=number == config.generations - 1)
+        evaluations.begin(number, last=number == config.generations - 1)
         try:
             return batch, train_hyper(
                 number,
@@ -353,11 +386,19 @@ def accuracy_metrics(accuracies: list[Scratch]) -> dict[str, float]:
     return metrics
 
 
+def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """Of a generation that was evaluated; by other processes perhaps, which may tell a value alone."""
+    return accuracy_metrics(trained(evaluation)) or {"accuracy/validation": evaluation.value}
+
+
+def trained(evaluation: Evaluation) -> list[Scratch]:
+    """All trainings from scratch of a generation that was evaluated."""
+    return [Scratch(*training) for training in evaluation.details.get("trainings", {}).values()]
+
+
 def evaluated(study: fade_study.FadeStudy) -> dict[int, list[Scratch]]:
     """All trainings from scratch of the generations that were evaluated."""
-    return {
-        e.generation: [Scratch(*training) for training in e.details["trainings"].values()] for e in study.evaluations()
-    }
+    return {e.generation: trainings for e in study.evaluations() if (trainings := trained(e))}
 
 
 def finish(study: fade_study.FadeStudy, record: SearchRecord, config: SearchConfig, run: tracking.Run) -> None:

@@ -56,6 +56,20 @@ def mlflow_store(mlflow_template, tmp_path, monkeypatch):
     return uri
 
 
+@pytest.fixture(scope="session")
+def postgresql():
+    """A real server, where its programs are installed: Debian's package ``postgresql``."""
+    pytest.importorskip("psycopg2", reason="psycopg2 is not installed: pip install 'fade-study[postgresql]'")
+    from tests import postgresql
+
+    programs = postgresql.programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    server = postgresql.Server(programs)
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def project(tmp_path):
     """A copy of what ``mlflow run`` needs, so that runs leave nothing in the checkout."""

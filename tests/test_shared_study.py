@@ -20,7 +20,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from fade_study import DagSpace, InvalidInputError, OpenGenerationError, StorageError, create_study, load_study
+from fade_study import (
+    DagSpace,
+    InvalidInputError,
+    OpenEvaluation,
+    OpenGenerationError,
+    StorageError,
+    create_study,
+    load_study,
+)
 from fade_study import storage as module
 from fade_study.samplers import PseudoGradientSampler, RowSampler
 
@@ -102,9 +110,11 @@ class Process:
             self.process.wait()
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'fade.db'}"
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fade.db'}"
+    return request.getfixturevalue("postgresql").make_database()
 
 
 @pytest.fixture
@@ -363,6 +373,200 @@ say("end")
     ]
 
 
+# --- evaluations that are shared ---
+
+
+def tell_generations(study, count):
+    for _ in range(count):
+        batch = study.ask()
+        study.tell(batch, alphas(batch))
+
+
+ASK_EVALUATION_AND_WAIT = """
+evaluation = study.ask_evaluation()
+say(evaluation and evaluation.generation)
+sys.stdin.readline()
+"""
+
+
+def test_evaluations_are_handed_out_once(study, url):
+    tell_generations(study, 2)
+    first = study.ask_evaluation()
+    assert first == OpenEvaluation(0, 2, study.architectures()[0])
+    second = study.ask_evaluation()
+    assert (second.generation, second.architecture) == (1, study.architectures()[1])
+    assert study.ask_evaluation() is None
+    study.tell_evaluation(second, 0.75, {"who": 2})
+    study.fail_evaluation(first)
+    assert study.ask_evaluation([1]) is None
+    again = study.ask_evaluation()
+    assert (again.generation, again.architecture) == (0, first.architecture)
+    study.tell_evaluation(again, 0.5)
+    assert [(e.generation, e.value, e.details) for e in load(url).evaluations()] == [
+        (0, 0.5, {}),
+        (1, 0.75, {"who": 2}),
+    ]
+    assert study.best_architecture == second.architecture
+    assert study.ask_evaluation() is None
+    assert states(study) == ["PRUNED", "PRUNED", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_an_evaluation_in_the_wrong_order_stores_nothing(study):
+    tell_generations(study, 1)
+    evaluation = study.ask_evaluation()
+    for wrong, message in [
+        ((float("nan"),), "expected a finite value"),
+        ((0.5, {"x": object()}), "expected details as a mapping"),
+    ]:
+        with pytest.raises(InvalidInputError, match=message):
+            study.tell_evaluation(evaluation, *wrong)
+    study.tell_evaluation(evaluation, 0.5)
+    for finish in (lambda: study.tell_evaluation(evaluation, 0.6), lambda: study.fail_evaluation(evaluation)):
+        with pytest.raises(InvalidInputError, match="expected an evaluation that is open, got that of generation 0"):
+            finish()
+    assert [e.value for e in study.evaluations()] == [0.5]
+
+
+def test_an_open_generation_may_be_evaluated_before_it_is_told(study):
+    """By the process that has it alone, and only where it is asked for."""
+    assert study.ask_evaluation() is None
+    batch = study.ask()
+    assert study.ask_evaluation() is None
+    evaluation = study.ask_evaluation([0])
+    assert evaluation.architecture == batch.architecture
+    with pytest.raises(InvalidInputError, match="expected generation 0 to be told before its evaluation, got 0"):
+        study.tell_evaluation(evaluation, 0.5)
+    study.fail(batch)
+    batch = study.ask()
+    study.tell(batch, alphas(batch))
+    study.tell_evaluation(evaluation, 0.5)
+    np.testing.assert_array_equal(
+        study.optuna_study.best_trial.params["row0/" + SPACE.features[0]], batch.anchors[0, 0]
+    )
+
+
+def test_anchors_that_are_drawn_anew_are_another_evaluation():
+    study = create_study(space=SPACE, depth=2, sampler=optuna.samplers.RandomSampler(seed=1))
+    first = study.ask()
+    stale = study.ask_evaluation([0])
+    study.fail(first)
+    batch = study.ask()
+    assert batch.architecture != first.architecture
+    study.tell(batch, np.ones((2, 1)))
+    with pytest.raises(InvalidInputError, match="that one with other anchors"):
+        study.tell_evaluation(stale, 0.5)
+    study.fail_evaluation(stale)
+    assert study.ask_evaluation().architecture == batch.architecture
+
+
+def test_the_search_does_not_mind_evaluations(study, url):
+    tell_generations(study, 2)
+    study.ask_evaluation()
+    batch = study.ask()
+    assert facts(batch)[2:] == facts(uninterrupted(2).ask())[2:]
+    assert facts(load(url).ask()) == facts(batch)
+    np.testing.assert_array_equal(study.trajectory(), uninterrupted(2).trajectory())
+    assert study.evaluations() == []
+
+
+def test_what_another_process_evaluates_is_left_to_it_until_it_dies(study, start):
+    tell_generations(study, 1)
+    (first,) = start(ASK_EVALUATION_AND_WAIT)
+    assert first.hear() == 0
+    assert study.ask_evaluation() is None
+    with pytest.raises(InvalidInputError, match="no other process evaluates"):
+        study.add_evaluation(0, 0.5)
+    first.kill()
+    assert study.ask_evaluation().generation == 0
+
+
+def test_who_was_taken_for_dead_tells_no_evaluation(study, start, monkeypatch):
+    tell_generations(study, 1)
+    (first,) = start(
+        """
+module.socket.gethostname = lambda: "elsewhere"
+evaluation = study.ask_evaluation()
+meet(evaluation.generation)
+try:
+    study.tell_evaluation(evaluation, 0.25)
+except fade_study.InvalidInputError as error:
+    say(str(error))
+sys.stdin.readline()
+"""
+    )
+    assert first.hear() == 0
+    assert study.ask_evaluation() is None
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0)
+    evaluation = study.ask_evaluation()
+    first.go()
+    assert "expected the evaluation of generation 0 to be open, but another session has finished it" in first.hear()
+    study.tell_evaluation(evaluation, 0.5)
+    assert [e.value for e in study.evaluations()] == [0.5]
+
+
+def test_two_begin_an_evaluation_at_once(study, start):
+    tell_generations(study, 1)
+    processes = start(*["meeting(study.optuna_study._storage, 'create_new_trial')\n" + ASK_EVALUATION_AND_WAIT] * 2)
+    for where in ("before", "after"):
+        for process in processes:
+            assert process.hear() == where
+        for process in processes:
+            process.go()
+    assert sorted(process.hear() is None for process in processes) == [False, True]
+    assert sorted(states(study)) == ["FAIL", "PRUNED", "RUNNING"]
+
+
+def test_a_value_told_while_another_process_begins_is_not_told_twice(study, start):
+    tell_generations(study, 1)
+    evaluation = study.ask_evaluation()
+    module_script = "module._lives_elsewhere = lambda trial: False\n"  # so that it gives up ours, and begins
+    (other,) = start(
+        module_script + "meeting(study.optuna_study._storage, 'create_new_trial')\n" + ASK_EVALUATION_AND_WAIT
+    )
+    assert other.hear() == "before"
+    with pytest.raises(InvalidInputError, match="another session has finished it"):
+        study.tell_evaluation(evaluation, 0.5)
+    mine = study.ask_evaluation()
+    study.tell_evaluation(mine, 0.5)
+    other.go()
+    assert other.hear() == "after"
+    other.go()
+    assert other.hear() is None
+    assert [e.value for e in study.evaluations()] == [0.5]
+
+
+class Still(RowSampler):
+    def propose(self, history, rng):
+        return np.full((2, len(history.features)), 0.5)
+
+
+def test_an_architecture_that_comes_back_is_evaluated_by_one_process(url, start):
+    """Whoever has its first generation may have the others as well."""
+    study = create_study(space=SPACE, depth=1, sampler=Still(seed=0), storage=url, study_name="still")
+    same = [0]
+    for number in range(20):
+        batch = study.ask()
+        study.tell(batch, [[0.5, 0.5]])
+        if number and batch.architecture == study.architectures()[0]:
+            same.append(number)
+    (other,) = start(
+        f"""
+class Still(fade_study.samplers.RowSampler):
+    def propose(self, history, rng):
+        return None
+study = fade_study.load_study(
+    study_name="still", storage=sys.argv[1], space=fade_study.DagSpace(3), sampler=Still(seed=0)
+)
+say([study.ask_evaluation([number]).generation for number in {same[:2]}])
+sys.stdin.readline()
+"""
+    )
+    assert other.hear() == same[:2]
+    assert study.ask_evaluation(same) is None
+    other.kill()
+    assert study.ask_evaluation(same).generation == 0
+
+
 # --- the beat ---
 
 
@@ -441,20 +645,26 @@ CALLS = {
     "ask": lambda study, batch: study.ask(),
     "tell": lambda study, batch: study.tell(batch, alphas(batch), 0.5, 0.25, {"a": 1}),
     "fail": lambda study, batch: study.fail(batch),
+    "ask_evaluation": lambda study, batch: study.ask_evaluation(),
+    "tell_evaluation": lambda study, evaluation: study.tell_evaluation(evaluation, 0.5, {"a": 1}),
+    "fail_evaluation": lambda study, evaluation: study.fail_evaluation(evaluation),
     "add_evaluation": lambda study, batch: study.add_evaluation(0, 0.5, {"a": 1}),
 }
 
 
 def prepared(name, study):
-    """The batch that the call takes."""
+    """The batch, or the evaluation, that the call takes."""
     batch = study.ask()
-    if name in ("ask", "add_evaluation"):
+    if name == "ask" or "evaluation" in name:
         study.tell(batch, alphas(batch))
-    return batch
+    return study.ask_evaluation() if name in ("tell_evaluation", "fail_evaluation") else batch
 
 
 def expected_states(name):
-    return {"ask": ["PRUNED", "RUNNING"], "tell": ["COMPLETE"], "fail": ["FAIL"]}.get(name, ["PRUNED", "COMPLETE"])
+    if "evaluation" in name:
+        ends = {"ask_evaluation": "RUNNING", "fail_evaluation": "FAIL"}
+        return ["PRUNED", ends.get(name, "COMPLETE")]
+    return {"ask": ["PRUNED", "RUNNING"], "tell": ["COMPLETE"], "fail": ["FAIL"]}[name]
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -528,7 +738,12 @@ def test_a_journal_whose_folder_is_away_comes_back(tmp_path, monkeypatch):
         ("tell", "set_trial_user_attr"),
         ("tell", "set_trial_state_values"),
         ("fail", "set_trial_state_values"),
+        ("ask_evaluation", "create_new_trial"),
+        ("tell_evaluation", "set_trial_user_attr"),
+        ("tell_evaluation", "set_trial_state_values"),
+        ("fail_evaluation", "set_trial_state_values"),
         ("add_evaluation", "create_new_trial"),
+        ("add_evaluation", "set_trial_state_values"),
     ],
 )
 @pytest.mark.parametrize("tries", ["within the call", "by calling again"])
@@ -550,13 +765,10 @@ def test_what_succeeded_although_its_answer_was_lost(study, monkeypatch, name, w
     if tries == "by calling again":
         with pytest.raises(StorageError):
             CALLS[name](study, batch)
-        if name == "add_evaluation":  # which can't know who added it
-            with pytest.raises(InvalidInputError, match="without a value"):
-                CALLS[name](study, batch)
-            return
     CALLS[name](study, batch)
     assert lost
-    assert states(study) == expected_states(name)
+    again = "evaluation" in name and write == "create_new_trial"  # its first trial is given up
+    assert states(study) == expected_states(name)[:1] + ["FAIL"] * again + expected_states(name)[1:]
 
 
 def test_a_storage_that_is_away_does_not_fail_the_generation(tmp_path, monkeypatch):

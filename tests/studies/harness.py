@@ -57,7 +57,8 @@ def break_at(where, count, how):
     owner, name = {
         "ask": (study.FadeStudy, "ask"),
         "tell": (study.FadeStudy, "tell"),
-        "evaluation": (study.FadeStudy, "add_evaluation"),
+        "evaluating": (study.FadeStudy, "ask_evaluation"),
+        "evaluation": (study.FadeStudy, "tell_evaluation"),
         "checkpoint": (checkpoint.Checkpoint, "save"),
         "renaming": (Path, "replace"),
         "record": (outbox.Outbox, "put"),

@@ -39,6 +39,7 @@ def test_a_search_killed_at_random_moments_is_the_same_search(tmp_path, mlflow_t
     [
         ("ask", 2),
         ("tell", 2),
+        ("evaluating", 1),
         ("evaluation", 1),
         ("checkpoint", 4),
         ("renaming", 7),
