@@ -29,7 +29,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import requests
-import sqlalchemy
+import sqlalchemy.exc
 import yaml
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag

@@ -22,7 +22,7 @@ from fade_study import Architecture, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
-from fade_study.execution import completed, report
+from fade_study.execution import completed, report_epoch, shares_files
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.processes import Processes
@@ -40,7 +40,7 @@ class ScratchTrainings:
         network: the macro-architecture.
         executor: that trains, from now on.
         table: of trainings that need not be done again, beside those on record.
-        checkpoints: folder in which a training that was stopped goes on.
+        checkpoints: folder in which a training that was stopped goes on, where the executor's tasks see it.
         done: trainings of this study, which a tracking server that is away cannot tell of.
     """
 
@@ -55,7 +55,7 @@ class ScratchTrainings:
         checkpoints: Path | None = None,
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
     ) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints = checkpoints if shares_files(executor) else None
         self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
         known = {**({} if table is None else table.find(self.recipe)), **done}
@@ -66,7 +66,16 @@ class ScratchTrainings:
         self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
         for (key, seed), architecture in by_key.items():
             if (key, seed) not in known:
-                future = executor.submit(_scratch, architecture, data, config, network, seed, self._file(key, seed))
+                future = executor.submit(
+                    train_from_scratch,
+                    architecture,
+                    data,
+                    config,
+                    network=network,
+                    seed=seed,
+                    checkpoint=self._file(key, seed),
+                    on_epoch=partial(report_epoch, config.epochs),
+                )
                 self.futures[future] = key, seed
                 if future.done():  # trained in this process: recorded before the next one begins
                     self._record(future)
@@ -154,6 +163,8 @@ def train_hyper(
     they are forgotten.
     """
     begin = [None] * len(seeds) if weights is None else weights
+    here = len(seeds) == 1 or (processes is not None and processes.count > 1)
+    checkpoints = checkpoints if here or shares_files(executor) else None
     files = [hyper_file(checkpoints, hyper_architecture, config, seed) for seed in seeds]
     trainings = {
         seed: partial(
@@ -169,12 +180,13 @@ def train_hyper(
         )
         for seed, first, file in zip(seeds, begin, files, strict=True)
     }
-    if len(seeds) == 1 or (processes is not None and processes.count > 1):
+    if here:
         return [
             _train_here(training, generation, hyper_architecture, seed, processes)
             for seed, training in trainings.items()
         ]
-    tasks = {executor.submit(_hyper, training, config.epochs): seed for seed, training in trainings.items()}
+    on_epoch = partial(report_epoch, config.epochs)
+    tasks = {executor.submit(training, on_epoch=on_epoch): seed for seed, training in trainings.items()}
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
         seed = tasks[task]
@@ -221,25 +233,3 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
         child.tag("fade.warning", result.warning)
-
-
-def _scratch(
-    architecture: Architecture,
-    data: Data,
-    config: ScratchConfig,
-    network: NetworkConfig,
-    seed: int,
-    checkpoint: Path | None,
-) -> ScratchResult:
-    on_epoch = _reporter(config.epochs)
-    return train_from_scratch(
-        architecture, data, config, network=network, seed=seed, checkpoint=checkpoint, on_epoch=on_epoch
-    )
-
-
-def _hyper(training: Callable[..., HyperResult], epochs: int) -> HyperResult:
-    return training(on_epoch=_reporter(epochs))
-
-
-def _reporter(epochs: int) -> Callable[..., None]:
-    return lambda epoch, *_: report((epoch + 1) / epochs)
