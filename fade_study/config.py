@@ -37,6 +37,7 @@ __all__ = [
     "Normalization",
     "OptimizerConfig",
     "SamplerConfig",
+    "ScaleConfig",
     "Schedule",
     "ScratchConfig",
     "SearchConfig",
@@ -525,6 +526,23 @@ class BenchmarkConfig:
     seed: Seed = 0
     threads: Positive = 1
     search: str = "digits"
+
+
+@_settings
+class ScaleConfig:
+    """Simulating how many evaluations one driver can hand out and record.
+
+    Args:
+        evaluations: trainings from scratch, none of which trains anything.
+        workers: of a Dask cluster, simulated.
+        recorded: evaluations that are recorded in an MLflow server.
+        seed: of the architectures.
+    """
+
+    evaluations: Positive = 10_000
+    workers: Positive = 500
+    recorded: Positive = 1_000
+    seed: Seed = 0
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:

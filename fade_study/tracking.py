@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 # Of each small artifact, it would drown the search's own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Two lines for each child run.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # The outbox is patient, so MLflow need not be: it would hold a training up for minutes.
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 os.environ.setdefault(RETRIES, "1")
