@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -155,8 +156,14 @@ def simulated_cluster(workers: int) -> Iterator[str]:
 
 
 def _run_cluster(workers: int, pipe: Connection) -> None:
+    import dask
     from distributed import LocalCluster
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a worker has several connections
+    # what each worker measures of itself, so often that hundreds in one process would do nothing else
+    dask.config.set({"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "1h",
+                     "distributed.admin.tick.interval": "1h"})  # fmt: skip
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
