@@ -309,7 +309,8 @@ class _StudyConfig:
     Args:
         seed: of all that is random but trainings from scratch.
         depth: cells in a chain, rows of a hyper-architecture.
-        executor: where independent trainings run: ``inline``, or ``processes:N``.
+        executor: where independent trainings run: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask
+            scheduler.
         space: the cells.
         data: the images.
         network: the macro-architecture.
@@ -483,7 +484,7 @@ class EvaluateConfig:
         run_id: of a search, or of a run with several.
         every: generations between evaluations; the last one is always evaluated.
         seeds: trainings per evaluation; those on record are not repeated.
-        executor: where trainings run: ``inline``, or ``processes:N``.
+        executor: where trainings run: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
     """
 
     run_id: Annotated[str, Field(min_length=1)]

@@ -12,20 +12,25 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+import studies
 from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
-from fade_study.execution import completed, report
+from fade_study.execution import completed, report, shares_files
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
 
 __all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
+
+# Workers of a cluster have the package installed, but not this folder: its code travels with a task.
+cloudpickle.register_pickle_by_value(studies)
 
 
 class ScratchTrainings:
@@ -38,7 +43,7 @@ class ScratchTrainings:
         network: the macro-architecture.
         executor: that trains, from now on.
         table: of trainings that need not be done again, beside those on record.
-        checkpoints: folder in which a training that was stopped goes on.
+        checkpoints: folder in which a training that was stopped goes on, where the executor's tasks see it.
         done: trainings of this study, which a tracking server that is away cannot tell of.
     """
 
@@ -53,7 +58,7 @@ class ScratchTrainings:
         checkpoints: Path | None = None,
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
     ) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints = checkpoints if shares_files(executor) else None
         self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
         known = {**({} if table is None else table.find(self.recipe)), **done}
@@ -150,6 +155,8 @@ def train_hyper(
     with; in ``checkpoints`` a training that was stopped goes on, until they are forgotten.
     """
     begin = [None] * len(seeds) if weights is None else weights
+    if len(seeds) > 1 and not shares_files(executor):
+        checkpoints = None
     files = [hyper_file(checkpoints, hyper_architecture, config, seed) for seed in seeds]
     if len(seeds) == 1:
         with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:

@@ -144,7 +144,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--preset", "missing"], "expected one of digits, fashion, paper, smoke"),
         (["--data.name", "npz:missing.npz"], "expected an .npz that can be read"),
         (["--bilevel.alpha_every", "1000"], "an alpha step within 2 epochs"),
-        (["--executor", "processes:0"], "expected an executor 'inline' or 'processes:N'"),
+        (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],
 )

@@ -1,0 +1,216 @@
+"""Tasks on a Dask cluster whose processes are real, and are killed."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import cloudpickle
+import pytest
+
+from fade_study import __version__
+from fade_study.exceptions import ClusterError, WorkerDiedError
+from fade_study.execution import completed, open_executor, report, shares_files
+from tests.cluster import ROOT, Cluster, Samples, lines, note, wait_until
+
+# Its functions reach the workers as code, as those of a user's script do.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def add(samples, number):
+    time.sleep(0.05)
+    return samples.count + number, os.getpid()
+
+
+def fail(message):
+    raise ArithmeticError(message)
+
+
+def wait_for(file):
+    """Ends when the file is there; the file beside it lists those that have begun."""
+    note(file.with_suffix(".begun"), str(os.getpid()))
+    while not file.exists():
+        report(0.5)
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def begun(file):
+    return lines(file.with_suffix(".begun"))
+
+
+def die(_):
+    os.kill(os.getpid(), 9)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A scheduler."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_scheduler()
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """A cluster of two workers, for tests that leave it as it is."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.start_scheduler()
+        for _ in range(2):
+            cluster.start_worker()
+        cluster.wait_for_workers(2)
+        yield cluster
+
+
+def test_results_are_those_of_this_process_and_errors_arrive(two_workers, tmp_path):
+    samples = Samples(tmp_path / "journeys", 100)
+    with open_executor(two_workers.address) as executor:
+        assert not shares_files(executor)
+        tasks = [executor.submit(add, samples, number=i) for i in range(30)]
+        with pytest.raises(ArithmeticError, match="diverged"):
+            executor.submit(fail, "diverged").result()
+        assert sorted(completed(tasks), key=tasks.index) == tasks
+    totals, pids = zip(*(task.result() for task in tasks), strict=True)
+    assert totals == tuple(range(100, 130))
+    assert len(set(pids)) == 2
+    journeys = Counter(lines(tmp_path / "journeys"))
+    assert journeys[f"left {os.getpid()}"] == 1
+    assert {f"arrived {pid}" for pid in pids} <= journeys.keys()
+
+
+def test_what_an_interrupted_driver_leaves_ends_and_the_workers_live_on(two_workers, tmp_path):
+    def interrupted():
+        with open_executor(two_workers.address) as executor:
+            for _ in range(5):
+                executor.submit(wait_for, tmp_path / "never")
+            wait_until(lambda: len(begun(tmp_path / "never")) == 2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with open_executor(two_workers.address) as executor:
+        again = {future.result() for future in [executor.submit(wait_for, two_workers.folder) for _ in range(8)]}
+    assert {str(pid) for pid in again} == set(begun(tmp_path / "never"))
+
+
+def test_a_task_that_is_cancelled_is_not_begun_or_ended(two_workers, tmp_path):
+    with open_executor(two_workers.address) as executor:
+        tasks = [executor.submit(wait_for, tmp_path / "never") for _ in range(3)]
+        wait_until(lambda: len(begun(tmp_path / "never")) == 2)
+        assert all(task.cancel() for task in tasks)
+        assert executor.submit(abs, -1).result() == 1
+    assert len(begun(tmp_path / "never")) == 2
+
+
+def test_a_task_whose_worker_is_killed_is_done_by_one_that_joins_late(cluster, tmp_path):
+    samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
+    first = cluster.start_worker()
+    with open_executor(cluster.address) as executor:
+        task = executor.submit(wait_for, go)
+        others = [executor.submit(add, samples, i) for i in range(20)]
+        wait_until(lambda: begun(go))
+        second = cluster.start_worker()
+        cluster.wait_for_workers(2)
+        cluster.kill(first)
+        go.touch()
+        assert task.result() == second.pid
+        assert [total for total, _ in (other.result() for other in others)] == list(range(20))
+
+
+def test_a_task_that_kills_its_workers_fails_alone(tmp_path):
+    with Cluster(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as cluster:
+        cluster.start_scheduler()
+        with open_executor(cluster.address) as executor:
+            bad = executor.submit(die, 0)
+            for _ in range(2):
+                cluster.start_worker()
+            with pytest.raises(WorkerDiedError, match=r"got 2 that died, the last of them tcp://.*use fewer workers"):
+                bad.result()
+            cluster.start_worker()
+            assert executor.submit(abs, -1).result() == 1
+
+
+def test_tasks_wait_for_a_worker_and_outlive_their_scheduler(cluster, tmp_path):
+    samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
+    with open_executor(cluster.address) as executor:
+        tasks = [executor.submit(add, samples, i) for i in range(3)]
+        with pytest.warns(UserWarning, match=f"start one with: dask worker {cluster.address} --nthreads 1"):
+            wait_until(lambda: executor._alone)
+        worker = cluster.start_worker()
+        assert [task.result()[0] for task in tasks] == [0, 1, 2]
+        held_up = [executor.submit(wait_for, go), *(executor.submit(add, samples, i) for i in range(3))]
+        wait_until(lambda: begun(go))
+        cluster.kill(cluster.scheduler)
+        worker.wait()  # goes with its scheduler, unless it has a nanny
+        meanwhile = executor.submit(add, samples, 3)
+        go.touch()
+        cluster.start_scheduler()
+        second = cluster.start_worker()
+        assert held_up[0].result() == second.pid
+        assert [task.result()[0] for task in (*held_up[1:], meanwhile)] == [0, 1, 2, 3]
+
+
+def test_a_scheduler_that_does_not_come_back_is_an_error(cluster, monkeypatch):
+    monkeypatch.setattr("fade_study.cluster.AWAY", 3)
+    with open_executor(cluster.address) as executor:
+        task = executor.submit(abs, -1)
+        cluster.kill(cluster.scheduler)
+        with pytest.raises(ConnectionError, match="to come back, got no answer for 3 seconds"):
+            task.result()
+        with pytest.raises(ConnectionError, match="to come back"):
+            executor.submit(abs, -1).result()
+
+
+def test_a_driver_can_leave_while_its_scheduler_is_away(cluster):
+    def interrupted():
+        with open_executor(cluster.address) as executor:
+            executor.submit(abs, -1)
+            cluster.kill(cluster.scheduler)
+            wait_until(lambda: executor._client.status == "connecting")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://", "tcp://nowhere.invalid:8786"])
+def test_a_scheduler_that_is_not_there_is_refused(address):
+    begin = time.monotonic()
+    with pytest.raises(ConnectionError, match=f"expected a Dask scheduler at {address}, .*dask scheduler"):
+        open_executor(address)
+    assert time.monotonic() - begin < 15
+
+
+def test_a_worker_of_another_version_is_refused(cluster, tmp_path):
+    shutil.copytree(ROOT / "fade_study", tmp_path / "other" / "fade_study")
+    start = tmp_path / "other" / "fade_study" / "__init__.py"
+    start.write_text(start.read_text().replace(f'"{__version__}"', '"0.0.9"'))
+    expected = rf"expected fade_study {__version__} on worker tcp://127.0.0.1:\d+, as here, got 0.0.9"
+    with open_executor(cluster.address) as executor:
+        late = executor.submit(abs, -1)
+        cluster.start_worker(PYTHONPATH=str(tmp_path / "other"))
+        with pytest.raises(ClusterError, match=expected):
+            late.result()
+    with pytest.raises(ClusterError, match=expected):
+        open_executor(cluster.address)
+
+
+def test_a_worker_of_several_threads_is_refused(cluster):
+    expected = f"got 2 in worker tcp://.*start it with: dask worker {cluster.address} --nthreads 1 --nworkers N"
+    with open_executor(cluster.address) as executor:
+        late = executor.submit(abs, -1)
+        cluster.start_worker("--nthreads", "2")
+        with pytest.raises(ClusterError, match=expected):
+            late.result()
+    with pytest.raises(ClusterError, match=expected):
+        open_executor(cluster.address)
+
+
+def test_where_dask_is_missing_an_error_says_how_to_install_it():
+    script = "import sys; sys.modules['distributed'] = None; from fade_study.execution import open_executor\n"
+    script += "open_executor('tcp://127.0.0.1:1')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ClusterError: expected Dask" in ended.stderr
+    assert "pip install 'fade-study[cluster]'" in ended.stderr
