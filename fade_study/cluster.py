@@ -29,7 +29,7 @@ CONNECT = 10.0
 """Seconds in which a scheduler has to answer at first."""
 AWAY = 300.0
 """Seconds for which it may be away later."""
-PAUSE = 2.0
+PAUSE = 1.0
 """Seconds between two looks at a cluster to which nothing can be sent, or need be."""
 
 
@@ -52,18 +52,16 @@ class ClusterExecutor(Executor):
     def __init__(self, address: str) -> None:
         self.address = address
         try:
-            # Two, since a client has one patience for the first answer and for a scheduler that is away later.
-            Client(address, timeout=CONNECT, set_as_default=False).close()
-            self._client: Any = Client(address, timeout=AWAY, set_as_default=False)
-        except (OSError, ValueError) as error:
+            self._client = _connect(address)
+        except Exception as error:  # of many kinds, where something else answers there
             raise ClusterError(
-                f"expected a Dask scheduler at {address}, got no answer within {CONNECT:.0f} seconds ({error}); "
+                f"expected a Dask scheduler at {address}, got none in {CONNECT:.0f} seconds ({error}); "
                 "start one with: dask scheduler"
             ) from None
         try:
             self._check_workers()
         except BaseException:
-            self._client.close(CONNECT)
+            self._client.close()
             raise
         self._tasks: dict[Future[Any], tuple[Any, ...]] = {}
         """Those that are not done."""
@@ -71,7 +69,9 @@ class ClusterExecutor(Executor):
         """To be sent, with the data that an earlier attempt has found lost."""
         self._held: dict[str, Remote] = {}
         """Data on the cluster, by digest."""
-        self._alone = False
+        self._alone = self._ended = False
+        self._away: float | None = None
+        """Since when the scheduler is."""
         # Nobody who submits a task, and may be interrupted, has to wait for data to be sent, or for a scheduler.
         self._sender = threading.Thread(target=self._send_all, daemon=True)
         self._sender.start()
@@ -91,11 +91,10 @@ class ClusterExecutor(Executor):
                 future.cancel()
         while self._tasks:
             futures.wait(list(self._tasks))
+        self._ended = True
         self._waiting.put(None)
-        with suppress(OSError):  # A scheduler that is away.
-            self._client.close(CONNECT)
         if wait:
-            self._sender.join()
+            self._sender.join(CONNECT)
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
@@ -122,6 +121,8 @@ class ClusterExecutor(Executor):
                 self._look()
                 continue
             if waiting is None:
+                with suppress(OSError):  # the scheduler is away
+                    self._client.close()
                 return
             future, lost = waiting
             for digest, data in lost.items():
@@ -157,13 +158,19 @@ class ClusterExecutor(Executor):
         return self._held[digest]
 
     def _wait_for_scheduler(self) -> None:
-        while self._client.status == "connecting":
-            time.sleep(PAUSE)
-        if self._client.status != "running":
-            raise ClusterError(
-                f"expected the Dask scheduler at {self.address} to come back, got no answer for {AWAY:.0f} seconds; "
-                "start it and its workers, and then the same command again"
-            )
+        while self._client.status != "running":
+            self._away = self._away or time.monotonic()
+            if self._ended or time.monotonic() > self._away + AWAY:
+                raise ClusterError(
+                    f"expected the Dask scheduler at {self.address} to come back, got none for {AWAY:.0f} seconds; "
+                    "start it and its workers, and then the same command again"
+                )
+            if self._client.status == "closed":  # it has given up, and would not have tried often any more
+                with suppress(OSError):
+                    self._client = _connect(self.address)
+            else:
+                time.sleep(PAUSE)
+        self._away = None
 
     def _look(self) -> None:
         """Warn where tasks have no worker."""
@@ -188,6 +195,10 @@ class ClusterExecutor(Executor):
             return
         if future in self._tasks:
             self._waiting.put((future, held))
+
+
+def _connect(address: str) -> Any:
+    return Client(address, timeout=CONNECT, set_as_default=False)
 
 
 def _settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:

@@ -143,9 +143,9 @@ def test_tasks_wait_for_a_worker_and_outlive_their_scheduler(cluster, tmp_path):
         held_up = [executor.submit(wait_for, go), *(executor.submit(add, samples, i) for i in range(3))]
         wait_until(lambda: begun(go))
         cluster.kill(cluster.scheduler)
-        worker.wait()  # goes with its scheduler, unless it has a nanny
-        meanwhile = executor.submit(add, samples, 3)
         go.touch()
+        worker.wait()  # without a nanny, it goes with its scheduler, and so does what it has done
+        meanwhile = executor.submit(add, samples, 3)
         cluster.start_scheduler()
         second = cluster.start_worker()
         assert held_up[0].result() == second.pid
@@ -157,7 +157,7 @@ def test_a_scheduler_that_does_not_come_back_is_an_error(cluster, monkeypatch):
     with open_executor(cluster.address) as executor:
         task = executor.submit(abs, -1)
         cluster.kill(cluster.scheduler)
-        with pytest.raises(ConnectionError, match="to come back, got no answer for 3 seconds"):
+        with pytest.raises(ConnectionError, match="to come back, got none for 3 seconds"):
             task.result()
         with pytest.raises(ConnectionError, match="to come back"):
             executor.submit(abs, -1).result()
@@ -175,11 +175,10 @@ def test_a_driver_can_leave_while_its_scheduler_is_away(cluster):
         interrupted()
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://", "tcp://nowhere.invalid:8786"])
-def test_a_scheduler_that_is_not_there_is_refused(address):
+def test_a_scheduler_that_is_not_there_is_refused():
     begin = time.monotonic()
-    with pytest.raises(ConnectionError, match=f"expected a Dask scheduler at {address}, .*dask scheduler"):
-        open_executor(address)
+    with pytest.raises(ConnectionError, match=r"expected a Dask scheduler at tcp://127.0.0.1:1, .*: dask scheduler"):
+        open_executor("tcp://127.0.0.1:1")
     assert time.monotonic() - begin < 15
 
 
