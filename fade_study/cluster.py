@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import threading
 import time
 import warnings
@@ -79,7 +80,7 @@ class ClusterExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future of ``fn(*args, **kwargs)``, a function of its arguments alone: it may be begun more than once."""
         future: Future[Any] = Future()
-        self._tasks[future] = fn, args, kwargs
+        self._tasks[future] = _by_name(fn), args, kwargs
         future.add_done_callback(self._tasks.pop)
         self._waiting.put((future, {}))
         return future
@@ -158,7 +159,7 @@ class ClusterExecutor(Executor):
         return self._held[digest]
 
     def _wait_for_scheduler(self) -> None:
-        while self._client.status != "running":
+        while self._ended or self._client.status != "running":
             self._away = self._away or time.monotonic()
             if self._ended or time.monotonic() > self._away + AWAY:
                 raise ClusterError(
@@ -201,6 +202,14 @@ def _connect(address: str) -> Any:
     return Client(address, timeout=CONNECT, set_as_default=False)
 
 
+def _by_name(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a command, ``python -m NAME``, as that of its module, which a worker can import as well."""
+    command = sys.modules["__main__"].__spec__
+    if command is None or getattr(fn, "__module__", None) != "__main__":
+        return fn
+    return getattr(import_module(command.name), fn.__name__, fn)
+
+
 def _settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
     with suppress(InvalidStateError):  # cancelled meanwhile
         set_outcome(outcome)
@@ -214,7 +223,7 @@ def _death(error: KilledWorker) -> WorkerDiedError:
 
 
 def _command(scheduler: str) -> str:
-    return f"dask worker {scheduler} --nthreads 1 --nworkers N"
+    return f"python -m dask worker {scheduler} --nthreads 1 --nworkers N"
 
 
 def _check(worker: str, threads: int, found: str, *, version: str, scheduler: str) -> None:
@@ -257,7 +266,13 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
     """In a worker."""
     worker = get_worker()
     _check(worker.address, worker.state.nthreads, __version__, version=version, scheduler=scheduler)
-    fn, args, kwargs = _Unpickler(io.BytesIO(task), data).load()
+    try:
+        fn, args, kwargs = _Unpickler(io.BytesIO(task), data).load()
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"expected the module {error.name} on worker {worker.address}, got none; start the worker in the folder "
+            f"in which the driver was: {_command(scheduler)}"
+        ) from None
     execution.listen(_end_if_unwanted)
     with threadpool_limits(1):
         return fn(*args, **kwargs)

@@ -36,7 +36,7 @@ REFRESH = 0.5
 BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
 
 # In a worker process: the progress of all tasks, shared with the main process.
-_fractions: MutableSequence[float] = ()  # pyright: ignore[reportAssignmentType]
+_fractions: MutableSequence[float]
 # In any worker: hears what the running task reports.
 _listener: Callable[[float], object] | None = None
 

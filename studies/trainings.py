@@ -12,12 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import cloudpickle
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-import studies
 from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table
@@ -28,9 +26,6 @@ from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_
 from fade_study.training.checkpoint import Checkpoint
 
 __all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
-
-# Workers of a cluster have the package installed, but not this folder: its code travels with a task.
-cloudpickle.register_pickle_by_value(studies)
 
 
 class ScratchTrainings:

@@ -7,16 +7,12 @@ import sys
 import time
 from collections import Counter
 
-import cloudpickle
 import pytest
 
 from fade_study import __version__
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, open_executor, report, shares_files
 from tests.cluster import ROOT, Cluster, Samples, lines, note, wait_until
-
-# Its functions reach the workers as code, as those of a user's script do.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def add(samples, number):
@@ -136,7 +132,7 @@ def test_tasks_wait_for_a_worker_and_outlive_their_scheduler(cluster, tmp_path):
     samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
     with open_executor(cluster.address) as executor:
         tasks = [executor.submit(add, samples, i) for i in range(3)]
-        with pytest.warns(UserWarning, match=f"start one with: dask worker {cluster.address} --nthreads 1"):
+        with pytest.warns(UserWarning, match=f"start one with: python -m dask worker {cluster.address} --nthreads 1"):
             wait_until(lambda: executor._alone)
         worker = cluster.start_worker()
         assert [task.result()[0] for task in tasks] == [0, 1, 2]
@@ -161,6 +157,15 @@ def test_a_scheduler_that_does_not_come_back_is_an_error(cluster, monkeypatch):
             task.result()
         with pytest.raises(ConnectionError, match="to come back"):
             executor.submit(abs, -1).result()
+
+
+def test_a_driver_can_leave_while_no_worker_is_there(cluster, tmp_path):
+    executor = open_executor(cluster.address)
+    executor.submit(add, Samples(tmp_path / "journeys", 0), 0)
+    with pytest.warns(UserWarning, match="wait for a worker"):
+        wait_until(lambda: executor._alone)
+    executor.shutdown(cancel_futures=True)
+    assert executor._client.status == "closed"
 
 
 def test_a_driver_can_leave_while_its_scheduler_is_away(cluster):
@@ -196,8 +201,42 @@ def test_a_worker_of_another_version_is_refused(cluster, tmp_path):
         open_executor(cluster.address)
 
 
+def test_a_worker_without_the_code_is_refused(cluster, tmp_path):
+    """It has the package installed, but not what stands beside it."""
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "fade_study").symlink_to(ROOT / "fade_study")
+    cluster.start_worker(PYTHONPATH=str(tmp_path / "installed"))
+    expected = r"expected the module tests on worker .*; start the worker in the folder"
+    with open_executor(cluster.address) as executor, pytest.raises(ClusterError, match=expected):
+        executor.submit(fail, "no").result()
+
+
+def test_functions_of_a_command_are_found_though_its_module_is_another_in_a_worker(cluster):
+    code = """
+import sys
+from functools import cache
+from fade_study.execution import open_executor
+
+@cache  # such functions go by their names alone
+def double(number):
+    return 2 * number
+
+def task(number):
+    return double(number)
+
+if __name__ == "__main__":
+    with open_executor(sys.argv[1]) as executor:
+        print(executor.submit(task, 2).result())
+"""
+    (cluster.folder / "some_study.py").write_text(code)
+    cluster.start_worker()
+    command = [sys.executable, "-m", "some_study", cluster.address]
+    ended = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, check=True)
+    assert ended.stdout == "4\n"
+
+
 def test_a_worker_of_several_threads_is_refused(cluster):
-    expected = f"got 2 in worker tcp://.*start it with: dask worker {cluster.address} --nthreads 1 --nworkers N"
+    expected = f"got 2 in worker tcp://.*start it with: python -m dask worker {cluster.address} --nthreads 1 "
     with open_executor(cluster.address) as executor:
         late = executor.submit(abs, -1)
         cluster.start_worker("--nthreads", "2")

@@ -11,7 +11,7 @@ from fade_study.config import BilevelConfig, NetworkConfig, OptimizerConfig, Scr
 from fade_study.execution import open_executor
 from fade_study.training import train_from_scratch, train_hyper_architecture
 from studies.trainings import ScratchTrainings, train_hyper
-from tests.cluster import ROOT, Cluster, wait_until
+from tests.cluster import Cluster, wait_until
 
 ARCHITECTURES = [Architecture((Dag(1),)), Architecture((Dag(2, ((0, 1),)),))]
 NETWORK = NetworkConfig(final_channels=4)
@@ -21,10 +21,8 @@ SEEDS = range(10)
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Its workers have the package, but not the studies."""
-    (tmp_path / "installed").mkdir()
-    (tmp_path / "installed" / "fade_study").symlink_to(ROOT / "fade_study")
-    with Cluster(tmp_path, PYTHONPATH=str(tmp_path / "installed")) as cluster:
+    """A scheduler."""
+    with Cluster(tmp_path) as cluster:
         cluster.start_scheduler()
         yield cluster
 
