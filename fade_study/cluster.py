@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import threading
 import time
 import warnings
@@ -29,7 +30,7 @@ CONNECT = 10.0
 """Seconds in which a scheduler has to answer at first."""
 AWAY = 300.0
 """Seconds for which it may be away later."""
-PAUSE = 2.0
+PAUSE = 1.0
 """Seconds between two looks at a cluster to which nothing can be sent, or need be."""
 
 
@@ -52,18 +53,16 @@ class ClusterExecutor(Executor):
     def __init__(self, address: str) -> None:
         self.address = address
         try:
-            # Two, since a client has one patience for the first answer and for a scheduler that is away later.
-            Client(address, timeout=CONNECT, set_as_default=False).close()
-            self._client: Any = Client(address, timeout=AWAY, set_as_default=False)
-        except (OSError, ValueError) as error:
+            self._client = _connect(address)
+        except Exception as error:  # of many kinds, where something else answers there
             raise ClusterError(
-                f"expected a Dask scheduler at {address}, got no answer within {CONNECT:.0f} seconds ({error}); "
+                f"expected a Dask scheduler at {address}, got none in {CONNECT:.0f} seconds ({error}); "
                 "start one with: dask scheduler"
             ) from None
         try:
             self._check_workers()
         except BaseException:
-            self._client.close(CONNECT)
+            self._client.close()
             raise
         self._tasks: dict[Future[Any], tuple[Any, ...]] = {}
         """Those that are not done."""
@@ -71,7 +70,9 @@ class ClusterExecutor(Executor):
         """To be sent, with the data that an earlier attempt has found lost."""
         self._held: dict[str, Remote] = {}
         """Data on the cluster, by digest."""
-        self._alone = False
+        self._alone = self._ended = False
+        self._away: float | None = None
+        """Since when the scheduler is."""
         # Nobody who submits a task, and may be interrupted, has to wait for data to be sent, or for a scheduler.
         self._sender = threading.Thread(target=self._send_all, daemon=True)
         self._sender.start()
@@ -79,7 +80,7 @@ class ClusterExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future of ``fn(*args, **kwargs)``, a function of its arguments alone: it may be begun more than once."""
         future: Future[Any] = Future()
-        self._tasks[future] = fn, args, kwargs
+        self._tasks[future] = _by_name(fn), args, kwargs
         future.add_done_callback(self._tasks.pop)
         self._waiting.put((future, {}))
         return future
@@ -91,11 +92,10 @@ class ClusterExecutor(Executor):
                 future.cancel()
         while self._tasks:
             futures.wait(list(self._tasks))
+        self._ended = True
         self._waiting.put(None)
-        with suppress(OSError):  # A scheduler that is away.
-            self._client.close(CONNECT)
         if wait:
-            self._sender.join()
+            self._sender.join(CONNECT)
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
@@ -122,6 +122,8 @@ class ClusterExecutor(Executor):
                 self._look()
                 continue
             if waiting is None:
+                with suppress(OSError):  # the scheduler is away
+                    self._client.close()
                 return
             future, lost = waiting
             for digest, data in lost.items():
@@ -157,13 +159,19 @@ class ClusterExecutor(Executor):
         return self._held[digest]
 
     def _wait_for_scheduler(self) -> None:
-        while self._client.status == "connecting":
-            time.sleep(PAUSE)
-        if self._client.status != "running":
-            raise ClusterError(
-                f"expected the Dask scheduler at {self.address} to come back, got no answer for {AWAY:.0f} seconds; "
-                "start it and its workers, and then the same command again"
-            )
+        while self._ended or self._client.status != "running":
+            self._away = self._away or time.monotonic()
+            if self._ended or time.monotonic() > self._away + AWAY:
+                raise ClusterError(
+                    f"expected the Dask scheduler at {self.address} to come back, got none for {AWAY:.0f} seconds; "
+                    "start it and its workers, and then the same command again"
+                )
+            if self._client.status == "closed":  # it has given up, and would not have tried often any more
+                with suppress(OSError):
+                    self._client = _connect(self.address)
+            else:
+                time.sleep(PAUSE)
+        self._away = None
 
     def _look(self) -> None:
         """Warn where tasks have no worker."""
@@ -190,6 +198,18 @@ class ClusterExecutor(Executor):
             self._waiting.put((future, held))
 
 
+def _connect(address: str) -> Any:
+    return Client(address, timeout=CONNECT, set_as_default=False)
+
+
+def _by_name(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a command, ``python -m NAME``, as that of its module, which a worker can import as well."""
+    command = sys.modules["__main__"].__spec__
+    if command is None or getattr(fn, "__module__", None) != "__main__":
+        return fn
+    return getattr(import_module(command.name), fn.__name__, fn)
+
+
 def _settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
     with suppress(InvalidStateError):  # cancelled meanwhile
         set_outcome(outcome)
@@ -203,7 +223,7 @@ def _death(error: KilledWorker) -> WorkerDiedError:
 
 
 def _command(scheduler: str) -> str:
-    return f"dask worker {scheduler} --nthreads 1 --nworkers N"
+    return f"python -m dask worker {scheduler} --nthreads 1 --nworkers N"
 
 
 def _check(worker: str, threads: int, found: str, *, version: str, scheduler: str) -> None:
@@ -246,7 +266,13 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
     """In a worker."""
     worker = get_worker()
     _check(worker.address, worker.state.nthreads, __version__, version=version, scheduler=scheduler)
-    fn, args, kwargs = _Unpickler(io.BytesIO(task), data).load()
+    try:
+        fn, args, kwargs = _Unpickler(io.BytesIO(task), data).load()
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"expected the module {error.name} on worker {worker.address}, got none; start the worker in the folder "
+            f"in which the driver was: {_command(scheduler)}"
+        ) from None
     execution.listen(_end_if_unwanted)
     with threadpool_limits(1):
         return fn(*args, **kwargs)

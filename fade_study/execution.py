@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -39,7 +40,7 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 """Variables by which a launcher's process finds the others."""
 
 # In a worker process: the progress of all tasks, shared with the main process.
-_fractions: MutableSequence[float] = ()  # pyright: ignore[reportAssignmentType]
+_fractions: MutableSequence[float]
 # In any worker: hears what the running task reports.
 _listener: Callable[[float], object] | None = None
 
@@ -223,12 +224,12 @@ def open_executor(name: str) -> Executor:
         InvalidInputError: (a ``ValueError``) for any other name.
         ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unfit, or Dask is not installed.
     """
-    kind, _, rest = name.partition(":")
+    kind, _, count = name.partition(":")
     if name == "inline":
         return InlineExecutor()
-    if kind == "processes" and rest.isdecimal() and int(rest) > 0:
-        return _Workers(int(rest))
-    if kind in {"tcp", "tls"} and rest.startswith("//"):
+    if kind == "processes" and count.isdecimal() and int(count) > 0:
+        return _Workers(int(count))
+    if re.fullmatch(r"(tcp|tls)://.+:\d{1,5}", name):
         try:
             from fade_study.cluster import ClusterExecutor
         except ImportError as error:

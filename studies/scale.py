@@ -156,13 +156,13 @@ def simulated_cluster(workers: int) -> Iterator[str]:
 
 
 def _run_cluster(workers: int, pipe: Connection) -> None:
-    import dask
+    from dask import config as dask_config
     from distributed import LocalCluster
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a worker has several connections
     # what each worker measures of itself, so often that hundreds in one process would do nothing else
-    dask.config.set({"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "1h",
+    dask_config.set({"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "1h",
                      "distributed.admin.tick.interval": "1h"})  # fmt: skip
     cluster = LocalCluster(
         n_workers=workers,

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from distributed import Client
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,7 +32,9 @@ class Cluster:
             self.kill(process)
 
     def start_scheduler(self):
-        return self._start("scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        """At the address of the one before."""
+        arguments = ("--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard")
+        self.scheduler = self._start("scheduler", *arguments)
 
     def start_worker(self, *arguments, **environment):
         """Without a nanny, which would start it again."""
@@ -42,8 +46,9 @@ class Cluster:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def log(self):
-        return (self.folder / "log").read_text()
+    def wait_for_workers(self, count):
+        with Client(self.address, set_as_default=False, timeout=60) as client:
+            client.wait_for_workers(count, timeout=60)
 
     def _start(self, kind, *arguments, **environment):
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments]
@@ -65,3 +70,30 @@ def wait_until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+class Samples:
+    """Data that keeps count of its journeys, in a file."""
+
+    digest = "samples"
+
+    def __init__(self, journeys, count):
+        self.journeys, self.count = journeys, count
+
+    def __reduce__(self):
+        note(self.journeys, f"left {os.getpid()}")
+        return arrive, (self.journeys, self.count)
+
+
+def arrive(journeys, count):
+    note(journeys, f"arrived {os.getpid()}")
+    return Samples(journeys, count)
+
+
+def note(path, text):
+    with path.open("a") as file:
+        file.write(f"{text}\n")
+
+
+def lines(path):
+    return path.read_text().split("\n")[:-1] if path.exists() else []

@@ -1,141 +1,254 @@
-"""A real Dask cluster on this machine, in good weather and in bad."""
+"""Tasks on a Dask cluster whose processes are real, and are killed."""
 
 import os
 import shutil
+import subprocess
+import sys
 import time
-import warnings
-from pathlib import Path
+from collections import Counter
 
-import mlflow
 import pytest
 
-import fade_study
-from fade_study import Architecture, enumerate_dags, tracking
-from fade_study.config import NetworkConfig, ScratchConfig
-from fade_study.exceptions import ClusterError
-from fade_study.execution import open_executor
-from fade_study.training import train_from_scratch
-from studies.trainings import ScratchTrainings
-from tests.cluster import Cluster, wait_until
-
-pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fade-study[cluster]'")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-
-NETWORK = NetworkConfig(final_channels=4)
-ARCHITECTURES = [Architecture((cell, cell)) for cell in enumerate_dags(3)]
-SEEDS = (0, 1)
+from fade_study import __version__
+from fade_study.exceptions import ClusterError, WorkerDiedError
+from fade_study.execution import completed, open_executor, report, shares_files
+from tests.cluster import ROOT, Cluster, Samples, lines, note, wait_until
 
 
-def fail():
-    raise ArithmeticError("diverged")
+def add(samples, number):
+    time.sleep(0.05)
+    return samples.count + number, os.getpid()
 
 
-def count(data):
-    """How often this worker has seen the very same data."""
-    time.sleep(0.1)
-    data.weight.labels[0] += 1
-    return os.getpid(), int(data.weight.labels[0])
+def fail(message):
+    raise ArithmeticError(message)
+
+
+def wait_for(file):
+    """Ends when the file is there; the file beside it lists those that have begun."""
+    note(file.with_suffix(".begun"), str(os.getpid()))
+    while not file.exists():
+        report(0.5)
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def begun(file):
+    return lines(file.with_suffix(".begun"))
+
+
+def die(_):
+    os.kill(os.getpid(), 9)
 
 
 @pytest.fixture
 def cluster(tmp_path):
+    """A scheduler."""
     with Cluster(tmp_path) as cluster:
         cluster.start_scheduler()
         yield cluster
 
 
-def soon(function, *arguments):
-    """The error that it raises within 15 seconds."""
-    begin = time.monotonic()
-    with pytest.raises(ClusterError) as error:
-        function(*arguments)
-    assert time.monotonic() - begin < 15
-    return str(error.value)
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """A cluster of two workers, for tests that leave it as it is."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.start_scheduler()
+        for _ in range(2):
+            cluster.start_worker()
+        cluster.wait_for_workers(2)
+        yield cluster
 
 
-def test_tasks_are_done_and_data_are_sent_once(cluster, digits):
-    cluster.start_worker()
-    first = int(digits.weight.labels[0])
-    with open_executor(cluster.address) as executor:
-        assert executor.submit(abs, -1).result() == 1
-        assert executor.submit(os.getpid).result() != os.getpid()
+def test_results_are_those_of_this_process_and_errors_arrive(two_workers, tmp_path):
+    samples = Samples(tmp_path / "journeys", 100)
+    with open_executor(two_workers.address) as executor:
+        assert not shares_files(executor)
+        tasks = [executor.submit(add, samples, number=i) for i in range(30)]
         with pytest.raises(ArithmeticError, match="diverged"):
-            executor.submit(fail).result()
-        found = [executor.submit(count, digits).result() for _ in range(3)]
-        assert [labels - first for _, labels in found] == [1, 2, 3]
-        cluster.start_worker()  # late, it has the same data, and work to do
-        wait_until(lambda: len({task.result()[0] for task in [executor.submit(count, digits) for _ in range(20)]}) == 2)
-    assert int(digits.weight.labels[0]) == first
+            executor.submit(fail, "diverged").result()
+        assert sorted(completed(tasks), key=tasks.index) == tasks
+    totals, pids = zip(*(task.result() for task in tasks), strict=True)
+    assert totals == tuple(range(100, 130))
+    assert len(set(pids)) == 2
+    journeys = Counter(lines(tmp_path / "journeys"))
+    assert journeys[f"left {os.getpid()}"] == 1
+    assert {f"arrived {pid}" for pid in pids} <= journeys.keys()
 
 
-def test_what_can_not_be_used_is_told_soon(tmp_path, cluster):
-    assert "expected a Dask scheduler at tcp://127.0.0.1:1, got no answer" in soon(open_executor, "tcp://127.0.0.1:1")
-
-    worker = cluster.start_worker("--nthreads", "2")
-    wait_until(lambda: "Registered to" in cluster.log())
-    error = soon(open_executor, cluster.address)
-    assert "expected workers of one thread, got 2 in worker tcp://" in error
-    assert f"dask worker {cluster.address} --nthreads 1 --nworkers N" in error
-    cluster.kill(worker)
-
-    shutil.copytree(Path(fade_study.__file__).parent, tmp_path / "other" / "fade_study")
-    module = tmp_path / "other" / "fade_study" / "__init__.py"
-    module.write_text(module.read_text().replace(f'__version__ = "{fade_study.__version__}"', '__version__ = "0.0.9"'))
-    with open_executor(cluster.address) as executor:
-        cluster.start_worker(PYTHONPATH=str(tmp_path / "other"))
-        message = f"expected fade_study {fade_study.__version__} on worker tcp://.* as here, got 0.0.9"
-        with pytest.raises(ClusterError, match=message):
-            executor.submit(abs, -1).result()
-    assert "got 0.0.9; install the same version there" in soon(open_executor, cluster.address)
-
-
-def test_an_interrupted_driver_leaves_the_workers_alone(cluster):
-    cluster.start_worker()
-
+def test_what_an_interrupted_driver_leaves_ends_and_the_workers_live_on(two_workers, tmp_path):
     def interrupted():
-        with open_executor(cluster.address) as executor:
-            tasks = [executor.submit(time.sleep, 0.5) for _ in range(100)]
-            tasks[0].result()
+        with open_executor(two_workers.address) as executor:
+            for _ in range(5):
+                executor.submit(wait_for, tmp_path / "never")
+            wait_until(lambda: len(begun(tmp_path / "never")) == 2)
             raise KeyboardInterrupt
 
-    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert time.monotonic() - begin < 30
-    with open_executor(cluster.address) as executor:
+    with open_executor(two_workers.address) as executor:
+        again = {future.result() for future in [executor.submit(wait_for, two_workers.folder) for _ in range(8)]}
+    assert {str(pid) for pid in again} == set(begun(tmp_path / "never"))
+
+
+def test_a_task_that_is_cancelled_is_not_begun_or_ended(two_workers, tmp_path):
+    with open_executor(two_workers.address) as executor:
+        tasks = [executor.submit(wait_for, tmp_path / "never") for _ in range(3)]
+        wait_until(lambda: len(begun(tmp_path / "never")) == 2)
+        assert all(task.cancel() for task in tasks)
         assert executor.submit(abs, -1).result() == 1
+    assert len(begun(tmp_path / "never")) == 2
 
 
-def test_every_evaluation_is_recorded_once_whatever_dies(cluster, digits, mlflow_store):
-    """No worker, a late one, one that is killed, a scheduler that is killed with all data, and new ones."""
-    config = ScratchConfig(epochs=8, batch_size=32)
-    wanted = [(architecture, seed) for architecture in ARCHITECTURES for seed in SEEDS]
-    with tracking.start_study("search", config, "cpu", digits), open_executor(cluster.address) as executor:
-        trainings = ScratchTrainings(wanted, digits, config, NETWORK, executor)
-        assert trainings.checkpoints is None
-        total = len(wanted)
-
-        def done(number):
-            wait_until(lambda: sum(future.done() for future in trainings.futures) >= number)
-
-        with pytest.warns(UserWarning, match="trainings wait for a worker; start one with: dask worker tcp://"):
-            wait_until(lambda: executor._alone)
-        first = cluster.start_worker()
-        done(1)
-        cluster.start_worker()
-        done(2)
+def test_a_task_whose_worker_is_killed_is_done_by_one_that_joins_late(cluster, tmp_path):
+    samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
+    first = cluster.start_worker()
+    with open_executor(cluster.address) as executor:
+        task = executor.submit(wait_for, go)
+        others = [executor.submit(add, samples, i) for i in range(20)]
+        wait_until(lambda: begun(go))
+        second = cluster.start_worker()
+        cluster.wait_for_workers(2)
         cluster.kill(first)
-        done(4)
-        for process in list(cluster.processes):
-            cluster.kill(process)
-        assert sum(future.done() for future in trainings.futures) < total
+        go.touch()
+        assert task.result() == second.pid
+        assert [total for total, _ in (other.result() for other in others)] == list(range(20))
+
+
+def test_a_task_that_kills_its_workers_fails_alone(tmp_path):
+    with Cluster(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1") as cluster:
         cluster.start_scheduler()
-        cluster.start_worker()
-        with warnings.catch_warnings(action="ignore"):
-            results = trainings.collect()
-    assert results.keys() == {(architecture.key, seed) for architecture, seed in wanted}
-    runs = [r for r in mlflow.search_runs(output_format="list") if r.data.tags["fade.kind"] == "scratch"]
-    assert sorted((r.data.params["architecture"], int(r.data.params["seed"])) for r in runs) == sorted(results)
-    assert {r.info.status for r in runs} == {"FINISHED"}
-    here = train_from_scratch(ARCHITECTURES[-1], digits, config, network=NETWORK, seed=1)
-    assert results[ARCHITECTURES[-1].key, 1][:2] == (here.test_accuracy, here.validation_accuracy)
+        with open_executor(cluster.address) as executor:
+            bad = executor.submit(die, 0)
+            for _ in range(2):
+                cluster.start_worker()
+            with pytest.raises(WorkerDiedError, match=r"got 2 that died, the last of them tcp://.*use fewer workers"):
+                bad.result()
+            cluster.start_worker()
+            assert executor.submit(abs, -1).result() == 1
+
+
+def test_tasks_wait_for_a_worker_and_outlive_their_scheduler(cluster, tmp_path):
+    samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
+    with open_executor(cluster.address) as executor:
+        tasks = [executor.submit(add, samples, i) for i in range(3)]
+        with pytest.warns(UserWarning, match=f"start one with: python -m dask worker {cluster.address} --nthreads 1"):
+            wait_until(lambda: executor._alone)
+        worker = cluster.start_worker()
+        assert [task.result()[0] for task in tasks] == [0, 1, 2]
+        held_up = [executor.submit(wait_for, go), *(executor.submit(add, samples, i) for i in range(3))]
+        wait_until(lambda: begun(go))
+        cluster.kill(cluster.scheduler)
+        go.touch()
+        worker.wait()  # without a nanny, it goes with its scheduler, and so does what it has done
+        meanwhile = executor.submit(add, samples, 3)
+        cluster.start_scheduler()
+        second = cluster.start_worker()
+        assert held_up[0].result() == second.pid
+        assert [task.result()[0] for task in (*held_up[1:], meanwhile)] == [0, 1, 2, 3]
+
+
+def test_a_scheduler_that_does_not_come_back_is_an_error(cluster, monkeypatch):
+    monkeypatch.setattr("fade_study.cluster.AWAY", 3)
+    with open_executor(cluster.address) as executor:
+        task = executor.submit(abs, -1)
+        cluster.kill(cluster.scheduler)
+        with pytest.raises(ConnectionError, match="to come back, got none for 3 seconds"):
+            task.result()
+        with pytest.raises(ConnectionError, match="to come back"):
+            executor.submit(abs, -1).result()
+
+
+def test_a_driver_can_leave_while_no_worker_is_there(cluster, tmp_path):
+    executor = open_executor(cluster.address)
+    executor.submit(add, Samples(tmp_path / "journeys", 0), 0)
+    with pytest.warns(UserWarning, match="wait for a worker"):
+        wait_until(lambda: executor._alone)
+    executor.shutdown(cancel_futures=True)
+    assert executor._client.status == "closed"
+
+
+def test_a_driver_can_leave_while_its_scheduler_is_away(cluster):
+    def interrupted():
+        with open_executor(cluster.address) as executor:
+            executor.submit(abs, -1)
+            cluster.kill(cluster.scheduler)
+            wait_until(lambda: executor._client.status == "connecting")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+
+
+def test_a_scheduler_that_is_not_there_is_refused():
+    begin = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"expected a Dask scheduler at tcp://127.0.0.1:1, .*: dask scheduler"):
+        open_executor("tcp://127.0.0.1:1")
+    assert time.monotonic() - begin < 15
+
+
+def test_a_worker_of_another_version_is_refused(cluster, tmp_path):
+    shutil.copytree(ROOT / "fade_study", tmp_path / "other" / "fade_study")
+    start = tmp_path / "other" / "fade_study" / "__init__.py"
+    start.write_text(start.read_text().replace(f'"{__version__}"', '"0.0.9"'))
+    expected = rf"expected fade_study {__version__} on worker tcp://127.0.0.1:\d+, as here, got 0.0.9"
+    with open_executor(cluster.address) as executor:
+        late = executor.submit(abs, -1)
+        cluster.start_worker(PYTHONPATH=str(tmp_path / "other"))
+        with pytest.raises(ClusterError, match=expected):
+            late.result()
+    with pytest.raises(ClusterError, match=expected):
+        open_executor(cluster.address)
+
+
+def test_a_worker_without_the_code_is_refused(cluster, tmp_path):
+    """It has the package installed, but not what stands beside it."""
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "fade_study").symlink_to(ROOT / "fade_study")
+    cluster.start_worker(PYTHONPATH=str(tmp_path / "installed"))
+    expected = r"expected the module tests on worker .*; start the worker in the folder"
+    with open_executor(cluster.address) as executor, pytest.raises(ClusterError, match=expected):
+        executor.submit(fail, "no").result()
+
+
+def test_functions_of_a_command_are_found_though_its_module_is_another_in_a_worker(cluster):
+    code = """
+import sys
+from functools import cache
+from fade_study.execution import open_executor
+
+@cache  # such functions go by their names alone
+def double(number):
+    return 2 * number
+
+def task(number):
+    return double(number)
+
+if __name__ == "__main__":
+    with open_executor(sys.argv[1]) as executor:
+        print(executor.submit(task, 2).result())
+"""
+    (cluster.folder / "some_study.py").write_text(code)
+    cluster.start_worker()
+    command = [sys.executable, "-m", "some_study", cluster.address]
+    ended = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, check=True)
+    assert ended.stdout == "4\n"
+
+
+def test_a_worker_of_several_threads_is_refused(cluster):
+    expected = f"got 2 in worker tcp://.*start it with: python -m dask worker {cluster.address} --nthreads 1 "
+    with open_executor(cluster.address) as executor:
+        late = executor.submit(abs, -1)
+        cluster.start_worker("--nthreads", "2")
+        with pytest.raises(ClusterError, match=expected):
+            late.result()
+    with pytest.raises(ClusterError, match=expected):
+        open_executor(cluster.address)
+
+
+def test_where_dask_is_missing_an_error_says_how_to_install_it():
+    script = "import sys; sys.modules['distributed'] = None; from fade_study.execution import open_executor\n"
+    script += "open_executor('tcp://127.0.0.1:1')"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ClusterError: expected Dask" in ended.stderr
+    assert "pip install 'fade-study[cluster]'" in ended.stderr

@@ -119,7 +119,19 @@ def test_an_interrupt_does_not_wait_for_the_workers():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "processes", "processes:", "processes:0", "processes:-1", "processes:x", "cloud:2"]
+    "name",
+    [
+        "",
+        "processes",
+        "processes:",
+        "processes:0",
+        "processes:-1",
+        "processes:x",
+        "cloud:2",
+        "tcp://",
+        "tcp://a",
+        "tcp://a:b",
+    ],
 )
 def test_unknown_executors_are_refused(name):
     with pytest.raises(ValueError, match=r"'inline', 'processes:N' .* or 'tcp://HOST:PORT'"):
