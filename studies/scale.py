@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import chdir, contextmanager
@@ -35,6 +35,8 @@ from studies.trainings import ScratchTrainings
 DEPTH = 4
 SCRATCH = ScratchConfig(epochs=20)
 SERVER_SECONDS = 60
+AT_ONCE = 1_000
+"""Tasks on the way: real ones don't all end at the same moment."""
 
 
 def scale(config: ScaleConfig) -> None:
@@ -97,10 +99,11 @@ def measure_cluster(executor: Executor, wanted: list[tuple[Architecture, int]], 
     """From the first one that is handed out to the last that comes back, without a record."""
     executor.submit(pretend, wanted[0][0], data, SCRATCH, network=NetworkConfig(), seed=0).result()  # sends the data
     begin, own = time.perf_counter(), time.process_time()
-    tasks = [
-        executor.submit(pretend, architecture, data, SCRATCH, network=NetworkConfig(), seed=seed)
-        for architecture, seed in wanted
-    ]
+    tasks: deque[Future[Any]] = deque()
+    for architecture, seed in wanted:
+        if len(tasks) == AT_ONCE:
+            tasks.popleft().result()
+        tasks.append(executor.submit(pretend, architecture, data, SCRATCH, network=NetworkConfig(), seed=seed))
     for task in tasks:
         task.result()
     wall, own = time.perf_counter() - begin, time.process_time() - own
@@ -156,14 +159,21 @@ def simulated_cluster(workers: int) -> Iterator[str]:
 
 
 def _run_cluster(workers: int, pipe: Connection) -> None:
-    from dask import config as dask_config
+    from dask import config
     from distributed import LocalCluster
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a worker has several connections
-    # what each worker measures of itself, so often that hundreds in one process would do nothing else
-    dask_config.set({"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.interval": "1h",
-                     "distributed.admin.tick.interval": "1h"})  # fmt: skip
+    # What each worker measures of itself, so often that hundreds in one process would do nothing else; and the drop of
+    # copies of the data, which they would fetch from each other again, by more connections than a process may have.
+    config.set(
+        {
+            "distributed.worker.profile.enabled": False,
+            "distributed.admin.system-monitor.interval": "1h",
+            "distributed.admin.tick.interval": "1h",
+            "distributed.scheduler.active-memory-manager.start": False,
+        }
+    )
     cluster = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
