@@ -79,6 +79,7 @@ def test_all_workers_are_killed_and_others_join(study, digits, cluster, tmp_path
     collect(cluster, digits, tmp_path, accident)
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_killed_and_started_again(study, digits, cluster, tmp_path):
     worker = cluster.start_worker()
 
