@@ -37,6 +37,7 @@ __all__ = [
     "Normalization",
     "OptimizerConfig",
     "SamplerConfig",
+    "ScaleConfig",
     "Schedule",
     "ScratchConfig",
     "SearchConfig",
@@ -198,6 +199,8 @@ class BilevelConfig:
             over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; or give one
             number per row.
         share_weights: whether cells of a row share the convolution on edge (u, v).
+        path_per_process: whether each of several processes that train together draws a path of its own in every step,
+            instead of one for all; for the estimators ``straight-through`` and ``reinmax``.
         one_shot_paths: random paths over which the final one-shot accuracy is averaged.
         threads: of the processor; small convolutions gain nothing from more than one.
     """
@@ -214,6 +217,7 @@ class BilevelConfig:
     temperature: PositiveFloat = 1.0
     regularization: float | tuple[float, ...] = 0.1
     share_weights: bool = False
+    path_per_process: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1
 
@@ -225,9 +229,14 @@ class BilevelConfig:
         return regularization
 
     @pydantic.model_validator(mode="after")
-    def _started(self) -> BilevelConfig:
+    def _consistent(self) -> BilevelConfig:
         if self.alpha_start >= self.epochs:
             raise ValueError(f"alpha_start: expected an epoch before the last of {self.epochs}, or alphas never move")
+        if self.path_per_process and self.estimator not in ("straight-through", "reinmax"):
+            raise ValueError(
+                f"path_per_process: expected the estimator straight-through or reinmax with it, got {self.estimator}, "
+                "which learns from one path and its loss"
+            )
         return self
 
 
@@ -309,7 +318,8 @@ class _StudyConfig:
     Args:
         seed: of all that is random but trainings from scratch.
         depth: cells in a chain, rows of a hyper-architecture.
-        executor: where independent trainings run: ``inline``, or ``processes:N``.
+        executor: where independent trainings run: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask
+            scheduler.
         space: the cells.
         data: the images.
         network: the macro-architecture.
@@ -354,6 +364,8 @@ class SearchConfig(_StudyConfig):
             searches append their seeds to it.
         storage: Optuna storage URL.
         sampler: the outer search.
+        processes: that train each hyper-architecture together, each on a GPU, or all on the processor. Leave it out
+            where a launcher such as ``torchrun`` has started several.
         repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
         carry_over: begin each hyper-architecture with the last one's weights, where it has the same cells (or edges, if
             they share weights); they are kept in ``checkpoint_dir``.
@@ -371,6 +383,7 @@ class SearchConfig(_StudyConfig):
     study: Annotated[str, Field(min_length=1)] | None = None
     storage: str = "sqlite:///fade.db"
     sampler: SamplerConfig = SamplerConfig()
+    processes: Positive = 1
     repetitions: Positive = 1
     carry_over: bool = False
     checkpoint_dir: str = "checkpoints"
@@ -378,6 +391,12 @@ class SearchConfig(_StudyConfig):
     patience: Positive | None = None
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
+
+    def _problems(self) -> list[str]:
+        images = self.bilevel.batch_size
+        if self.processes <= images:
+            return []
+        return [f"processes: expected up to {images}, an image of each batch for each, got {self.processes}"]
 
 
 @_settings
@@ -483,7 +502,7 @@ class EvaluateConfig:
         run_id: of a search, or of a run with several.
         every: generations between evaluations; the last one is always evaluated.
         seeds: trainings per evaluation; those on record are not repeated.
-        executor: where trainings run: ``inline``, or ``processes:N``.
+        executor: where trainings run: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
     """
 
     run_id: Annotated[str, Field(min_length=1)]
@@ -507,6 +526,23 @@ class BenchmarkConfig:
     seed: Seed = 0
     threads: Positive = 1
     search: str = "digits"
+
+
+@_settings
+class ScaleConfig:
+    """Simulating how many evaluations one driver can hand out and record.
+
+    Args:
+        evaluations: trainings from scratch, none of which trains anything.
+        workers: of a Dask cluster, simulated.
+        recorded: evaluations that are recorded in an MLflow server.
+        seed: of the architectures.
+    """
+
+    evaluations: Positive = 10_000
+    workers: Positive = 500
+    recorded: Positive = 1_000
+    seed: Seed = 0
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:

@@ -6,6 +6,7 @@ Every message says what was expected, what came, and what to do. Nothing is stor
 from collections.abc import Sequence
 
 __all__ = [
+    "ClusterError",
     "ConfigError",
     "DataError",
     "DivergedError",
@@ -42,7 +43,11 @@ class OpenGenerationError(FadeError, RuntimeError):
 
 
 class WorkerDiedError(FadeError, RuntimeError):
-    """A worker process was killed, and so was the one that tried the same task again."""
+    """A worker process was killed, and so were those that tried the same task again."""
+
+
+class ClusterError(FadeError, ConnectionError):
+    """A Dask cluster cannot be reached, or has a worker that would give other results."""
 
 
 class ConfigError(FadeError, ValueError):

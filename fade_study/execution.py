@@ -1,4 +1,4 @@
-"""Where independent trainings run: in this process, or in local worker processes."""
+"""Where independent trainings run: in this process, in local worker processes, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -20,9 +22,9 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fade_study import interrupt
-from fade_study.exceptions import InvalidInputError, WorkerDiedError
+from fade_study.exceptions import ClusterError, InvalidInputError, WorkerDiedError
 
-__all__ = ["InlineExecutor", "completed", "open_executor", "report"]
+__all__ = ["InlineExecutor", "completed", "listen", "open_executor", "report", "report_epoch", "shares_files"]
 
 ATTEMPTS = 2
 """Of a task whose worker dies: one more than the first."""
@@ -33,15 +35,35 @@ REFRESH = 0.5
 
 BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
 
-# In a worker process: the progress of all tasks, shared with the main process, and the place of the running one.
-_fractions: MutableSequence[float] | None = None
-_slot = 0
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which a launcher's process finds the others."""
+
+# In a worker process: the progress of all tasks, shared with the main process.
+_fractions: MutableSequence[float] = ()  # pyright: ignore[reportAssignmentType]
+# In any worker: hears what the running task reports.
+_listener: Callable[[float], object] | None = None
 
 
 def report(fraction: float) -> None:
     """Tell how much of the running task is done, 0 to 1; outside worker processes nothing happens."""
-    if _fractions is not None:
-        _fractions[_slot] = fraction
+    if _listener is not None:
+        _listener(fraction)
+
+
+def report_epoch(epochs: int, epoch: int, *_: Any) -> None:
+    """The same, as ``on_epoch`` of a training of so many epochs (with ``functools.partial``)."""
+    report((epoch + 1) / epochs)
+
+
+def listen(listener: Callable[[float], object]) -> None:
+    """In a worker: hear what the running task reports, and end it by an exception where nobody waits for it."""
+    global _listener  # noqa: PLW0603 - a worker has one running task
+    _listener = listener
+
+
+def shares_files(executor: Executor) -> bool:
+    """Whether an executor's tasks see the files of this process; those on a cluster may not."""
+    return getattr(executor, "shares_files", True)
 
 
 def completed(tasks: Sequence[Future[Any]], unit: str = "training") -> Iterator[Future[Any]]:
@@ -133,7 +155,11 @@ class _Workers(Executor):
             else:
                 future.set_exception(WorkerDiedError(_death(error)))
 
-        self._pool.schedule(_run, task).add_done_callback(finish)
+        try:
+            self._pool.schedule(_run, task).add_done_callback(finish)
+        except RuntimeError:
+            interrupt.check()  # a signal to the whole group may have ended a worker that was starting, and the pool
+            raise
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let all tasks end; or, with ``cancel_futures``, end the workers at once, whatever they have left to do."""
@@ -162,6 +188,9 @@ def _death(error: ProcessExpired) -> str:
 def _start(fractions: MutableSequence[float]) -> None:
     """In a worker, before its first task: one thread each, also of numpy's, or workers get into each other's way."""
     threadpool_limits(1)
+    os.setpgid(0, 0)  # a signal to all processes of the parent's group, as launchers send it, is the parent's to hear
+    for name in [name for name in os.environ if name.startswith("TORCHELASTIC_") or name in LAUNCHER]:
+        del os.environ[name]  # it trains alone, though its parent may be one of several processes
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
@@ -175,9 +204,11 @@ def _end_with(parent: int) -> None:
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In a worker: the task."""
-    global _slot  # noqa: PLW0603
-    _slot = slot
+    """In a worker: the task, on the GPU whose turn it is, where there are several."""
+    listen(partial(_fractions.__setitem__, slot))
+    torch = sys.modules.get("torch")  # which the task has imported, if it trains
+    if torch is not None and (gpus := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(slot % gpus)
     return fn(*args, **kwargs)
 
 
@@ -185,15 +216,27 @@ def open_executor(name: str) -> Executor:
     """An executor by name, to be used as a context.
 
     Args:
-        name: ``inline``, or ``processes:N`` for N spawned worker processes: for small convolutions two processes of
-            one thread beat one process of two threads by far.
+        name: ``inline``; ``processes:N`` for N spawned worker processes (for small convolutions two processes of one
+            thread beat one process of two threads by far); or the address of a Dask scheduler, ``tcp://host:8786``.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for any other name.
+        ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unfit, or Dask is not installed.
     """
-    kind, _, count = name.partition(":")
+    kind, _, rest = name.partition(":")
     if name == "inline":
         return InlineExecutor()
-    if kind == "processes" and count.isdecimal() and int(count) > 0:
-        return _Workers(int(count))
-    raise InvalidInputError(f"expected an executor 'inline' or 'processes:N' with N of 1 or more, got {name!r}")
+    if kind == "processes" and rest.isdecimal() and int(rest) > 0:
+        return _Workers(int(rest))
+    if kind in {"tcp", "tls"} and rest.startswith("//"):
+        try:
+            from fade_study.cluster import ClusterExecutor
+        except ImportError as error:
+            raise ClusterError(
+                f"expected Dask for {name}, got none ({error}); pip install 'fade-study[cluster]'"
+            ) from None
+        return ClusterExecutor(name)
+    raise InvalidInputError(
+        "expected an executor 'inline', 'processes:N' with N of 1 or more, or 'tcp://HOST:PORT' of a Dask scheduler, "
+        f"got {name!r}"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["Interrupted", "check", "listen", "requested"]
 
 _number: int | None = None
+_twice = True
 
 
 class Interrupted(SystemExit):
@@ -18,15 +19,22 @@ class Interrupted(SystemExit):
         self.number = number
 
 
-def listen() -> None:
-    """From now on SIGTERM and SIGINT end the process at its next :func:`check`; a second one ends it at once."""
+def listen(*, twice: bool = True) -> None:
+    """From now on SIGTERM and SIGINT end the process at its next :func:`check`.
+
+    Args:
+        twice: whether a second one ends it at once. Not under a launcher, which passes on what a terminal has sent to
+            all processes already.
+    """
+    global _twice  # noqa: PLW0603 - as a process gets its signals
+    _twice = twice
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _note)
 
 
-def requested() -> bool:
-    """Whether the process is to end, once what it holds is safe."""
-    return _number is not None
+def requested() -> int:
+    """Number of the signal by which the process is to end, once what it holds is safe; 0 where none came."""
+    return _number or 0
 
 
 def check() -> None:
@@ -41,6 +49,6 @@ def check() -> None:
 
 def _note(number: int, _: Any) -> None:
     global _number  # noqa: PLW0603 - a process gets its signals
-    if _number is not None:
+    if _number is not None and _twice:
         raise Interrupted(number)
     _number = number

@@ -29,7 +29,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import requests
-import sqlalchemy
+import sqlalchemy.exc
 import yaml
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 # Of each small artifact, it would drown the search's own.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# Two lines for each child run.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # The outbox is patient, so MLflow need not be: it would hold a training up for minutes.
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 os.environ.setdefault(RETRIES, "1")
@@ -349,7 +351,14 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
     """The run that ``mlflow run`` made, or a new one. The server has to be there."""
     known = uuid.uuid4().hex
     _outbox().open_run(known, None)  # before it is made, so that it ends even after a kill in between
-    active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+    try:
+        with _once():  # and even if the answer is lost: by its name
+            active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+    except (OSError, mlflow.MlflowException) as error:
+        raise StorageError(
+            f"expected {masked_url(mlflow.get_tracking_uri())} to make a run, got {masked(str(error))}; nothing has "
+            "begun: run the same command again once it answers"
+        ) from error
     _outbox().open_run(known, active.info.run_id)
     return Run(known, active.info.experiment_id)
 

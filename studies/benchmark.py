@@ -37,6 +37,7 @@ from fade_study.config import BenchmarkConfig, NetworkConfig, OptimizerConfig, S
 from fade_study.execution import open_executor
 from fade_study.nn import DagCell, Network, Supernet, gumbel_noise
 from fade_study.training import DataConfig, load_data, train_from_scratch
+from fade_study.training.data import Minibatch
 from fade_study.training.estimators import alpha_loss
 from fade_study.training.session import adam
 from studies.command import command
@@ -72,6 +73,7 @@ HEADLINES = (
     ("fashion, w = 7", "bilevel_epoch"),
     ("fashion, w = 7", "matmul_peak"),
     ("fashion, w = 7", "peak_memory"),
+    ("fashion, w = 7", "exchanged_bytes"),
     ("digits", "two_workers"),
     ("digits", "outside_training"),
 )
@@ -134,8 +136,8 @@ class Problem:
     def __init__(self, hyper: fade_study.HyperArchitecture, shape: Shape, seed: int) -> None:
         torch.manual_seed(seed)
         self.hyper, self.shape = hyper, shape
-        self.images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(CLASSES, (shape.batch_size,))
+        images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
+        self.batch = Minibatch(images, torch.randint(CLASSES, (shape.batch_size,)), shape.batch_size)
         self.logits = torch.zeros(hyper.shape, requires_grad=True)
         self.noise = gumbel_noise(hyper.shape, torch.Generator().manual_seed(seed))
         self.path: list[int] = self.noise.argmax(dim=1).tolist()
@@ -165,7 +167,7 @@ class Problem:
 
     def train(self, module: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor) -> None:
         """The rest of a training step whose forward pass gave class scores."""
-        loss = F.cross_entropy(scores, self.labels)
+        loss = self.batch.loss(scores)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_value_(module.parameters(), OPTIMIZER.gradient_clip)
@@ -173,15 +175,15 @@ class Problem:
 
     def network_step(self) -> None:
         """Of the path's own network."""
-        self.train(self.network, self.network_adam, self.network(self.images))
+        self.train(self.network, self.network_adam, self.network(self.batch.images))
 
     def weight_step(self, path: Sequence[int] | None = None) -> None:
         """Of the supernet."""
-        self.train(self.supernet, self.supernet_adam, self.supernet(self.images, path or self.path))
+        self.train(self.supernet, self.supernet_adam, self.supernet(self.batch.images, path or self.path))
 
     def alpha_step(self) -> None:
         """Without the update of d·w numbers."""
-        torch.autograd.grad(alpha_loss(self.supernet, self.images, self.labels, self.factors()), self.logits)
+        torch.autograd.grad(alpha_loss(self.supernet, self.batch, self.factors()), self.logits)
 
     def factors(self) -> Tensor:
         """Soft Gumbel-softmax sample ``(d, w)``."""
@@ -194,13 +196,13 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     batch = fade_study.create_study(space=fade_study.DagSpace(5), depth=DEPTH, sampler=sampler).ask()
     hyper = fade_study.HyperArchitecture(tuple(cells[:width] for cells in batch.hyper_architecture.rows))
     problem = Problem(hyper, shape, config.seed)
-    supernet, network, images = problem.supernet, problem.network, problem.images
+    supernet, network, images = problem.supernet, problem.network, problem.batch.images
     foreach_adam = torch.optim.Adam(network.parameters(), foreach=True)
     matrix = torch.randn(MATRIX, MATRIX)
 
     def all_branches_alpha_step() -> None:
         # the gradient of all weights comes with it, as in a plain implementation that calls backward()
-        F.cross_entropy(all_branches(supernet, images, problem.factors()), problem.labels).backward()
+        problem.batch.loss(all_branches(supernet, images, problem.factors())).backward()
 
     def bfloat16_step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
@@ -229,6 +231,7 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     with FlopCounterMode(display=False) as counter:
         problem.weight_step()
     flops = counter.get_total_flops() / seconds["weight"]
+    sent = sum(p.grad.nbytes for p in supernet.parameters() if p.grad is not None)
     memory = peak_memory(lambda: supernet_training(hyper, shape)) / peak_memory(lambda: network_training(hyper, shape))
     return {
         "weight_step": seconds["weight"] / seconds["network"],
@@ -236,6 +239,8 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
         "bilevel_epoch": (seconds["all weight"] + seconds["all alpha"]) / (seconds["weight"] + seconds["alpha"]),
         "matmul_peak": flops / (2 * MATRIX**3 / seconds["matrix"]),
         "peak_memory": np.array([memory]),
+        "exchanged_bytes": np.array([sent]),
+        "gain/exchanged_bytes": np.array([sum(p.nbytes for p in supernet.parameters()) / sent]),
         "gain/one_path": seconds["all weight"] / seconds["weight"],
         "gain/one_path_back": seconds["all alpha"] / seconds["alpha"],
         "gain/merged_convolutions": seconds["edges"] / seconds["network"],

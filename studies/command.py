@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shlex
 import signal
 import sys
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
+import torch
 
-from fade_study import FadeError, interrupt
+from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.config import parse_config
 from fade_study.settings import masked
 
@@ -29,16 +33,69 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         cls: the configuration's class.
         presets: name of the folder of its YAML files, where it has any.
     """
-    interrupt.listen()
+    launched = "RANK" in os.environ
+    main = os.environ.get("RANK", "0") == "0"
+    interrupt.listen(twice=not launched)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    if not main:
+        warnings.simplefilter("ignore")  # the main process warns of the same
     try:
-        study(parse_config(cls, None if presets is None else CONFIGS / presets))
+        config = parse_config(cls, None if presets is None else CONFIGS / presets)
+        processes = getattr(config, "processes", None)
+        if launched and processes is None and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise InvalidInputError(
+                f"expected one process, got {os.environ['WORLD_SIZE']} of a launcher; of all studies, search alone "
+                "trains over several"
+            )
+        if processes is not None and processes > 1 and not launched:
+            sys.exit(launch(processes))
+        study(config)
     except FadeError as error:
-        sys.exit(masked("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])))
+        text = masked("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
+        sys.exit(text if main else 1)
     except interrupt.Interrupted as end:
-        print(f"Stopped by {signal.Signals(end.number).name}; what is trained is kept")
+        if main:
+            print(f"Stopped by {signal.Signals(end.number).name}; what is trained is kept")
         raise
+
+
+def launch(processes: int) -> int:
+    """Run this command in so many processes on this machine, as ``torchrun`` does; the exit code.
+
+    If one of them dies, all end.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    gpus = torch.cuda.device_count()
+    if processes > gpus > 0:
+        raise InvalidInputError(
+            f"expected up to {gpus} processes, one for each GPU, got {processes}; on several machines start each with "
+            "torchrun, see the README"
+        )
+    if not gpus:
+        os.environ |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the main process says what went wrong
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "studies.search", *sys.argv[1:])
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code  # as a shell says it of a signal
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
 
 
 def again(study: str) -> str:

@@ -34,6 +34,7 @@ from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.data import load_data
+from fade_study.training.processes import Processes, everywhere
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze
 from studies.command import again, command
@@ -56,23 +57,37 @@ POLL_SECONDS = 0.5
 def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
     """All generations that the study lacks, then an analysis and a summary; the same for each of several seeds."""
     accelerator = open_accelerator()
-    if accelerator.num_processes > 1:
+    if config.processes not in (1, accelerator.num_processes):
         raise fade_study.InvalidInputError(
-            f"expected one process, got {accelerator.num_processes}; a search over several is not supported yet"
+            f"expected {config.processes} processes, got {accelerator.num_processes}; start them by "
+            "`python -m studies.search --processes N`, or by a launcher and leave `processes` out"
         )
-    data = load_data(config.data)
+    config = dataclasses.replace(config, processes=accelerator.num_processes)
+    data = everywhere(accelerator, load_data, config.data)
     check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
+    with Processes(accelerator, data) as processes:
+        if accelerator.is_main_process:
+            return search_all(config, data, processes, accelerator.device.type)
+        processes.follow()
+    return []
+
+
+def search_all(config: SearchConfig, data: Data, processes: Processes, device: str) -> list[fade_study.FadeStudy]:
+    """The same, in the main process."""
     tracking.check_server()
-    device = str(accelerator.device)
     if config.study is None:
         config = dataclasses.replace(config, study=f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
         print(f"New study; should it be killed, this goes on with it: {again(str(config.study))}")
     try:
-        with open_executor(config.executor) as executor:
+        # of several processes that train together, none evaluates here: what comes out must not depend on their number
+        alone = processes.count == 1 or config.executor != "inline"
+        with open_executor(config.executor if alone else "processes:1") as executor:
             if config.seeds == 1:
-                return [search_once(config, data, executor, device)[0]]
+                return [search_once(config, data, executor, processes, device)[0]]
             with tracking.start_study("search", config, device, data) as run:
-                found = [search_once(one, data, executor, device, name=one.study) for one in one_per_seed(config)]
+                found = [
+                    search_once(one, data, executor, processes, device, name=one.study) for one in one_per_seed(config)
+                ]
                 records = {run_id: record for _, run_id, record in found}
                 print(f"\nAll {config.seeds} searches:\n{analyze(records, run)}")
                 print(f"Look at run {run.id}: {tracking.ui_command()}")
@@ -91,7 +106,13 @@ def one_per_seed(config: SearchConfig) -> list[SearchConfig]:
 
 
 def search_once(
-    config: SearchConfig, data: Data, executor: Executor, device: str, *, name: str | None = None
+    config: SearchConfig,
+    data: Data,
+    executor: Executor,
+    processes: Processes,
+    device: str,
+    *,
+    name: str | None = None,
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
     """One search, with the id of its run, which may have a name, and its record."""
     begin = time.perf_counter()
@@ -107,7 +128,7 @@ def search_once(
                 if settled(study, config.patience):
                     tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
                     break
-                tell(study, *train(study, number, config, data, executor, evaluations), config)
+                tell(study, *train(study, number, config, data, executor, processes, evaluations), config)
                 record_generations(study, run, number)
                 evaluations.collect()
                 bar.update()
@@ -255,6 +276,7 @@ def train(
     config: SearchConfig,
     data: Data,
     executor: Executor,
+    processes: Processes,
     evaluations: Evaluations,
 ) -> tuple[fade_study.Batch, list[HyperResult]]:
     """Train what the study asks for; with another seed where a training diverges."""
@@ -274,6 +296,7 @@ def train(
                 executor,
                 weights=weights,
                 checkpoints=Path(config.checkpoint_dir),
+                processes=processes,
             )
         except fade_study.DivergedError as error:
             study.fail(batch)

@@ -8,6 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +22,10 @@ from fade_study import Architecture, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
-from fade_study.execution import completed, report
+from fade_study.execution import completed, report_epoch, shares_files
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
+from fade_study.training.processes import Processes
 
 __all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
 
@@ -38,7 +40,7 @@ class ScratchTrainings:
         network: the macro-architecture.
         executor: that trains, from now on.
         table: of trainings that need not be done again, beside those on record.
-        checkpoints: folder in which a training that was stopped goes on.
+        checkpoints: folder in which a training that was stopped goes on, where the executor's tasks see it.
         done: trainings of this study, which a tracking server that is away cannot tell of.
     """
 
@@ -53,7 +55,7 @@ class ScratchTrainings:
         checkpoints: Path | None = None,
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
     ) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints = checkpoints if shares_files(executor) else None
         self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
         known = {**({} if table is None else table.find(self.recipe)), **done}
@@ -64,7 +66,16 @@ class ScratchTrainings:
         self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
         for (key, seed), architecture in by_key.items():
             if (key, seed) not in known:
-                future = executor.submit(_scratch, architecture, data, config, network, seed, self._file(key, seed))
+                future = executor.submit(
+                    train_from_scratch,
+                    architecture,
+                    data,
+                    config,
+                    network=network,
+                    seed=seed,
+                    checkpoint=self._file(key, seed),
+                    on_epoch=partial(report_epoch, config.epochs),
+                )
                 self.futures[future] = key, seed
                 if future.done():  # trained in this process: recorded before the next one begins
                     self._record(future)
@@ -142,38 +153,40 @@ def train_hyper(
     paths: Sequence[Sequence[int]] = (),
     weights: Sequence[Mapping[str, Tensor] | None] | None = None,
     checkpoints: Path | None = None,
+    processes: Processes | None = None,
 ) -> list[HyperResult]:
     """Train a hyper-architecture once per seed, each with a child run of its own.
 
-    A single training runs in this process and is recorded epoch by epoch; several go through the executor. ``paths``
-    are columns ``(n, d)`` whose one-shot accuracies are measured in each; ``weights``, one per seed, are those to begin
-    with; in ``checkpoints`` a training that was stopped goes on, until they are forgotten.
+    A single training runs in this process, and in several together one after the other, recorded epoch by epoch; else
+    they go through the executor. ``paths`` are columns ``(n, d)`` whose one-shot accuracies are measured in each;
+    ``weights``, one per seed, are those to begin with; in ``checkpoints`` a training that was stopped goes on, until
+    they are forgotten.
     """
     begin = [None] * len(seeds) if weights is None else weights
+    here = len(seeds) == 1 or (processes is not None and processes.count > 1)
+    checkpoints = checkpoints if here or shares_files(executor) else None
     files = [hyper_file(checkpoints, hyper_architecture, config, seed) for seed in seeds]
-    if len(seeds) == 1:
-        with tracking.start_hyper(generation, hyper_architecture, seeds[0]) as child:
-
-            def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
-                child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
-
-            result = train_hyper_architecture(
-                hyper_architecture,
-                data,
-                config,
-                network=network,
-                seed=seeds[0],
-                paths=paths,
-                weights=begin[0],
-                checkpoint=files[0],
-                on_epoch=on_epoch,
-            )
-            _finish_hyper(child, result)
-        return [result]
-    tasks = {
-        executor.submit(_hyper, hyper_architecture, data, config, network, seed, paths, first, file): seed
+    trainings = {
+        seed: partial(
+            train_hyper_architecture,
+            hyper_architecture,
+            data,
+            config,
+            network=network,
+            seed=seed,
+            paths=paths,
+            weights=first,
+            checkpoint=file,
+        )
         for seed, first, file in zip(seeds, begin, files, strict=True)
     }
+    if here:
+        return [
+            _train_here(training, generation, hyper_architecture, seed, processes)
+            for seed, training in trainings.items()
+        ]
+    on_epoch = partial(report_epoch, config.epochs)
+    tasks = {executor.submit(training, on_epoch=on_epoch): seed for seed, training in trainings.items()}
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
         seed = tasks[task]
@@ -191,6 +204,27 @@ def train_hyper(
     return [results[seed] for seed in seeds]
 
 
+def _train_here(
+    training: Callable[..., HyperResult],
+    generation: int,
+    hyper_architecture: HyperArchitecture,
+    seed: int,
+    processes: Processes | None,
+) -> HyperResult:
+    """A training in this process, and in those that train with it, recorded epoch by epoch."""
+    with tracking.start_hyper(generation, hyper_architecture, seed) as child:
+
+        def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
+            child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
+
+        if processes is None:
+            result = training(on_epoch=on_epoch)
+        else:
+            result = processes.run(training, main={"on_epoch": on_epoch})
+        _finish_hyper(child, result)
+    return result
+
+
 def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
     last = len(result.epochs) - 1
     child.metrics({"one_shot_accuracy": result.accuracy, "seconds": result.seconds}, step=last)
@@ -199,44 +233,3 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
         child.tag("fade.warning", result.warning)
-
-
-def _scratch(
-    architecture: Architecture,
-    data: Data,
-    config: ScratchConfig,
-    network: NetworkConfig,
-    seed: int,
-    checkpoint: Path | None,
-) -> ScratchResult:
-    on_epoch = _reporter(config.epochs)
-    return train_from_scratch(
-        architecture, data, config, network=network, seed=seed, checkpoint=checkpoint, on_epoch=on_epoch
-    )
-
-
-def _hyper(
-    hyper_architecture: HyperArchitecture,
-    data: Data,
-    config: BilevelConfig,
-    network: NetworkConfig,
-    seed: int,
-    paths: Sequence[Sequence[int]],
-    weights: Mapping[str, Tensor] | None,
-    checkpoint: Path | None,
-) -> HyperResult:
-    return train_hyper_architecture(
-        hyper_architecture,
-        data,
-        config,
-        network=network,
-        seed=seed,
-        paths=paths,
-        weights=weights,
-        checkpoint=checkpoint,
-        on_epoch=_reporter(config.epochs),
-    )
-
-
-def _reporter(epochs: int) -> Callable[..., None]:
-    return lambda epoch, *_: report((epoch + 1) / epochs)

@@ -46,6 +46,16 @@ def test_there_are_the_presets_that_the_readme_names():
     assert {path.stem for path in CONFIGS.glob("validate/*.yaml")} == {"smoke", "digits", "paper"}
 
 
+def test_what_does_not_go_together():
+    assert refused("--preset", "smoke", "--processes", "60") == (
+        "processes: expected up to 50, an image of each batch for each, got 60",
+    )  # fmt: skip
+    (problem,) = refused(
+        "--preset", "smoke", "--bilevel.path_per_process", "true", "--bilevel.estimator", "score-function"
+    )
+    assert "expected the estimator straight-through or reinmax with it, got score-function" in problem
+
+
 def test_a_validation_needs_as_many_architectures_as_it_asks_for():
     def problems(**settings):
         with pytest.raises(ConfigError) as error:

@@ -122,5 +122,5 @@ def test_an_interrupt_does_not_wait_for_the_workers():
     "name", ["", "processes", "processes:", "processes:0", "processes:-1", "processes:x", "cloud:2"]
 )
 def test_unknown_executors_are_refused(name):
-    with pytest.raises(ValueError, match=r"'inline' or 'processes:N'"):
+    with pytest.raises(ValueError, match=r"'inline', 'processes:N' .* or 'tcp://HOST:PORT'"):
         open_executor(name)

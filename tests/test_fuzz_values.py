@@ -18,6 +18,7 @@ from fade_study.config import (
     BenchmarkConfig,
     ComparisonConfig,
     EvaluateConfig,
+    ScaleConfig,
     SearchConfig,
     ValidationConfig,
     parse_config,
@@ -103,7 +104,7 @@ def test_a_point_has_a_nearest_cell_or_is_refused(size, point):
 # --- configurations --------------------------------------------------------------------------------------------------
 
 STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}
-CLASSES = [*STUDIES.values(), AnalyzeConfig, EvaluateConfig, BenchmarkConfig]
+CLASSES = [*STUDIES.values(), AnalyzeConfig, EvaluateConfig, BenchmarkConfig, ScaleConfig]
 
 
 def dotted(cls, prefix=""):

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
+HEAVY |= {"dask", "distributed"}
 
 CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "storage", "study"}
 MAY_IMPORT = {
@@ -30,7 +31,8 @@ MAY_IMPORT = {
     "config": {"exceptions", "dag", "space", "samplers"},
     "nn": {"exceptions", "dag", "space", "architecture", "config"},
     "training": {"exceptions", "interrupt", "architecture", "config", "nn"},
-    "execution": {"exceptions", "interrupt"},
+    "execution": {"exceptions", "interrupt", "cluster"},
+    "cluster": {"exceptions", "execution", "__init__"},
     "outbox": {"exceptions", "settings"},
     "tracking": {"exceptions", "architecture", "benchmarks", "outbox", "record", "settings", "training"},
     "__init__": CORE,
@@ -78,6 +80,7 @@ def test_heavy_libraries_stay_at_the_edge(path):
     assert not outer & {"studies", "analysis", "tests"}
     assert ("mlflow" in outer) <= (layer == "tracking")
     assert ("accelerate" in outer) <= (layer == "training")
+    assert (layer == "cluster") or not outer & {"dask", "distributed"}
     assert ("torch" in outer) <= (layer in {"nn", "training"})
 
 

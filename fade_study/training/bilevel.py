@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,9 +24,18 @@ from fade_study.config import BilevelConfig, NetworkConfig
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.checkpoint import Progress, Stateful
-from fade_study.training.data import Batches, Data
+from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.estimators import ESTIMATORS, Effects
-from fade_study.training.session import accuracy, adam, fingerprint, mean_over_processes, schedule, session
+from fade_study.training.session import (
+    accuracy,
+    adam,
+    check_alike,
+    copy_from_main,
+    exchange,
+    fingerprint,
+    schedule,
+    session,
+)
 
 __all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
 
@@ -96,9 +105,6 @@ def train_hyper_architecture(
     """
     check_schedule(config, data, hyper_architecture.shape)
     with session(seed, config.threads) as (accelerator, generator):
-        trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
-        if weights is not None:
-            trainer.supernet.carry_over(weights)
         identity = fingerprint(
             accelerator,
             data,
@@ -107,10 +113,15 @@ def train_hyper_architecture(
             bilevel=dataclasses.asdict(config),
             network=dataclasses.asdict(network),
             seed=seed,
+            processes=accelerator.num_processes,
             carried=None if weights is None else sorted(weights),
         )
-        main = accelerator.is_main_process
-        progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts, writes=main)
+        check_alike(accelerator, data=data.digest, training=identity)
+        trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
+        if weights is not None:
+            trainer.supernet.carry_over(weights)
+        copy_from_main([*trainer.supernet.parameters(), trainer.estimator.logits], accelerator)
+        progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts, accelerator)
         for epoch, (alpha, metrics) in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, alpha.numpy(), metrics)
@@ -165,15 +176,15 @@ class _Trainer:
         supernet = Supernet(
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )
-        weights_adam = adam(supernet, config.optimizer)
+        # Without PyTorch's distributed wrapper, which would exchange the gradients of all cells: see ``exchange``.
+        self.supernet = supernet.to(accelerator.device)
+        self.optimizer = adam(supernet, config.optimizer)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         self.weight_batches, self.alpha_batches = (
             Batches(split, config.batch_size, generator, rank=rank, ranks=ranks)
             for split in (self.data.weight, self.data.alpha)
         )
-        self.schedule = schedule(weights_adam, config.schedule, self.weight_batches.steps * config.epochs)
-        self.module, self.optimizer = accelerator.prepare(supernet, weights_adam)
-        self.supernet: Supernet = accelerator.unwrap_model(self.module)
+        self.schedule = schedule(self.optimizer, config.schedule, self.weight_batches.steps * config.epochs)
         self.parameters = list(self.supernet.parameters())  # to go through all modules takes a tenth of a small step
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.estimator = ESTIMATORS[config.estimator](self.supernet, logits, config, accelerator)
@@ -188,53 +199,57 @@ class _Trainer:
 
     def epoch(self, progress: Progress) -> dict[str, float]:
         """One pass over the weight split, with its alpha steps, or what is left of it; its metrics."""
-        self.module.train()
+        self.supernet.train()
         epoch, steps, running = progress.epoch, self.weight_batches.steps, progress.running
         if not running:
-            running["noise"] = gumbel_noise((2, steps, self.depth, self.width), self.generator)
-            running["losses"] = torch.zeros(2, device=self.accelerator.device)  # of weights and alphas
+            paths = self.accelerator.num_processes if self.config.path_per_process else 1  # of each step
+            running["noise"] = gumbel_noise((2, steps, paths, self.depth, self.width), self.generator)
+            running["losses"] = torch.zeros(2)  # of weights and alphas
             running["alpha_steps"] = torch.zeros(())
-        noise = running["noise"]
+        copy_from_main([running["noise"], self.estimator.logits], self.accelerator)
+        running["losses"] = running["losses"].to(self.accelerator.device)
+        noise = running["noise"][:, :, self.accelerator.process_index if self.config.path_per_process else 0]
         for step in progress.steps(steps):
             try:
-                running["losses"][0] += self.weight_step(*self.weight_batches.next(), noise[0, step], epoch)
+                running["losses"][0] += self.weight_step(self.weight_batches.next(), noise[0, step], epoch)
                 done = epoch * steps + step + 1
                 due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
                 if due and self.estimator.takes_steps:
                     remaining = 1 - (done - 1) / (steps * self.config.epochs)
                     batch = self.alpha_batches.next()
-                    running["losses"][1] += self.estimator.step(*batch, noise[1, step], remaining, epoch)
+                    running["losses"][1] += self.estimator.step(batch, noise[1, step], remaining, epoch)
                     running["alpha_steps"] += 1
             except FloatingPointError as error:
                 raise DivergedError(
                     f"expected finite losses and gradients, got NaN or infinity in {error}, epoch {epoch}, step "
                     f"{step}; try a lower learning rate, or a normalization"
                 ) from None
-        weight_loss, alpha_loss = mean_over_processes(running["losses"], self.accelerator)
+        weight_loss, alpha_loss = running["losses"].tolist()
         metrics = {"loss/weights": weight_loss / steps, "accuracy/validation": self.one_shot_accuracy(1)}
         if alpha_steps := int(running["alpha_steps"]):
             metrics["loss/alpha"] = alpha_loss / alpha_steps
         return metrics
 
-    def weight_step(self, images: Tensor, labels: Tensor, noise: Tensor, epoch: int) -> Tensor:
+    def weight_step(self, batch: Minibatch, noise: Tensor, epoch: int) -> Tensor:
         """Train the weights along one sampled path; returns the loss."""
         path = (self.estimator.logits.detach() + noise).argmax(dim=1).tolist()
         with self.accelerator.autocast():
-            loss = F.cross_entropy(self.module(images, path), labels)
+            loss = batch.loss(self.supernet(batch.images, path))
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.check_finite(loss, images, path)
-        self.accelerator.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
+        loss.backward()
+        loss = exchange(loss, self.parameters, self.accelerator, alike=not self.config.path_per_process)
+        self.check_finite(loss, batch.images, path)
+        nn.utils.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
         self.estimator.observe(path, loss, epoch)
-        return loss.detach()
+        return loss
 
     def check_finite(self, loss: Tensor, images: Tensor, path: Sequence[int]) -> None:
-        """Raise for a loss or gradient that isn't, with the row in which that begins."""
+        """Raise on all processes for a loss or gradient that isn't, with the row in which that begins."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         # before they are clipped, which would make infinite ones look well
-        if torch.stack([loss.detach(), nn.utils.get_total_norm(gradients)]).isfinite().all():
+        if torch.stack([loss, nn.utils.get_total_norm(gradients)]).isfinite().all():
             return
         rows: list[int] = []
 
@@ -246,8 +261,8 @@ class _Trainer:
             self.supernet(images, path)
         for hook in hooks:
             hook.remove()
-        if rows:
-            raise FloatingPointError(f"the output of row {rows[0]}")
+        if rows := gather_object(rows[:1]):
+            raise FloatingPointError(f"the output of row {min(rows)}")
         # backwards, it is the deepest row that is the first
         bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()
                for p in self.supernet.cells(i)[j].parameters())]  # fmt: skip

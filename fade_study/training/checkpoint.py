@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, distributed
 
 from fade_study import interrupt
 from fade_study.exceptions import StorageError
@@ -64,7 +66,7 @@ class Checkpoint:
             ) from error
 
     def load(self) -> Any | None:
-        """The newest state that is whole; None where there is none. A damaged one is told of in a warning."""
+        """The newest state that is whole, on the processor; None where there is none. A damaged one is warned of."""
         for path in (self.path, self._previous):
             try:
                 content = path.read_bytes()
@@ -74,8 +76,7 @@ class Checkpoint:
             if DIGEST(content[size:]).digest() == content[:size]:
                 # a file with code in it is no state of ours, and runs none; what else it may hold, torch does not say
                 with contextlib.suppress(Exception):
-                    device = None if torch.cuda.is_available() else "cpu"
-                    return torch.load(io.BytesIO(content[size:]), device, weights_only=True)
+                    return torch.load(io.BytesIO(content[size:]), "cpu", weights_only=True)
             warnings.warn(f"the checkpoint {path} is damaged; going on from the one before it, if any", stacklevel=2)
         return None
 
@@ -100,12 +101,14 @@ class Stateful(Protocol):
 class Progress:
     """Where a training stands, and all that it takes to go on from there to the same result.
 
+    Of several processes that train together the main one reads and writes the file, and all end at the same step.
+
     Args:
         identity: of the training: the state of another is not taken.
         checkpoint: file that keeps the state after each epoch, and after a step where a signal ends the process.
         generator: of all that is random once the training has begun; of the initialization nothing is left then.
         parts: by name.
-        writes: whether this process keeps the state, of several that train together.
+        accelerator: of the training.
     """
 
     def __init__(
@@ -114,19 +117,19 @@ class Progress:
         checkpoint: str | Path | None,
         generator: torch.Generator,
         parts: Mapping[str, Stateful],
-        *,
-        writes: bool = True,
+        accelerator: Accelerator,
     ) -> None:
         self.history: list[Any] = []
         """Tensors and plain values of each epoch that is done."""
         self.running: dict[str, Tensor] = {}
-        """Of the epoch that runs."""
+        """Of the epoch that runs; on the processor, where a checkpoint has brought it."""
         self._step = 0
         self._identity, self._generator, self._parts = identity, generator, parts
-        self._file = None if checkpoint is None else Checkpoint(checkpoint)
-        self._writes = writes
+        self._file = None if checkpoint is None or not accelerator.is_main_process else Checkpoint(checkpoint)
+        self._accelerator = accelerator
         self._begin = time.perf_counter()
         state = None if self._file is None else self._file.load()
+        (state,) = broadcast_object_list([state])
         if isinstance(state, dict) and state.get("identity") == identity:
             self._load(state)
 
@@ -143,9 +146,9 @@ class Progress:
     def steps(self, count: int) -> Iterator[int]:
         """Steps of the running epoch that are left of so many. Between two of them a signal may end the process."""
         while self._step < count:
-            if interrupt.requested():
+            if number := self._signal():
                 self._save()
-                interrupt.check()
+                raise interrupt.Interrupted(number)
             yield self._step
             self._step += 1
 
@@ -155,8 +158,17 @@ class Progress:
         self.running, self._step = {}, 0
         self._save()
 
+    def _signal(self) -> int:
+        """Number of a signal that has come to any of the processes, or 0."""
+        number = interrupt.requested()
+        if self._accelerator.num_processes == 1:
+            return number
+        anywhere = torch.tensor(number, device=self._accelerator.device)
+        distributed.all_reduce(anywhere, distributed.ReduceOp.MAX)
+        return int(anywhere)
+
     def _save(self) -> None:
-        if self._file is not None and self._writes:
+        if self._file is not None:
             self._file.save(
                 {
                     "identity": self._identity,

@@ -16,17 +16,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fade_study.config import DataConfig
-from fade_study.exceptions import DataError
+from fade_study.exceptions import DataError, InvalidInputError
 
-__all__ = ["Batches", "Data", "Split", "load_data"]
+__all__ = ["Batches", "Data", "Minibatch", "Split", "load_data"]
 
 SMALLEST_CLASS = 6
 """Images that each class needs: one for the alpha split, one for the test split, four for the weight split."""
@@ -80,6 +81,25 @@ class Split:
         return max(1, len(self) // batch_size)
 
 
+class Minibatch(NamedTuple):
+    """A batch, or this process's share of one."""
+
+    images: Tensor
+    """``(b, C, H, W)``."""
+    labels: Tensor
+    """``(b,)``."""
+    size: int
+    """B, of the whole batch."""
+
+    def loss(self, scores: Tensor) -> Tensor:
+        """This share's part ``()`` of the batch's mean cross-entropy: those of all processes add up to it.
+
+        Args:
+            scores: of the classes, ``(b, classes)``.
+        """
+        return F.cross_entropy(scores, self.labels, reduction="sum") / self.size
+
+
 class Batches:
     """Batches of a split in random order, pass after pass, from any place that was kept.
 
@@ -92,6 +112,9 @@ class Batches:
         generator: of the order; asked when a pass begins.
         rank: of this process.
         ranks: number of processes.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for more processes than a batch has images.
     """
 
     def __init__(
@@ -101,17 +124,23 @@ class Batches:
         self.steps = split.steps(batch_size)
         """Of a pass."""
         self._share = slice(rank, None, ranks)
+        if ranks > min(batch_size, len(split)):
+            raise InvalidInputError(
+                f"expected a process for each image of a batch at most, got {ranks} processes for batches of "
+                f"{min(batch_size, len(split))}; use fewer processes, or larger batches"
+            )
         self._order = torch.empty(0, dtype=torch.long)
         self._done = self.steps
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)`` and labels ``(B,)``."""
+    def next(self) -> Minibatch:
+        """The next batch, or this process's share of it."""
         if self._done == self.steps:
             self._order, self._done = torch.randperm(len(self.split), generator=self.generator), 0
         start = self._done * self.batch_size
         self._done += 1
-        index = self._order[start : start + self.batch_size][self._share].to(self.split.labels.device)
-        return self.split.images[index], self.split.labels[index]
+        batch = self._order[start : start + self.batch_size]
+        index = batch[self._share].to(self.split.labels.device)
+        return Minibatch(self.split.images[index], self.split.labels[index], len(batch))
 
     def state_dict(self) -> dict[str, Any]:
         """The place, but for the generator's state."""

@@ -22,7 +22,8 @@ from torch import Tensor
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet
-from fade_study.training.session import mean_over_processes
+from fade_study.training.data import Minibatch
+from fade_study.training.session import add_up
 
 __all__ = [
     "ESTIMATORS",
@@ -49,7 +50,7 @@ class AlphaEstimator(ABC):
     """Turns losses of a supernet's paths into alphas.
 
     Args:
-        supernet: not the distributed wrapper: its weights take no gradient from here.
+        supernet: its weights take no gradient from here.
         logits: ``(d, w)``, on the CPU, so that paths are drawn without waiting for the device; weight steps draw their
             paths from the softmax of these.
         config: of the training.
@@ -65,18 +66,17 @@ class AlphaEstimator(ABC):
     def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:  # noqa: B027 - most need nothing
         """Told of each weight step's path ``(d,)`` and loss ``()``."""
 
-    def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+    def step(self, batch: Minibatch, noise: Tensor, remaining: float, epoch: int) -> Tensor:
         """An alpha step.
 
         Args:
-            images: ``(B, C, H, W)``.
-            labels: ``(B,)``.
+            batch: of the alpha split, this process's share.
             noise: Gumbel noise ``(d, w)``.
             remaining: share of the training that is left; scales the regularization.
             epoch: from 0.
 
         Returns:
-            The loss ``()``, without regularization.
+            The loss ``()`` of the whole batch, without regularization.
         """
         raise NotImplementedError
 
@@ -106,23 +106,25 @@ class _Gradient(AlphaEstimator):
         self.regularization = row_regularization(config, len(logits))
 
     @abstractmethod
-    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and something whose gradient with respect to the logits estimates that of the expected loss."""
+    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and something whose gradient with respect to the logits estimates that of the expected loss.
 
-    def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
-        loss, surrogate = self.loss(images, labels, noise)
+        Of this process's share of a batch: those of all processes add up.
+        """
+
+    def step(self, batch: Minibatch, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+        loss, surrogate = self.loss(batch, noise)
         soft = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
-        penalty = remaining * (self.regularization * soft.amax(dim=1)).sum()
+        penalty = remaining * (self.regularization * soft.amax(dim=1)).sum() / self.accelerator.num_processes
         (gradient,) = torch.autograd.grad(surrogate + penalty.to(surrogate.device), self.logits)
-        # to the device, where the processes' library reduces it
-        mean = self.accelerator.reduce(gradient.to(self.accelerator.device), "mean")
-        assert isinstance(mean, Tensor)
-        bad = ~mean.isfinite().all(dim=1)  # after the reduction: all processes see the same
+        device = self.accelerator.device  # where processes exchange what they have
+        loss, total = add_up([loss.detach().to(device), gradient.to(device)], self.accelerator)
+        bad = ~total.isfinite().all(dim=1)
         if bad.any():
             raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
-        self.logits.grad = mean.to(gradient)
+        self.logits.grad = total.to(gradient)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     def alpha(self) -> NDArray[np.float64]:
         return torch.softmax(self.logits.detach().double(), dim=1).numpy()
@@ -138,21 +140,21 @@ class _Gradient(AlphaEstimator):
 class StraightThrough(_Gradient):
     """Hard Gumbel-softmax: forward the sampled path, backward as if the soft sample had been used (section 2.2)."""
 
-    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
         factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         with self.accelerator.autocast():
-            loss = alpha_loss(self.supernet, images, labels, factors)
+            loss = alpha_loss(self.supernet, batch, factors)
         return loss, loss
 
 
 class ReinMax(_Gradient):
     """A second-order accurate straight-through gradient (Liu et al. 2023, Algorithm 2)."""
 
-    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
         path = (self.logits.detach() + noise).argmax(dim=1)
         with self.accelerator.autocast():
             factors = reinmax_factors(self.logits, path, self.config.temperature)
-            loss = alpha_loss(self.supernet, images, labels, factors, path.tolist())
+            loss = alpha_loss(self.supernet, batch, factors, path.tolist())
         return loss, loss
 
 
@@ -168,17 +170,18 @@ class ScoreFunction(_Gradient):
         super().__init__(supernet, logits, config, accelerator)
         self.means = torch.full(logits.shape, torch.nan)
 
-    def loss(self, images: Tensor, labels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
         path = (self.logits.detach() + noise).argmax(dim=1)
         with torch.no_grad(), self.accelerator.autocast():
-            loss = F.cross_entropy(self.supernet(images, path.tolist()), labels)
-        (value,) = mean_over_processes(loss[None], self.accelerator)
+            loss = batch.loss(self.supernet(batch.images, path.tolist()))
+        (total,) = add_up([loss], self.accelerator)
+        value = total.item()
         self.means = torch.where(self.means.isnan(), value, self.means)  # before the first step
         baseline = (torch.softmax(self.logits.detach(), dim=1) * self.means).sum(dim=1)
         rows = torch.arange(len(path))
         surrogate = ((value - baseline) * torch.log_softmax(self.logits, dim=1)[rows, path]).sum()
         self.means[rows, path] += (1 - self.DECAY) * (value - self.means[rows, path])
-        return loss, surrogate
+        return loss, surrogate / self.accelerator.num_processes
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"means": self.means}
@@ -208,8 +211,8 @@ class _PathRegression(AlphaEstimator):
     def effects(self) -> Effects | None:
         if not self.losses:
             return None
-        losses = mean_over_processes(torch.stack(self.losses).float(), self.accelerator)
-        return path_effects(np.array(self.paths), np.array(losses), np.array(self.epochs), self.logits.shape[1])
+        losses = np.array(torch.stack(self.losses).tolist())
+        return path_effects(np.array(self.paths), losses, np.array(self.epochs), self.logits.shape[1])
 
     def alpha(self) -> NDArray[np.float64]:
         """Softmax of effects over their typical standard error: even where nothing is known, peaked where much is."""
@@ -243,10 +246,11 @@ class TrainingRegression(_PathRegression):
 class ValidationRegression(_PathRegression):
     """Path regression on losses of random paths on the alpha split: forward passes only."""
 
-    def step(self, images: Tensor, labels: Tensor, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+    def step(self, batch: Minibatch, noise: Tensor, remaining: float, epoch: int) -> Tensor:
         path = (self.logits + noise).argmax(dim=1).tolist()
         with torch.no_grad(), self.accelerator.autocast():
-            loss = F.cross_entropy(self.supernet(images, path), labels)
+            loss = batch.loss(self.supernet(batch.images, path))
+        (loss,) = add_up([loss], self.accelerator)
         self.record(path, loss, epoch)
         return loss
 
@@ -269,20 +273,17 @@ def reinmax_factors(logits: Tensor, path: Tensor, temperature: float = 1.0) -> T
     return 2 * shifted - torch.softmax(logits, dim=1) / 2
 
 
-def alpha_loss(
-    supernet: Supernet, images: Tensor, labels: Tensor, factors: Tensor, path: Sequence[int] | None = None
-) -> Tensor:
+def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int] | None = None) -> Tensor:
     """Cross-entropy along a path, with the straight-through gradient of factors.
 
     Args:
-        supernet: not the distributed wrapper: weights take no gradient from it.
-        images: ``(B, C, H, W)``.
-        labels: ``(B,)``.
+        supernet: of which no weight takes a gradient.
+        batch: of the alpha split.
         factors: ``(d, w)``, such as a soft Gumbel-softmax sample.
         path: ``(d,)``; that of the largest factors by default.
     """
     path = factors.argmax(dim=1).tolist() if path is None else path
-    return F.cross_entropy(supernet(images, path, factors.to(images.device)), labels)
+    return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
 
 
 def path_effects(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
@@ -18,12 +18,13 @@ from fade_study.training.data import Batches, Data
 from fade_study.training.session import (
     accuracy,
     adam,
+    check_alike,
+    copy_from_main,
+    exchange,
     fingerprint,
-    mean_over_processes,
     open_accelerator,
     schedule,
     session,
-    single,
 )
 
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
@@ -70,45 +71,49 @@ def train_from_scratch(
             on from there, to the same result. Remove it (``Checkpoint.remove``) once the result is safe.
         on_epoch: called with each epoch's number and metrics; first of all with those that a checkpoint brings.
     """
-    identity = f"scratch {recipe(data, config, network)} {architecture.key} {seed}"
     with session(seed, config.threads) as (accelerator, generator):
+        known = (recipe(data, config, network), architecture.key, seed, accelerator.num_processes)
+        identity = f"scratch {known}"
+        check_alike(accelerator, data=data.digest, training=identity)
         data = data.to(accelerator.device)
-        model = Network(architecture, data.image_shape, data.classes, network)
+        model = Network(architecture, data.image_shape, data.classes, network).to(accelerator.device)
+        copy_from_main(model.parameters(), accelerator)
         size, cost = parameters(model), flops(model, data.image_shape)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         batches = Batches(data.weight, config.batch_size, generator, rank=rank, ranks=ranks)
-        weights_adam = adam(model, config.optimizer)
-        decay = schedule(weights_adam, config.schedule, batches.steps * config.epochs)
-        module, optimizer = accelerator.prepare(model, weights_adam)
+        optimizer = adam(model, config.optimizer)
+        decay = schedule(optimizer, config.schedule, batches.steps * config.epochs)
         weights = list(model.parameters())
         parts = {"model": model, "optimizer": optimizer, "decay": decay, "batches": batches}
-        progress = Progress(identity, checkpoint, generator, parts, writes=accelerator.is_main_process)
+        progress = Progress(identity, checkpoint, generator, parts, accelerator)
         for epoch, metrics in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
         for epoch in range(progress.epoch, config.epochs):
-            module.train()
-            total = progress.running.setdefault("loss", torch.zeros((), device=accelerator.device))
+            model.train()
+            total = progress.running.get("loss", torch.zeros(())).to(accelerator.device)
+            progress.running["loss"] = total
             for _ in progress.steps(batches.steps):
-                images, labels = batches.next()
+                batch = batches.next()
                 with accelerator.autocast():
-                    loss = F.cross_entropy(module(images), labels)
+                    loss = batch.loss(model(batch.images))
                 optimizer.zero_grad()
-                accelerator.backward(loss)
-                accelerator.clip_grad_value_(weights, config.optimizer.gradient_clip)
+                loss.backward()
+                total += exchange(loss, weights, accelerator)
+                nn.utils.clip_grad_value_(weights, config.optimizer.gradient_clip)
                 optimizer.step()
                 decay.step()
-                total += loss.detach()
-            module.eval()
+            copy_from_main(model.buffers(), accelerator)  # running averages are of shares
+            model.eval()
             metrics = {
-                "loss/weights": mean_over_processes(total[None], accelerator)[0] / batches.steps,
-                "accuracy/validation": accuracy(single(module, accelerator), data.alpha, accelerator),
+                "loss/weights": total.item() / batches.steps,
+                "accuracy/validation": accuracy(model, data.alpha, accelerator),
             }
             progress.end_epoch(metrics)
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
         return ScratchResult(
-            test_accuracy=accuracy(single(module.eval(), accelerator), data.test, accelerator),
+            test_accuracy=accuracy(model.eval(), data.test, accelerator),
             validation_accuracy=progress.history[-1]["accuracy/validation"],
             epochs=tuple(progress.history),
             parameters=size,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast
-from torch import Tensor, nn
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import broadcast, gather_object
+from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fade_study.config import OptimizerConfig, Schedule
@@ -23,26 +25,38 @@ from fade_study.training.data import Data, Split
 __all__ = [
     "accuracy",
     "adam",
+    "add_up",
+    "check_alike",
+    "copy_from_main",
+    "exchange",
     "fingerprint",
-    "mean_over_processes",
     "open_accelerator",
     "schedule",
     "session",
-    "single",
 ]
 
 EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
 
 
+PATIENCE = timedelta(days=30)
+"""Of processes for the main one, which may be busy alone for hours; one that dies is noticed at once."""
+
+
 def open_accelerator() -> Accelerator:
     """The device, precision and processes that this process was started with.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for fp16.
+        InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine that has some.
     """
-    # unused parameters: a step runs one cell of each row
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    if local > gpus > 0 and not on_cpu:
+        raise InvalidInputError(
+            f"expected a GPU for each process, got {local} processes and {gpus} GPUs; start fewer processes, or set "
+            "ACCELERATE_USE_CPU=true"
+        )
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.mixed_precision == "fp16":
         raise InvalidInputError(
             "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"
@@ -116,19 +130,67 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
     return total.item() / len(split)
 
 
-def single(module: nn.Module, accelerator: Accelerator) -> nn.Module:
-    """The module without its distributed wrapper, with the first process's running averages: for evaluations.
+def add_up(values: Sequence[Tensor], accelerator: Accelerator) -> list[Tensor]:
+    """Sums over processes of tensors on the device, all in one exchange; the same on all processes, bit for bit."""
+    if accelerator.num_processes == 1:
+        return list(values)
+    total = torch.cat([value.reshape(-1) for value in values])
+    distributed.all_reduce(total)  # directly, since Accelerate's own doubles the time of such small ones
+    parts = total.split([value.numel() for value in values])
+    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
-    A forward pass through the wrapper is an appointment of all processes, and these evaluate batches of their own.
+
+def exchange(
+    loss: Tensor, parameters: Sequence[nn.Parameter], accelerator: Accelerator, *, alike: bool = True
+) -> Tensor:
+    """Add up a loss ``()`` over processes, and the gradients of parameters in place; returns the loss.
+
+    What has no gradient is not sent: of a supernet, that is all but the sampled path.
+
+    Args:
+        loss: of this process's share of a batch.
+        parameters: after the backward pass.
+        accelerator: of the training.
+        alike: whether the same parameters have gradients on all processes.
     """
-    module = accelerator.unwrap_model(module)
-    for buffer in module.buffers():
-        buffer.copy_(broadcast(buffer))  # pyright: ignore[reportArgumentType]
-    return module
+    if accelerator.num_processes == 1:
+        return loss.detach()
+    if not alike:
+        there = torch.tensor([p.grad is not None for p in parameters], device=accelerator.device, dtype=loss.dtype)
+        (anywhere,) = add_up([there], accelerator)
+        for parameter, count in zip(parameters, anywhere.tolist(), strict=True):
+            if count and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    loss, *sums = add_up([loss.detach(), *gradients], accelerator)
+    for gradient, total in zip(gradients, sums, strict=True):
+        gradient.copy_(total)
+    return loss
 
 
-def mean_over_processes(values: Tensor, accelerator: Accelerator) -> list[float]:
-    """Numbers ``(n,)`` on the device, averaged over processes; waits for the device, so call it once per epoch."""
-    mean = accelerator.reduce(values, "mean")
-    assert isinstance(mean, Tensor)
-    return mean.tolist()
+@torch.no_grad()
+def copy_from_main(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Overwrite tensors by the main process's: computed on another machine they could differ in their last bits."""
+    if accelerator.num_processes > 1:
+        for tensor in tensors:
+            main = broadcast(tensor.to(accelerator.device))
+            assert isinstance(main, Tensor)
+            tensor.copy_(main)
+
+
+def check_alike(accelerator: Accelerator, **known: str) -> None:
+    """Raise on all processes unless all know the same, such as the digest of the data.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) that names what differs.
+    """
+    if accelerator.num_processes == 1:
+        return
+    everywhere: list[dict[str, str]] = gather_object([known])
+    for name in known:
+        values = [one[name] for one in everywhere]
+        if len(set(values)) > 1:
+            each = ", ".join(f"{value} in process {rank}" for rank, value in enumerate(values))
+            raise InvalidInputError(
+                f"expected the same {name} in all processes, got {each}; give them the same files and arguments"
+            )

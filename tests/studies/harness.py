@@ -36,7 +36,7 @@ def make_place(folder, template):
 
 
 def run_search(folder, uri, arguments, moment, patience):
-    """In a process of its own; at some moment it kills itself."""
+    """In a process of its own; at some moment something happens to it."""
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = uri
     sys.argv = ["search", *arguments]
@@ -50,12 +50,12 @@ def run_search(folder, uri, arguments, moment, patience):
         tracking.LAST_PATIENCE = patience
         mlflow.set_tracking_uri(uri)
         if moment is not None:
-            kill_at(*moment)
+            break_at(*moment)
         command.command(search.search, SearchConfig, "search")
 
 
-def kill_at(where, count, after):
-    """Kill this process at a call of a function, before it or after."""
+def break_at(where, count, how):
+    """At a call of a function, kill this process ``before`` it or ``after``, or let its answer be ``lost``."""
     from fade_study import outbox, study, tracking
     from fade_study.training import checkpoint
 
@@ -70,19 +70,22 @@ def kill_at(where, count, after):
         "delivery": (tracking.mlflow.MlflowClient, "log_batch"),
         "creation": (tracking.mlflow.MlflowClient, "create_run"),
     }[where]
-    before = getattr(owner, name)
+    function = getattr(owner, name)
     calls = []
 
-    def dying(*arguments, **options):
+    def breaking(*arguments, **options):
         calls.append(name)
-        if len(calls) == count and not after:
+        now = len(calls) == count
+        if now and how == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        result = before(*arguments, **options)
-        if len(calls) == count:
+        result = function(*arguments, **options)
+        if now and how == "after":
             os.kill(os.getpid(), signal.SIGKILL)
+        if now and how == "lost":
+            raise mlflow.MlflowException("no answer")
         return result
 
-    setattr(owner, name, dying)
+    setattr(owner, name, breaking)
 
 
 def start(folder, *extra, moment=None, uri=None, patience=30.0):
@@ -92,8 +95,8 @@ def start(folder, *extra, moment=None, uri=None, patience=30.0):
     return process
 
 
-def finish(folder, **options):
-    process = start(folder, **options)
+def finish(folder, *extra, **options):
+    process = start(folder, *extra, **options)
     process.join()
     assert process.exitcode == 0, log(folder)
 

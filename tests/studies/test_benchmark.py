@@ -29,6 +29,7 @@ def test_it_runs_and_records(project, mlflow_store):
         "bilevel_epoch",
         "matmul_peak",
         "peak_memory",
+        "exchanged_bytes",
         "two_workers",
         "outside_training",
     }

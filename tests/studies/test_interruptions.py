@@ -7,7 +7,7 @@ import signal
 import mlflow
 import pytest
 
-from tests.studies.harness import finish, log, make_place, outcome, start
+from tests.studies.harness import finish, log, make_place, outcome, start, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -33,7 +33,7 @@ def test_a_search_killed_at_random_moments_is_the_same_search(tmp_path, mlflow_t
     assert killed > 0.7 * KILLS
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("how", ["before", "after"])
 @pytest.mark.parametrize(
     ("where", "count"),
     [
@@ -49,16 +49,35 @@ def test_a_search_killed_at_random_moments_is_the_same_search(tmp_path, mlflow_t
         ("creation", 2),
     ],
 )
-def test_a_search_killed_at_the_worst_moment_is_the_same_search(place, reference, where, count, after):
-    process = start(place, moment=(where, count, after))
+def test_a_search_killed_at_the_worst_moment_is_the_same_search(place, reference, where, count, how):
+    process = start(place, moment=(where, count, how))
     process.join()
     assert process.exitcode == -signal.SIGKILL, log(place)
     finish(place)
     assert outcome(place) == reference
 
 
+def test_a_search_with_workers_killed_is_the_same_search(place, reference):
+    for generation in (0, 1):
+        process = start(place, "--executor", "processes:2")
+        wait_for(process, place, f"generation {generation} ({generation + 1} of 3)")
+        process.kill()
+        process.join()
+    finish(place, "--executor", "processes:2")
+    assert outcome(place) == reference
+
+
+def test_a_run_whose_answer_is_lost_at_the_start_ends(place, reference):
+    process = start(place, moment=("creation", 1, "lost"))
+    process.join()
+    assert process.exitcode == 1
+    assert "to make a run, got no answer; nothing has begun" in log(place)
+    finish(place)
+    assert outcome(place) == reference
+
+
 def test_a_damaged_checkpoint_costs_an_epoch(place, reference):
-    process = start(place, moment=("checkpoint", 3, True))
+    process = start(place, moment=("checkpoint", 3, "after"))
     process.join()
     newest = max((place / "checkpoints").glob("*.pt"), key=lambda file: file.stat().st_mtime)
     newest.write_bytes(newest.read_bytes()[:-100])

@@ -76,8 +76,10 @@ def artifacts(run, folder=None):
     return {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, folder)}
 
 
-def test_mlflow_run_searches_and_records(project, mlflow_store):
-    result = mlflow_run(project, "-e", "search", "-P", "preset=smoke", "-P", "study=first")
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
+    arguments = ["-P", "preset=smoke", "-P", "study=first", "-P", f"processes={processes}"]
+    result = mlflow_run(project, "-e", "search", *arguments)
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert "generation 1 (2 of 2): " in output
@@ -144,7 +146,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--preset", "missing"], "expected one of digits, fashion, paper, smoke"),
         (["--data.name", "npz:missing.npz"], "expected an .npz that can be read"),
         (["--bilevel.alpha_every", "1000"], "an alpha step within 2 epochs"),
-        (["--executor", "processes:0"], "expected an executor 'inline' or 'processes:N'"),
+        (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],
 )
@@ -234,9 +236,11 @@ def test_a_signal_ends_runs_as_killed_and_workers_with_them(project, mlflow_stor
     while not runs("hyper"):
         assert process.poll() is None
         time.sleep(0.2)
-    time.sleep(3)  # in the middle of evaluations
-    workers = children(process.pid)
-    assert len(workers) >= 2
+    workers = []
+    while len(workers) < 2:  # that have started, and are in the middle of evaluations
+        assert process.poll() is None
+        time.sleep(0.2)
+        workers = [child for child in children(process.pid) if os.getpgid(child) == child]
     # a terminal's Ctrl-C goes to all processes of the group
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     output, _ = process.communicate(timeout=60)

@@ -58,7 +58,7 @@ def test_trainings_are_paid_for_once(study, digits):
 def test_a_training_whose_workers_are_killed_is_recorded_as_failed(study, digits, monkeypatch):
     with open_executor("processes:1") as executor:
         good = submit([(ARCHITECTURES[0], 0)], digits, executor).collect()
-        monkeypatch.setattr(trainings, "_scratch", killed)
+        monkeypatch.setattr(trainings, "train_from_scratch", killed)
         bad = submit([(ARCHITECTURES[0], 1)], digits, executor)
         assert set(good) == {(ARCHITECTURES[0].key, 0)}
         with pytest.warns(UserWarning, match="no from-scratch result of 1: with seed 1"):
@@ -68,8 +68,8 @@ def test_a_training_whose_workers_are_killed_is_recorded_as_failed(study, digits
 
 @pytest.mark.parametrize("name", ["inline", "processes:1"])
 def test_an_error_says_which_training_it_was(study, digits, monkeypatch, name):
-    monkeypatch.setattr(trainings, "_scratch", diverged)
-    monkeypatch.setattr(trainings, "_hyper", diverged)
+    monkeypatch.setattr(trainings, "train_from_scratch", diverged)
+    monkeypatch.setattr(trainings, "train_hyper_architecture", diverged)
     with open_executor(name) as executor:
         with pytest.raises(ArithmeticError, match="not finite") as scratch:
             submit([(ARCHITECTURES[1], 5)], digits, executor).collect()
@@ -99,7 +99,7 @@ def test_repetitions_in_workers_equal_those_here(study, digits):
 @pytest.mark.filterwarnings("ignore:the supernet has hardly trained", "ignore:no from-scratch result")
 @pytest.mark.slow
 def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "_scratch", killed)
+    monkeypatch.setattr(trainings, "train_from_scratch", killed)
     config = SearchConfig(
         generations=1, evaluate_every=1, depth=2, storage=f"sqlite:///{tmp_path}/fade.db", executor="processes:1",
         evaluation_seeds=1, network=NETWORK, bilevel=BILEVEL, scratch=SCRATCH,
@@ -115,7 +115,7 @@ def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, mo
 
 @pytest.mark.slow
 def test_a_search_ends_with_the_generation_whose_workers_are_killed(study, monkeypatch, digits):
-    monkeypatch.setattr(trainings, "_hyper", killed)
+    monkeypatch.setattr(trainings, "train_hyper_architecture", killed)
     with open_executor("processes:1") as executor, pytest.raises(WorkerDiedError) as error:
         trainings.train_hyper(3, HYPER, digits, BILEVEL, NETWORK, [7, 8], executor)
     assert "generation 3 with seed" in error.value.__notes__[0]

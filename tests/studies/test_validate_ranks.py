@@ -151,14 +151,14 @@ def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, mon
     cells = tuple(enumerate_dags(2))
     hyper = HyperArchitecture((cells, cells, cells))
     lost = hyper.architecture((0, 1, 0)).key
-    train = trainings._scratch
+    train = trainings.train_from_scratch
 
-    def dying(architecture, *arguments):
+    def dying(architecture, *arguments, **options):
         if architecture.key == lost:
             raise WorkerDiedError("killed twice")
-        return train(architecture, *arguments)
+        return train(architecture, *arguments, **options)
 
-    monkeypatch.setattr(trainings, "_scratch", dying)
+    monkeypatch.setattr(trainings, "train_from_scratch", dying)
     from fade_study import tracking
     from fade_study.execution import InlineExecutor
 

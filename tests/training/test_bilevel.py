@@ -221,3 +221,12 @@ def test_bfloat16_trains_nearly_as_single_precision(digits, precision):
     assert not np.array_equal(half.alpha, single.alpha)
     assert half.accuracy == pytest.approx(single.accuracy, abs=0.15)
     np.testing.assert_allclose(half.alpha, single.alpha, atol=0.15)
+
+
+def test_more_processes_than_gpus_are_refused(digits, monkeypatch):
+    """No machine that runs these tests needs a GPU: this one is told that it has one."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    with pytest.raises(ValueError, match=r"expected a GPU for each process, got 4 processes and 1 GPUs; start fewer"):
+        train(HYPER, digits, BilevelConfig(epochs=1, **FAST), seed=0)

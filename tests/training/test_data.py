@@ -3,6 +3,7 @@ import gzip
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fade_study import DataError
 from fade_study.training import DataConfig, load_data
@@ -69,8 +70,8 @@ def a_pass(split, batch_size, generator, **options):
 def test_a_pass_takes_every_image_at_most_once(digits):
     generator = torch.Generator().manual_seed(0)
     batches = a_pass(digits.weight, 32, generator)
-    assert [len(labels) for _, labels in batches] == [32] * (len(digits.weight) // 32)
-    seen = torch.cat([images for images, _ in batches]).flatten(1)
+    assert [len(batch.labels) for batch in batches] == [32] * (len(digits.weight) // 32)
+    seen = torch.cat([batch.images for batch in batches]).flatten(1)
     assert len(torch.unique(seen, dim=0)) == len(seen)
     assert len(a_pass(digits.weight, 10_000, generator)) == 1
 
@@ -78,9 +79,18 @@ def test_a_pass_takes_every_image_at_most_once(digits):
 def test_processes_share_a_batch_without_loss_or_repetition(digits):
     whole = a_pass(digits.weight, 32, torch.Generator().manual_seed(0))
     shares = [a_pass(digits.weight, 32, torch.Generator().manual_seed(0), rank=r, ranks=3) for r in range(3)]
-    for step, (images, labels) in enumerate(whole):
-        assert sum(len(share[step][1]) for share in shares) == len(labels)
-        assert rows_of(images) == set.union(*(rows_of(share[step][0]) for share in shares))
+    for step, batch in enumerate(whole):
+        assert sum(len(share[step].labels) for share in shares) == len(batch.labels) == batch.size
+        assert rows_of(batch.images) == set.union(*(rows_of(share[step].images) for share in shares))
+        scores = torch.randn(len(batch.labels), digits.classes)
+        parts = [share[step].loss(scores[rank::3]) for rank, share in enumerate(shares)]
+        torch.testing.assert_close(sum(parts), batch.loss(scores))
+        torch.testing.assert_close(batch.loss(scores), F.cross_entropy(scores, batch.labels), rtol=0, atol=0)
+
+
+def test_more_processes_than_images_are_refused(digits):
+    with pytest.raises(ValueError, match="got 5 processes for batches of 4; use fewer processes, or larger batches"):
+        Batches(digits.weight, 4, torch.Generator(), rank=4, ranks=5)
 
 
 def rows_of(images):

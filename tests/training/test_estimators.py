@@ -3,12 +3,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 
 from fade_study import HyperArchitecture, enumerate_dags
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training import BilevelConfig, NetworkConfig, OptimizerConfig, train_hyper_architecture
+from fade_study.training.data import Minibatch
 from fade_study.training.estimators import ESTIMATORS, ScoreFunction, path_effects, reinmax_factors
 
 HYPER = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(2))))
@@ -22,7 +22,7 @@ def supernet(digits):
 
 def test_the_score_function_is_unbiased(digits, supernet):
     """Its mean over draws is the gradient of the expected loss, summed over all paths."""
-    images, labels = digits.alpha.images[:8], digits.alpha.labels[:8]
+    batch = Minibatch(digits.alpha.images[:8], digits.alpha.labels[:8], 8)
     with torch.no_grad():
         # scores in proportion to the paths' columns, so that losses differ
         for row in range(2):
@@ -32,7 +32,7 @@ def test_the_score_function_is_unbiased(digits, supernet):
     logits = start.clone().requires_grad_()
     expected = torch.zeros(())
     for path in itertools.product(range(2), repeat=2):
-        loss = F.cross_entropy(supernet(images, path), labels).detach()
+        loss = batch.loss(supernet(batch.images, path)).detach()
         expected = expected + loss * torch.softmax(logits, dim=1)[[0, 1], list(path)].prod()
     (exact,) = torch.autograd.grad(expected, logits)
 
@@ -40,7 +40,7 @@ def test_the_score_function_is_unbiased(digits, supernet):
     generator = torch.Generator().manual_seed(0)
     gradients = []
     for _ in range(600):
-        _, surrogate = estimator.loss(images, labels, gumbel_noise((2, 2), generator))
+        _, surrogate = estimator.loss(batch, gumbel_noise((2, 2), generator))
         gradients.append(torch.autograd.grad(surrogate, estimator.logits)[0])
     drawn = torch.stack(gradients)
     error = drawn.std(dim=0) / len(drawn) ** 0.5

@@ -6,43 +6,140 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import json, warnings
+import dataclasses, json, os, warnings
+import torch.distributed
 from accelerate import Accelerator
-from fade_study import HyperArchitecture, enumerate_dags
+from fade_study import FadeError, HyperArchitecture, enumerate_dags
+from fade_study.nn import Network, Supernet
 from fade_study.training import *
+from fade_study.training.processes import Processes, everywhere
+from fade_study.training.session import open_accelerator
+
 warnings.simplefilter("ignore")
+accelerator = open_accelerator()
+answer, sent = {}, []
+reduce = torch.distributed.all_reduce
+
+def counted(tensor, *args, **kwargs):
+    sent.append(tensor.numel() * tensor.element_size())
+    return reduce(tensor, *args, **kwargs)
+
+torch.distributed.all_reduce = counted
 data = load_data(DataConfig(limit=300))
 hyper = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(3)[:2])))
 adam = OptimizerConfig(learning_rate=0.01)
 network = NetworkConfig(normalization="none")  # batch statistics would differ between shares of a batch
-config = BilevelConfig(epochs=2, batch_size=32, optimizer=adam, alpha_learning_rate=0.05)
-result = train_hyper_architecture(hyper, data, config, network=network, seed=0)
+config = BilevelConfig(epochs=4, batch_size=32, optimizer=adam, alpha_learning_rate=0.05)
+result = train_hyper_architecture(hyper, data, config, network=network, seed=0)  # 24 steps of both kinds
+answer["alpha"] = result.alpha.tolist()
+answer["losses"] = [list(epoch.values()) for epoch in result.epochs]
+answer["sent"] = sorted(set(sent))
+sizes = [sum(p.numel() for p in Network(hyper.architecture(path), data.image_shape, data.classes, network).parameters())
+         for path in ((0, 0), (0, 1), (1, 0), (1, 1))]
+answer["paths"] = sorted({4 * (size + 1) for size in sizes})  # and the loss
+
+other = dataclasses.replace(config, path_per_process=True)
+answer["own paths"] = train_hyper_architecture(hyper, data, other, network=network, seed=0).alpha.tolist()
+for estimator in ("reinmax", "score-function", "training-regression", "validation-regression"):
+    other = dataclasses.replace(config, estimator=estimator)
+    answer[estimator] = train_hyper_architecture(hyper, data, other, network=network, seed=0).alpha.tolist()
+
 scratch = ScratchConfig(epochs=2, batch_size=32, optimizer=adam)
 score = train_from_scratch(hyper.architecture([0, 1]), data, scratch, network=network, seed=0)
-losses = [epoch["loss/weights"] for epoch in result.epochs + score.epochs]
-normalized = [train_from_scratch(hyper.architecture([0, 1]), data, scratch, seed=0).test_accuracy]
-print("normalized", json.dumps(normalized))
-print(json.dumps([result.alpha.tolist(), losses, [result.accuracy, score.test_accuracy]]))
+answer["scratch"] = [score.test_accuracy, [list(epoch.values()) for epoch in score.epochs]]
+answer["normalized"] = train_from_scratch(hyper.architecture([0, 1]), data, scratch, seed=0).test_accuracy
+
+def refused(function, *args):
+    try:
+        function(*args)
+    except (FadeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+rank = accelerator.process_index
+small = dataclasses.replace(config, batch_size=1)
+answer["few images"] = refused(lambda: train_hyper_architecture(hyper, data, small, network=network))
+answer["other seeds"] = refused(lambda: train_hyper_architecture(hyper, data, config, network=network, seed=rank))
+other = load_data(DataConfig(limit=300, split_seed=rank))
+answer["other data"] = refused(Processes, accelerator, other)
+answer["no file"] = refused(everywhere, accelerator, load_data, DataConfig(name="npz:nothing" if rank else "digits"))
+huge = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1e30, gradient_clip=1e30))
+answer["diverged"] = refused(lambda: train_hyper_architecture(hyper, data, huge, network=network))
+print(json.dumps(answer))
 """
+ESTIMATORS = ("reinmax", "score-function", "training-regression", "validation-regression")
 
 
-def outputs(command, path):
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    output = subprocess.run([*command, path], env=environment, capture_output=True, text=True, check=True).stdout
-    normalized = {line for line in output.splitlines() if line.startswith("normalized")}
-    assert len(normalized) == 1, "all processes must report the same"
-    return [json.loads(line) for line in output.splitlines() if line.startswith("[[")]
-
-
-def test_two_processes_train_what_one_trains(tmp_path):
-    path = tmp_path / "train.py"
+def answers(path, processes):
     path.write_text(SCRIPT)
-    (one,) = outputs([sys.executable], path)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    both = outputs(launcher, path)
-    assert len(both) == 2
-    for result in both:
-        for values, expected in zip(result, one, strict=True):
-            np.testing.assert_allclose(values, expected, atol=1e-4)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), path]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(found) == processes
+    return found
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each process has to say, by their number."""
+    path = tmp_path_factory.mktemp("processes") / "train.py"
+    return {processes: answers(path, processes) for processes in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("what", ["alpha", *ESTIMATORS])
+def test_alphas_do_not_depend_on_the_number_of_processes(found, processes, what):
+    np.testing.assert_allclose(found[processes][0][what], found[1][0][what], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("what", ["losses", "scratch"])
+def test_losses_and_accuracies_are_those_of_the_whole_batch(found, what):
+    for processes in (2, 4):
+        for value, expected in zip(flat(found[processes][0][what]), flat(found[1][0][what]), strict=True):
+            assert value == pytest.approx(expected, abs=1e-4)
+
+
+def flat(values):
+    return [number for value in values for number in flat(value)] if isinstance(values, list) else [values]
+
+
+def test_all_processes_have_the_same_alphas(found):
+    for every in found.values():
+        for what in ("alpha", "own paths", "normalized", "scratch", *ESTIMATORS):
+            assert len({json.dumps(one[what]) for one in every}) == 1
+
+
+def test_what_is_exchanged_are_the_gradients_of_one_path(found):
+    for processes in (2, 4):
+        sent = found[processes][0]["sent"]
+        accuracy, alphas, *weights = sent
+        assert (accuracy, alphas) == (8, 4 * (2 * 2 + 1))  # bytes: a count; alphas, and the loss
+        assert weights == found[processes][0]["paths"]
+    assert found[1][0]["sent"] == []
+
+
+def test_each_process_may_have_a_path_of_its_own(found):
+    alphas = [np.array(found[processes][0]["own paths"]) for processes in (1, 2, 4)]
+    np.testing.assert_allclose(alphas[0], found[1][0]["alpha"], atol=1e-9)
+    assert not np.allclose(alphas[1], alphas[0], atol=1e-3)
+    for alpha in alphas:
+        np.testing.assert_allclose(alpha.sum(axis=1), 1)
+
+
+def test_what_can_not_be_trained_together_is_refused_by_all(found):
+    for one in found[2]:
+        assert "got 2 processes for batches of 1; use fewer processes, or larger batches" in one["few images"]
+        assert "expected the same training in all processes, got" in one["other seeds"]
+        assert "expected the same data in all processes, got" in one["other data"]
+        assert "in process 0" in one["other data"]
+        assert "in process 1; give them the same files and arguments" in one["other data"]
+        assert "nothing: expected an .npz that can be read, got no file" in one["no file"]
+        assert "expected finite losses and gradients, got NaN or infinity in" in one["diverged"]
+    assert found[2][0]["diverged"] == found[2][1]["diverged"]

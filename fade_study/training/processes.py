@@ -1,0 +1,149 @@
+"""One training over several processes of a launcher: the main one decides, and the others do the same."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import MappingProxyType
+from typing import Any, Literal, Self, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+
+from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
+from fade_study.interrupt import Interrupted
+from fade_study.training.data import Data
+from fade_study.training.session import check_alike
+
+__all__ = ["Processes", "everywhere"]
+
+T = TypeVar("T")
+
+
+def everywhere(accelerator: Accelerator, function: Callable[..., T], *args: Any) -> T:
+    """Call a function in all processes, each of which comes here; an error in any of them is raised in all."""
+    result, error = None, None
+    try:
+        result = function(*args)
+    except FadeError as caught:
+        error = caught
+    for one in gather_object([error]):
+        if one is not None:
+            raise one
+    return result  # pyright: ignore[reportReturnType] - there was no error
+
+
+class Processes:
+    """All processes that a launcher has started, as a context.
+
+    Main calls what it likes by :meth:`run`, while the others :meth:`follow`: the same function, at the same moment,
+    with the same arguments. What only one may do, such as to decide or to write, main alone does in between.
+
+    Args:
+        accelerator: of the process.
+        data: that all have loaded, each by itself; is not sent along with the calls.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for data that differ.
+    """
+
+    def __init__(self, accelerator: Accelerator, data: Data) -> None:
+        self._accelerator, self._data = accelerator, data
+        self._others: Literal["follow", "end", "are lost"] = "follow"
+        check_alike(accelerator, data=data.digest)
+
+    @property
+    def count(self) -> int:
+        """How many they are."""
+        return self._accelerator.num_processes
+
+    def run(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        main: Mapping[str, Any] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> T:
+        """Call a function here and in all others, and return this one's result.
+
+        Args:
+            function: of a module, so that it can be sent by name.
+            *args: of all.
+            main: keyword arguments of main alone.
+            **kwargs: of all.
+
+        Raises:
+            WorkerDiedError: (a ``RuntimeError``) where another process has died.
+        """
+        if self.count == 1:
+            return function(*args, **kwargs, **main)
+        with self._in_step():
+            broadcast_object_list([self._pickled((function, args, kwargs))])
+            return function(*args, **kwargs, **main)
+
+    def follow(self) -> None:
+        """Call what main calls, until it has no more.
+
+        Raises:
+            WorkerDiedError: (a ``RuntimeError``) where another process has died.
+        """
+        message: bytes | None = b""
+        while message is not None:
+            with suppress(DivergedError), self._in_step():  # main knows of it, too, and decides
+                (message,) = broadcast_object_list([None])
+                if message is not None:
+                    function, args, kwargs = self._unpickled(message)
+                    function(*args, **kwargs)
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """While all do the same: what becomes of the others where this one fails."""
+        try:
+            yield
+        except DivergedError:  # all see the same loss
+            raise
+        except Interrupted:  # all have agreed on it
+            self._others = "end"
+            raise
+        except BaseException as error:
+            self._others = "are lost"
+            if not isinstance(error, RuntimeError) or isinstance(error, FadeError):
+                raise
+            # of a lost connection, the processes' library says no more than that
+            reason = str(error).split("\n")[0][:200]
+            raise WorkerDiedError(
+                f"expected all processes of the training to live, but one has probably died ({reason}); run the same "
+                "command again to go on"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.count == 1 or self._others == "are lost":
+            return
+        if self._accelerator.is_main_process and self._others == "follow":
+            broadcast_object_list([None])
+        self._accelerator.end_training()  # or some processes abort at their exit
+
+    def _pickled(self, call: Any) -> bytes:
+        data = self._data
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, obj: Any) -> str | None:
+                return "data" if obj is data else None
+
+        buffer = io.BytesIO()
+        Pickler(buffer).dump(call)
+        return buffer.getvalue()
+
+    def _unpickled(self, message: bytes) -> Any:
+        data = self._data
+
+        class Unpickler(pickle.Unpickler):
+            def persistent_load(self, pid: Any) -> Data:
+                return data
+
+        return Unpickler(io.BytesIO(message)).load()

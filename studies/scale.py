@@ -1,0 +1,176 @@
+"""Where the first bottleneck lies: evaluations that train nothing, on a Dask cluster whose workers are simulated.
+
+mlflow run . -e scale
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import chdir, contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import requests
+import tenacity
+
+from fade_study import Architecture, DagSpace, tracking
+from fade_study.config import DataConfig, NetworkConfig, ScaleConfig, ScratchConfig
+from fade_study.execution import open_executor
+from fade_study.training import Data, ScratchResult
+from fade_study.training.data import load_data
+from studies.command import command
+from studies.trainings import ScratchTrainings
+
+DEPTH = 4
+SCRATCH = ScratchConfig(epochs=20)
+SERVER_SECONDS = 60
+
+
+def scale(config: ScaleConfig) -> None:
+    """Hand out and collect all, then record some; print and keep what one of them costs."""
+    tracking.check_server()
+    data = load_data(DataConfig())
+    user = mlflow.get_tracking_uri()
+    with (
+        simulated_cluster(config.workers) as address,
+        open_executor(address) as executor,
+        tempfile.TemporaryDirectory() as folder,
+        server(Path(folder)) as uri,  # of its own, or made-up results would be found by real searches
+    ):
+        found = measure_cluster(executor, draw(config.evaluations, config.seed), data)
+        with chdir(folder):
+            mlflow.set_tracking_uri(uri)
+            found |= measure_record(executor, draw(config.recorded, config.seed), data)
+            mlflow.set_tracking_uri(user)
+    with tracking.start_study("benchmark", config, "cpu") as run:
+        run.metrics({f"scale/{name}": value for name, value in found.items()})
+        for name, value in found.items():
+            print(f"{name}: {value:.3g}")
+        slowest = max(found["milliseconds/cluster"], found["milliseconds/record"])
+        print(
+            f"One driver takes {slowest:.3g} ms for an evaluation: {config.workers} workers are kept busy by "
+            f"evaluations of {config.workers * slowest / 1000:.3g} s or more"
+        )
+
+
+def draw(count: int, seed: int) -> list[tuple[Architecture, int]]:
+    """Architectures, and the seeds of their trainings."""
+    cells = list(DagSpace(5))
+    columns = np.random.default_rng(seed).integers(len(cells), size=(count, DEPTH))
+    return [(Architecture(tuple(cells[j] for j in row)), seed) for seed, row in enumerate(columns)]
+
+
+def pretend(
+    architecture: Architecture, data: Data, config: ScratchConfig, *, network: NetworkConfig, seed: int, **_: Any
+) -> ScratchResult:
+    """What a training gives, of the same size, at once."""
+    epochs = tuple({"loss/weights": 1 / (epoch + 1), "accuracy/validation": 0.5} for epoch in range(config.epochs))
+    return ScratchResult(0.5, 0.5, epochs, len(architecture.key), len(data.test) + seed, network.final_channels)
+
+
+class Pretending(Executor):
+    """Runs :func:`pretend` instead of each task."""
+
+    shares_files = False
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As the executor does."""
+        del fn
+        return self.executor.submit(pretend, *args, **kwargs)
+
+
+def measure_cluster(executor: Executor, wanted: list[tuple[Architecture, int]], data: Data) -> dict[str, float]:
+    """From the first one that is handed out to the last that comes back, without a record."""
+    executor.submit(pretend, wanted[0][0], data, SCRATCH, network=NetworkConfig(), seed=0).result()  # sends the data
+    begin, own = time.perf_counter(), time.process_time()
+    tasks = [
+        executor.submit(pretend, architecture, data, SCRATCH, network=NetworkConfig(), seed=seed)
+        for architecture, seed in wanted
+    ]
+    for task in tasks:
+        task.result()
+    wall, own = time.perf_counter() - begin, time.process_time() - own
+    per_task = 1000 / len(wanted)
+    return {"milliseconds/cluster": per_task * wall, "milliseconds/cluster_own": per_task * own}
+
+
+def measure_record(executor: Executor, wanted: list[tuple[Architecture, int]], data: Data) -> dict[str, float]:
+    """The same as searches do it, each of them recorded in an MLflow server."""
+    with tracking.start_study("search", SCRATCH, "cpu", data):
+        begin, own = time.perf_counter(), time.process_time()
+        trainings = ScratchTrainings(wanted, data, SCRATCH, NetworkConfig(), Pretending(executor))
+        done = len(trainings.collect())
+        wall, own = time.perf_counter() - begin, time.process_time() - own
+    return {"milliseconds/record": 1000 * wall / done, "milliseconds/record_own": 1000 * own / done}
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """An MLflow server with a store in a folder."""
+    store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--host", "127.0.0.1", "--workers", "1"]
+    port = 20_000 + os.getpid() % 10_000
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port)],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        patient = tenacity.Retrying(wait=tenacity.wait_fixed(0.2), stop=tenacity.stop_after_delay(SERVER_SECONDS))
+        patient(lambda: requests.get(f"{uri}/health", timeout=1).raise_for_status())
+        yield uri
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+@contextmanager
+def simulated_cluster(workers: int) -> Iterator[str]:
+    """Address of a scheduler with so many workers, all of them threads of one process."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_run_cluster, args=(workers, there), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def _run_cluster(workers: int, pipe: Connection) -> None:
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
+        worker_dashboard_address=None,
+        memory_limit=0,
+    )
+    cluster.wait_for_workers(workers)
+    pipe.send(cluster.scheduler_address)
+    multiprocessing.Event().wait()
+
+
+if __name__ == "__main__":
+    command(scale, ScaleConfig)
