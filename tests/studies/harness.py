@@ -106,10 +106,12 @@ def log(folder):
     return (folder / "log").read_text() if (folder / "log").exists() else ""
 
 
-def wait_for(process, folder, text):
+def wait_for(process, folder, text, seconds=120):
+    deadline = time.monotonic() + seconds
     while text not in log(folder):
         process.join(0.05)
         assert process.is_alive(), log(folder)
+        assert time.monotonic() < deadline, log(folder)
 
 
 def outcome(folder):

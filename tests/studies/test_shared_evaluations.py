@@ -22,6 +22,8 @@ from tests.studies.harness import log, start, wait_for
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SPACE = fade_study.DagSpace(4)
+MOVING = ("--sampler.name", "random-anchors")
+"""So that no architecture comes twice: who evaluates one generation has all of the same architecture."""
 
 
 def in_place(folder, uri):
@@ -56,11 +58,11 @@ def hold(folder):
 
 
 def test_a_search_waits_for_what_another_process_evaluates(place):
-    alone = start(place, "--evaluate_every", "0")
-    alone.join()
+    start(place, *MOVING, "--evaluate_every", "0").join()
     study = load(place)
+    assert len(set(study.architectures())) == 3
     evaluation = study.ask_evaluation([1])
-    search = start(place, "--evaluate_every", "1")
+    search = start(place, *MOVING, "--evaluate_every", "1")
     wait_for(search, place, "Waiting for other processes that evaluate generations [1]")
     study.tell_evaluation(evaluation, 0.25)
     search.join()
@@ -76,10 +78,10 @@ def test_a_search_waits_for_what_another_process_evaluates(place):
 
 
 def test_a_search_trains_what_a_process_held_that_is_killed(place):
-    start(place, "--evaluate_every", "0").join()
+    start(place, *MOVING, "--evaluate_every", "0").join()
     holder = begin(hold, place)
     wait_for(holder, place, "held: 0")
-    search = start(place, "--evaluate_every", "1")
+    search = start(place, *MOVING, "--evaluate_every", "1")
     wait_for(search, place, "Waiting for other processes that evaluate generations [0]")
     holder.kill()
     holder.join()
@@ -128,7 +130,7 @@ def test_four_processes_evaluate_for_one_study_and_one_is_killed(place, server, 
     """Every evaluation is there once, in the study and in MLflow."""
     storage = postgresql.make_database()
     study = fade_study.create_study(
-        space=SPACE, depth=3, sampler=fade_study.samplers.RandomAnchorsSampler(seed=0), storage=storage, study_name="s"
+        space=SPACE, depth=3, sampler=fade_study.samplers.RandomAnchorSampler(seed=0), storage=storage, study_name="s"
     )
     for _ in range(GENERATIONS):
         batch = study.ask()
