@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -35,6 +36,20 @@ def mlflow_template(tmp_path_factory):
     script = f"import mlflow; mlflow.set_tracking_uri('sqlite:///{path}'); mlflow.search_experiments()"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=path.parent)
     return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_mlflow_template(postgresql, tmp_path_factory):
+    """The same in PostgreSQL: the name of a database to make others from. Artifacts go through the server."""
+    url = postgresql.make_database()
+    script = f"import mlflow; mlflow.set_tracking_uri({url!r}); mlflow.search_experiments()"
+    folder = tmp_path_factory.mktemp("mlflow")
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=folder)
+    engine = sqlalchemy.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("UPDATE experiments SET artifact_location = 'mlflow-artifacts:/0'"))
+    engine.dispose()
+    return url.rpartition("/")[2]
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
 """Searches in processes that can be killed, and all that they leave."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import mlflow
 
 import fade_study
+from tests.postgresql import free_port
 
 ARGUMENTS = ["--preset", "smoke", "--study", "s", "--generations", "3", "--bilevel.epochs", "3"]
 ARGUMENTS += ["--evaluate_every", "2", "--carry_over", "true"]
@@ -101,10 +106,12 @@ def log(folder):
     return (folder / "log").read_text() if (folder / "log").exists() else ""
 
 
-def wait_for(process, folder, text):
+def wait_for(process, folder, text, seconds=120):
+    deadline = time.monotonic() + seconds
     while text not in log(folder):
         process.join(0.05)
         assert process.is_alive(), log(folder)
+        assert time.monotonic() < deadline, log(folder)
 
 
 def outcome(folder):
@@ -135,3 +142,31 @@ def outcome(folder):
 def recorded_of(client, run):
     keys = sorted(key for key in run.data.metrics if "seconds" not in key)
     return {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)) for key in keys}
+
+
+class MlflowServer:
+    """``mlflow server`` on the store of a folder, or another one, to be stopped and started."""
+
+    def __init__(self, folder, store=None):
+        self.folder, self.port = folder, free_port()
+        self.store = store or f"sqlite:///{folder / 'mlflow.db'}"
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process = None
+
+    def start(self):
+        command = [Path(sys.executable).parent / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [*command, "--backend-store-uri", self.store, "--workers", "1"],
+            cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                return self
+            assert self.process.poll() is None
+            time.sleep(0.1)
+
+    def stop(self):
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None

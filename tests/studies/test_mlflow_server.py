@@ -3,8 +3,6 @@
 import contextlib
 import http.server
 import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,48 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies.harness import log, outcome, start, wait_for
+from tests.studies.harness import MlflowServer, log, outcome, start, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-class Server:
-    """``mlflow server`` on the store of a folder, to be stopped and started."""
-
-    def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process = None
-
-    def start(self):
-        command = [Path(sys.executable).parent / "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}", "--workers", "1"]
-        self.process = subprocess.Popen(
-            [*command, *store], cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                return self
-            assert self.process.poll() is None
-            time.sleep(0.1)
-
-    def stop(self):
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
 @pytest.fixture
 def server(place):
-    server = Server(place)
+    server = MlflowServer(place)
     yield server
     server.stop()
 
