@@ -14,6 +14,9 @@ from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, open_executor, report, shares_files
 from tests.cluster import ROOT, Cluster, Samples, lines, note, wait_until
 
+pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fade-study[cluster]'")
+pytestmark = pytest.mark.slow
+
 
 def add(samples, number):
     time.sleep(0.05)

@@ -13,6 +13,9 @@ from fade_study.training import train_from_scratch, train_hyper_architecture
 from studies.trainings import ScratchTrainings, train_hyper
 from tests.cluster import Cluster, wait_until
 
+pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fade-study[cluster]'")
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = [Architecture((Dag(1),)), Architecture((Dag(2, ((0, 1),)),))]
 NETWORK = NetworkConfig(final_channels=4)
 SCRATCH = ScratchConfig(epochs=2, batch_size=32)
@@ -57,7 +60,6 @@ def collect(cluster, digits, tmp_path, accident):
     assert not (tmp_path / "states").exists()
 
 
-@pytest.mark.slow
 def test_a_worker_is_killed_and_another_joins(study, digits, cluster, tmp_path):
     workers = [cluster.start_worker() for _ in range(2)]
 
@@ -68,7 +70,6 @@ def test_a_worker_is_killed_and_another_joins(study, digits, cluster, tmp_path):
     collect(cluster, digits, tmp_path, accident)
 
 
-@pytest.mark.slow
 def test_all_workers_are_killed_and_others_join(study, digits, cluster, tmp_path):
     worker = cluster.start_worker()
 
@@ -79,7 +80,6 @@ def test_all_workers_are_killed_and_others_join(study, digits, cluster, tmp_path
     collect(cluster, digits, tmp_path, accident)
 
 
-@pytest.mark.slow
 def test_the_scheduler_is_killed_and_started_again(study, digits, cluster, tmp_path):
     worker = cluster.start_worker()
 
