@@ -188,7 +188,12 @@ class ClusterExecutor(Executor):
         """In a thread of Dask's, when a task is done or lost."""
         if remote.status == "finished":
             with suppress(CancelledError, OSError):  # lost on its way
-                _settle(future.set_result, remote.result())
+                try:
+                    _settle(future.set_result, remote.result())
+                except (CancelledError, OSError):
+                    raise
+                except Exception as error:  # such as one that can't be unpickled
+                    _settle(future.set_exception, error)
                 return
         elif remote.status == "error":
             error = remote.exception()

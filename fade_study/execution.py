@@ -25,7 +25,16 @@ from tqdm.auto import tqdm
 from fade_study import interrupt
 from fade_study.exceptions import ClusterError, InvalidInputError, WorkerDiedError
 
-__all__ = ["InlineExecutor", "completed", "listen", "open_executor", "report", "report_epoch", "shares_files"]
+__all__ = [
+    "InlineExecutor",
+    "completed",
+    "end_with_parent",
+    "listen",
+    "open_executor",
+    "report",
+    "report_epoch",
+    "shares_files",
+]
 
 ATTEMPTS = 2
 """Of a task whose worker dies: one more than the first."""
@@ -192,16 +201,20 @@ def _start(fractions: MutableSequence[float]) -> None:
     os.setpgid(0, 0)  # a signal to all processes of the parent's group, as launchers send it, is the parent's to hear
     for name in [name for name in os.environ if name.startswith("TORCHELASTIC_") or name in LAUNCHER]:
         del os.environ[name]  # it trains alone, though its parent may be one of several processes
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
 
 
-def _end_with(parent: int) -> None:
-    """End this worker when its parent is gone, even killed: what it trains is trained again, and not by two at once."""
-    while os.getppid() == parent:
-        time.sleep(REFRESH)
-    os._exit(1)
+def end_with_parent() -> None:
+    """End this process when its parent is gone, even killed: what it trains is trained again, not by two at once."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(REFRESH)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

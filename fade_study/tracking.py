@@ -76,6 +76,7 @@ __all__ = [
     "read_config",
     "read_searches",
     "read_times",
+    "redirected",
     "start_hyper",
     "start_outcome",
     "start_study",
@@ -618,6 +619,17 @@ def read_times(uri: str) -> tuple[float, float]:
     return seconds["search"], seconds["hyper"] + seconds["scratch"]
 
 
+@contextmanager
+def redirected(uri: str) -> Iterator[None]:
+    """Write to another tracking store for a while."""
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
 def ui_command() -> str:
     """What to type to look at the runs."""
     uri = mlflow.get_tracking_uri()
@@ -634,7 +646,9 @@ def check_server() -> None:
     try:
         with _impatient():
             if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow would try for minutes
-                sqlalchemy.create_engine(uri, **arguments).connect().close()
+                engine = sqlalchemy.create_engine(uri, **arguments)
+                engine.connect().close()
+                engine.dispose()
             mlflow.MlflowClient().search_experiments(max_results=1)
     except (ImportError, OSError, mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         reason = masked(" ".join(str(error).partition("(Background")[0].split()))

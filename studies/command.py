@@ -18,6 +18,7 @@ import torch
 
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.config import parse_config
+from fade_study.execution import end_with_parent
 from fade_study.settings import masked
 
 T = TypeVar("T")
@@ -36,6 +37,8 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
     interrupt.listen(twice=not launched)
+    if launched:
+        end_with_parent()  # the launcher; what would train on without it could not be continued
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not main:
@@ -70,12 +73,13 @@ def launch(processes: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     gpus = torch.cuda.device_count()
-    if processes > gpus > 0:
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
+    if processes > gpus > 0 and not on_cpu:
         raise InvalidInputError(
             f"expected up to {gpus} processes, one for each GPU, got {processes}; on several machines start each with "
             "torchrun, see the README"
         )
-    if not gpus:
+    if not gpus or on_cpu:
         os.environ |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the main process says what went wrong

@@ -20,13 +20,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import requests
 import tenacity
 
 from fade_study import Architecture, DagSpace, tracking
 from fade_study.config import DataConfig, NetworkConfig, ScaleConfig, ScratchConfig
+from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
 from fade_study.training import Data, ScratchResult
 from fade_study.training.data import load_data
@@ -44,7 +44,6 @@ def scale(config: ScaleConfig) -> None:
     """Hand out and collect all, then record some; print and keep what one of them costs."""
     tracking.check_server()
     data = load_data(DataConfig())
-    user = mlflow.get_tracking_uri()
     with (
         simulated_cluster(config.workers) as address,
         open_executor(address) as executor,
@@ -52,10 +51,8 @@ def scale(config: ScaleConfig) -> None:
         server(Path(folder)) as uri,  # of its own, or made-up results would be found by real searches
     ):
         found = measure_cluster(executor, draw(config.evaluations, config.seed), data)
-        with chdir(folder):
-            mlflow.set_tracking_uri(uri)
+        with chdir(folder), tracking.redirected(uri):
             found |= measure_record(executor, draw(config.recorded, config.seed), data)
-            mlflow.set_tracking_uri(user)
     with tracking.start_study("benchmark", config, "cpu") as run:
         run.metrics({f"scale/{name}": value for name, value in found.items()})
         for name, value in found.items():
@@ -152,8 +149,16 @@ def simulated_cluster(workers: int) -> Iterator[str]:
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_run_cluster, args=(workers, there), daemon=True)
     process.start()
+    there.close()
     try:
-        yield here.recv()
+        try:
+            address = here.recv()
+        except EOFError:
+            raise ClusterError(
+                "expected a cluster in a process of its own, which has died; where Dask is missing: pip install -e "
+                "'.[cluster]'"
+            ) from None
+        yield address
     finally:
         process.kill()
         process.join()

@@ -50,7 +50,7 @@ from studies.trainings import (
 
 BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
-POLL_SECONDS = 0.5
+POLL_SECONDS = 2.0
 """Between two looks at what other processes evaluate."""
 
 
@@ -212,12 +212,15 @@ class Evaluations:
             if wait or trainings.done:
                 found = {str(seed): scratch for (_, seed), scratch in trainings.collect().items()}
                 del self.waiting[number]
-                if found:
-                    validation = float(np.mean([scratch.validation for scratch in found.values()]))
-                    self.study.tell_evaluation(evaluation, validation, {"trainings": found})
-                else:
-                    self.study.fail_evaluation(evaluation)
-                    self.failed.add(number)
+                try:
+                    if found:
+                        validation = float(np.mean([scratch.validation for scratch in found.values()]))
+                        self.study.tell_evaluation(evaluation, validation, {"trainings": found})
+                    else:
+                        self.study.fail_evaluation(evaluation)
+                        self.failed.add(number)
+                except fade_study.InvalidInputError:  # taken over by another process, which could not see this one live
+                    self.elsewhere.add(number)
         for e in self.record():
             name, accuracy = next(iter(evaluation_metrics(e).items()))
             tqdm.write(f"generation {e.generation} from scratch: {' '.join(name.split('/')[::-1])} {accuracy:.3f}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from torch import distributed
 
 from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
 from fade_study.interrupt import Interrupted
@@ -23,15 +24,20 @@ T = TypeVar("T")
 
 
 def everywhere(accelerator: Accelerator, function: Callable[..., T], *args: Any) -> T:
-    """Call a function in all processes, each of which comes here; an error in any of them is raised in all."""
+    """Call a function in all processes, each of which comes here; an error in any of them is raised in all.
+
+    One process of each machine is the first, and may fetch what the others then find.
+    """
     result, error = None, None
-    try:
-        result = function(*args)
-    except FadeError as caught:
-        error = caught
-    for one in gather_object([error]):
-        if one is not None:
-            raise one
+    for first in (True, False):
+        if accelerator.is_local_main_process == first:
+            try:
+                result = function(*args)
+            except FadeError as caught:
+                error = caught
+        for one in gather_object([error]):
+            if one is not None:
+                raise one
     return result  # pyright: ignore[reportReturnType] - there was no error
 
 
@@ -109,7 +115,7 @@ class Processes:
             raise
         except BaseException as error:
             self._others = "are lost"
-            if not isinstance(error, RuntimeError) or isinstance(error, FadeError):
+            if type(error) is not RuntimeError and not isinstance(error, distributed.DistError):
                 raise
             # of a lost connection, the processes' library says no more than that
             reason = str(error).split("\n")[0][:200]
@@ -124,9 +130,10 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         if self.count == 1 or self._others == "are lost":
             return
-        if self._accelerator.is_main_process and self._others == "follow":
-            broadcast_object_list([None])
-        self._accelerator.end_training()  # or some processes abort at their exit
+        with suppress(RuntimeError):  # one that has died is not to hide how this ends
+            if self._accelerator.is_main_process and self._others == "follow":
+                broadcast_object_list([None])
+            self._accelerator.end_training()  # or some processes abort at their exit
 
     def _pickled(self, call: Any) -> bytes:
         data = self._data
