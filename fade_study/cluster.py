@@ -187,13 +187,13 @@ class ClusterExecutor(Executor):
     def _finish(self, future: Future[Any], remote: Remote, held: Mapping[str, Remote]) -> None:
         """In a thread of Dask's, when a task is done or lost."""
         if remote.status == "finished":
-            with suppress(CancelledError, OSError):  # lost on its way
-                try:
-                    _settle(future.set_result, remote.result())
-                except (CancelledError, OSError):
-                    raise
-                except Exception as error:  # such as one that can't be unpickled
-                    _settle(future.set_exception, error)
+            try:
+                _settle(future.set_result, remote.result())
+                return
+            except (CancelledError, OSError):
+                pass  # lost on its way
+            except Exception as error:  # such as one that can't be unpickled
+                _settle(future.set_exception, error)
                 return
         elif remote.status == "error":
             error = remote.exception()

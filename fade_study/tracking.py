@@ -56,8 +56,10 @@ RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 os.environ.setdefault(RETRIES, "1")
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 os.environ.setdefault(TIMEOUT, "30")
-CHECK_SECONDS = "10"
-"""Such a timeout, before anything begins."""
+ONCE = {RETRIES: "0"}
+"""Only the outbox looks whether an attempt without an answer has made a run: MLflow's own retry would make another."""
+IMPATIENT = ONCE | {TIMEOUT: "10"}
+"""Before anything begins."""
 
 __all__ = [
     "OUTCOME",
@@ -293,19 +295,19 @@ def _create(client: mlflow.MlflowClient, record: Record) -> str:
     if record.tried and (found := _named(record.run)):
         return found
     tags = content["tags"] | {PARENT: _outbox().id_of(content["parent"])}
-    with _once():
+    with _http(ONCE):
         return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
 
 
 @contextmanager
-def _once() -> Iterator[None]:
-    """No retries by MLflow itself: only the outbox looks whether an attempt without an answer has made the run."""
-    before = os.environ[RETRIES]
-    os.environ[RETRIES] = "0"
+def _http(settings: Mapping[str, str]) -> Iterator[None]:
+    """Other settings of MLflow's requests for a while."""
+    before = {name: os.environ[name] for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        os.environ[RETRIES] = before
+        os.environ.update(before)
 
 
 def _named(run: str) -> str | None:
@@ -353,7 +355,7 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
     known = uuid.uuid4().hex
     _outbox().open_run(known, None)  # before it is made, so that it ends even after a kill in between
     try:
-        with _once():  # and even if the answer is lost: by its name
+        with _http(ONCE):  # and even if the answer is lost: by its name
             active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
     except (OSError, mlflow.MlflowException) as error:
         raise StorageError(
@@ -644,7 +646,7 @@ def check_server() -> None:
     """
     uri = mlflow.get_tracking_uri()
     try:
-        with _impatient():
+        with _http(IMPATIENT):
             if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow would try for minutes
                 engine = sqlalchemy.create_engine(uri, **arguments)
                 engine.connect().close()
@@ -656,18 +658,6 @@ def check_server() -> None:
             f"expected an MLflow tracking store, got {masked_url(uri)}: {reason}. "
             "Set MLFLOW_TRACKING_URI to a server that runs, or to a file such as sqlite:///mlflow.db"
         ) from None
-
-
-@contextmanager
-def _impatient() -> Iterator[None]:
-    """No retries by MLflow itself, and short waits for an answer."""
-    before = os.environ[TIMEOUT]
-    os.environ[TIMEOUT] = CHECK_SECONDS
-    try:
-        with _once():
-            yield
-    finally:
-        os.environ[TIMEOUT] = before
 
 
 def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:

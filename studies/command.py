@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-import torch
 
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.config import parse_config
 from fade_study.execution import end_with_parent
 from fade_study.settings import masked
+from fade_study.training.session import check_gpus
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
@@ -72,14 +72,7 @@ def launch(processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    gpus = torch.cuda.device_count()
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    if processes > gpus > 0 and not on_cpu:
-        raise InvalidInputError(
-            f"expected up to {gpus} processes, one for each GPU, got {processes}; on several machines start each with "
-            "torchrun, see the README"
-        )
-    if not gpus or on_cpu:
+    if not check_gpus(processes):
         os.environ |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the main process says what went wrong

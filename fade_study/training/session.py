@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast, gather_object, parse_flag_from_env
 from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -27,6 +27,7 @@ __all__ = [
     "adam",
     "add_up",
     "check_alike",
+    "check_gpus",
     "copy_from_main",
     "exchange",
     "fingerprint",
@@ -43,19 +44,28 @@ PATIENCE = timedelta(days=30)
 """Of processes for the main one, which may be busy alone for hours; one that dies is noticed at once."""
 
 
+def check_gpus(processes: int) -> bool:
+    """Whether so many processes on this machine train on GPUs.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for more than there are GPUs, on a machine that has some.
+    """
+    gpus = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
+    if processes > gpus > 0:
+        raise InvalidInputError(
+            f"expected a GPU for each process, got {processes} processes and {gpus} GPUs; start fewer processes, or "
+            "set ACCELERATE_USE_CPU=true"
+        )
+    return gpus > 0
+
+
 def open_accelerator() -> Accelerator:
     """The device, precision and processes that this process was started with.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine that has some.
     """
-    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes")
-    if local > gpus > 0 and not on_cpu:
-        raise InvalidInputError(
-            f"expected a GPU for each process, got {local} processes and {gpus} GPUs; start fewer processes, or set "
-            "ACCELERATE_USE_CPU=true"
-        )
+    check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.mixed_precision == "fp16":
         raise InvalidInputError(
