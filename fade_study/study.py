@@ -330,7 +330,8 @@ class FadeStudy:
 
         Raises:
             InvalidInputError: (a ``ValueError``) for an evaluation that is not open, that another process has taken
-                over, or whose generation is not told; for a value or details that are none. Nothing is stored then.
+                over, or whose generation is not told, or has been told with a value; for a value or details that are
+                none. Nothing is stored then.
             StorageError: (an ``OSError``) where the storage does not answer. The evaluation stays open: tell it again.
         """
         opened = self._evaluation(evaluation)
@@ -341,6 +342,11 @@ class FadeStudy:
             raise InvalidInputError(
                 f"expected generation {number} to be told before its evaluation, got {len(past)} generations"
                 f"{', that one with other anchors' if number < len(past) else ''}; tell it first, or fail_evaluation"
+            )
+        if past[number].state == TrialState.COMPLETE:
+            raise InvalidInputError(
+                f"expected generation {number} to have no value, but it was told with {past[number].value}; "
+                "fail_evaluation gives this one back"
             )
         self._finish(opened, TrialState.COMPLETE, {DETAILS: kept}, value)
 
@@ -423,14 +429,18 @@ class FadeStudy:
                 return  # an attempt before, whose answer was lost
             self._check_open(stored, opened)
             opened.tried = True
-            for name, x in missing.items():
-                storage.set_trial_user_attr(trial_id, name, x)
-            if one_shot_accuracy is not None:
-                storage.set_trial_intermediate_value(trial_id, 0, float(one_shot_accuracy))
-            if opened is self._open:
-                self.optuna_study.tell(stored.number, None if value is None else float(value), state)
-            else:  # of which its sampler need not hear before it reads the history
-                storage.set_trial_state_values(trial_id, state, None if value is None else [float(value)])
+            try:
+                for name, x in missing.items():
+                    storage.set_trial_user_attr(trial_id, name, x)
+                if one_shot_accuracy is not None:
+                    storage.set_trial_intermediate_value(trial_id, 0, float(one_shot_accuracy))
+                if opened is self._open:
+                    self.optuna_study.tell(stored.number, None if value is None else float(value), state)
+                else:  # of which its sampler need not hear before it reads the history
+                    storage.set_trial_state_values(trial_id, state, None if value is None else [float(value)])
+            except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # Optuna's, of a trial that has ended
+                self._check_open(storage.get_trial(trial_id), opened)  # by another process, a moment ago
+                raise
 
         retried(store, self.optuna_study)
         self._close(opened)

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from fade_study import DagSpace, InvalidInputError, OpenGenerationError, StorageError, create_study, load_study
 from fade_study import storage as ownership
 from fade_study.samplers import PseudoGradientSampler
+from fade_study.samplers._base import CELLS
 
 SPACE = DagSpace(3)
 ACCURACY = st.none() | st.floats(0, 1)
@@ -103,11 +104,27 @@ class Protocol(RuleBasedStateMachine):
         self.old = []  # batches that are no longer open
         self.here = None  # the batch that is open in self.study
         self.owner = None  # of the running trial: "us", "other" or "dead"
+        self.evaluating = {}  # evaluations that are open in self.study, by generation
+        self.taken = {}  # those of them that another process has, and whether it lives
 
     def reload(self):
         self.storage.weather = []
         self.study = load_study(study_name="s", storage=self.storage, space=SPACE)
         self.here = None
+        self.evaluating, self.taken = {}, {}
+
+    def running(self):
+        """Trials of the search, and trials of evaluations."""
+        trials = self.storage.get_all_trials(self.study.optuna_study._study_id, states=(TrialState.RUNNING,))
+        evaluations = [trial for trial in trials if ownership.EVALUATES in trial.user_attrs]
+        return [trial for trial in trials if trial not in evaluations], evaluations
+
+    def taken_by_another(self, trial, lives):
+        pid = os.getppid()
+        started = ownership._started(pid) - (0 if lives else 1000)
+        process = {**ownership._here(), "pid": pid, "started": started, "beat": 0}
+        self.storage.weather = []
+        self.storage.set_trial_user_attr(trial._trial_id, ownership.OWNER, process)
 
     def close(self):
         self.old.append(self.here)
@@ -147,12 +164,90 @@ class Protocol(RuleBasedStateMachine):
     def add_evaluation(self, weather, back, value, details):
         generation = len(self.told) - back
         self.storage.weather = weather
-        if generation < 0 or generation in self.evaluated:
+        free = generation in self.evaluating or (generation in self.without_value() and not self.is_elsewhere(generation))
+        if not free or generation in self.evaluated or generation in self.taken:
             with pytest.raises(InvalidInputError):
                 self.study.add_evaluation(generation, value, details)
+            if generation in self.taken:
+                self.forget(generation)
         else:
             self.study.add_evaluation(generation, value, details)
             self.evaluated[generation] = value, details
+            self.forget(generation)
+
+    # --- evaluations that are asked and told ---
+
+    def without_value(self):
+        return [number for number in range(len(self.told)) if number not in self.evaluated]
+
+    def is_elsewhere(self, generation):
+        """Whether a living process evaluates a generation, or its architecture."""
+        cells = [cell.key for cell in self.told[generation][0].architecture]
+        return any(
+            ownership._lives_elsewhere(trial)
+            and (
+                trial.user_attrs[ownership.EVALUATES] == generation
+                or [row[0] for row in trial.user_attrs[CELLS]] == cells
+            )
+            for trial in self.running()[1]
+        )
+
+    def forget(self, generation):
+        self.evaluating.pop(generation, None)
+        self.taken.pop(generation, None)
+
+    @rule(weather=weather(2))
+    def ask_evaluation(self, weather):
+        free = [g for g in self.without_value() if g not in self.evaluating and not self.is_elsewhere(g)]
+        self.storage.weather = weather
+        evaluation = self.study.ask_evaluation()
+        assert (evaluation and evaluation.generation) == (free[0] if free else None)
+        if evaluation is not None:
+            assert evaluation.architecture == self.told[evaluation.generation][0].architecture
+            self.evaluating[evaluation.generation] = evaluation
+
+    @precondition(lambda self: self.here and self.owner == "us" and len(self.told) not in self.evaluating)
+    @rule()
+    def ask_evaluation_of_the_open_generation(self):
+        self.storage.weather = []
+        evaluation = self.study.ask_evaluation([len(self.told)])
+        if evaluation is not None:  # another process may have its architecture
+            assert evaluation.architecture == self.here.architecture
+            self.evaluating[len(self.told)] = evaluation
+
+    @precondition(lambda self: self.evaluating)
+    @rule(weather=weather(2), which=st.integers(0, 100), value=st.floats(0, 1), details=DETAILS, failing=st.booleans())
+    def finish_an_evaluation(self, weather, which, value, details, failing):
+        generation = sorted(self.evaluating)[which % len(self.evaluating)]
+        evaluation = self.evaluating[generation]
+        call = (self.study.fail_evaluation, evaluation) if failing else (
+            self.study.tell_evaluation, evaluation, value, details
+        )  # fmt: skip
+        if generation in self.taken:
+            self.refused(InvalidInputError, *call)
+            self.forget(generation)
+        elif not failing and (generation >= len(self.told) or generation in self.evaluated):
+            self.refused(InvalidInputError, *call)
+        else:
+            self.storage.weather = weather
+            call[0](*call[1:])
+            self.forget(generation)
+            if not failing:
+                self.evaluated[generation] = value, details
+
+    @precondition(lambda self: self.evaluating or self.without_value())
+    @rule(which=st.integers(0, 100), lives=st.booleans(), crash=st.booleans())
+    def another_process_takes_an_evaluation(self, which, lives, crash):
+        if not self.evaluating:
+            self.ask_evaluation([])
+        if self.evaluating:
+            generation = sorted(self.evaluating)[which % len(self.evaluating)]
+            numbers = {trial.number: trial for trial in self.running()[1]}
+            if trial := numbers.get(self.evaluating[generation].trial_number):
+                self.taken_by_another(trial, lives)
+                self.taken[generation] = lives
+        if crash:
+            self.reload()
 
     # --- crashes and other processes ---
 
@@ -167,7 +262,7 @@ class Protocol(RuleBasedStateMachine):
         with contextlib.suppress(KeyboardInterrupt):
             self.study.ask()
         self.reload()
-        if self.storage.get_all_trials(self.study.optuna_study._study_id, states=(TrialState.RUNNING,)):
+        if self.running()[0]:
             self.owner = "us"
 
     @precondition(lambda self: self.here and self.owner == "us")
@@ -192,16 +287,8 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.owner)
     @rule(lives=st.booleans())
     def another_process_takes_it(self, lives):
-        pid = os.getppid()
-        process = {
-            **ownership._here(),
-            "pid": pid,
-            "started": ownership._started(pid) - (0 if lives else 1000),
-            "beat": 0,
-        }
-        (trial,) = self.storage.get_all_trials(self.study.optuna_study._study_id, states=(TrialState.RUNNING,))
-        self.storage.weather = []
-        self.storage.set_trial_user_attr(trial._trial_id, ownership.OWNER, process)
+        (trial,) = self.running()[0]
+        self.taken_by_another(trial, lives)
         self.owner = "other" if lives else "dead"
 
     # --- what is refused, and changes nothing ---
@@ -250,8 +337,10 @@ class Protocol(RuleBasedStateMachine):
         assert [(e.generation, e.value, e.details) for e in self.study.evaluations()] == [
             (number, *self.evaluated[number]) for number in sorted(self.evaluated)
         ]
-        states = [trial.state for trial in self.study.optuna_study.trials]
-        assert states.count(TrialState.RUNNING) == (self.owner is not None)
+        searching, evaluating = self.running()
+        assert len(searching) == (self.owner is not None)
+        mine = {trial.number for trial in evaluating if ownership.is_mine(trial)}
+        assert {e.trial_number for g, e in self.evaluating.items() if g not in self.taken} <= mine
 
 
 @pytest.fixture(autouse=True)
