@@ -217,6 +217,29 @@ def test_two_sessions_on_one_generation(storage):
     assert second.ask().number == 1
 
 
+@pytest.mark.parametrize("what", ["tell", "fail", "tell_evaluation", "fail_evaluation"])
+def test_what_another_session_ends_at_the_same_moment_is_refused(storage, monkeypatch, what):
+    study = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    batch = study.ask()
+    tell, fail, arguments = study.tell, study.fail, (alphas(batch),)
+    asked = batch
+    if "evaluation" in what:
+        tell(batch, *arguments)
+        asked, tell, fail, arguments = study.ask_evaluation(), study.tell_evaluation, study.fail_evaluation, (0.5,)
+    trial_id = study.optuna_study.trials[asked.trial_number]._trial_id
+    check = study._check_open
+
+    def check_a_moment_before(stored, opened):
+        check(stored, opened)
+        if not stored.state.is_finished():
+            study.optuna_study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    monkeypatch.setattr(study, "_check_open", check_a_moment_before)
+    with pytest.raises(ValueError, match="another session has finished it"):
+        tell(asked, *arguments) if "tell" in what else fail(asked)
+    assert study.optuna_study.trials[asked.trial_number].state == TrialState.FAIL
+
+
 @pytest.mark.parametrize("alpha", ["abc", [[0.5, 0.5], [1.0]], None])
 def test_what_is_no_array_is_refused(alpha):
     study = create_study(space=SPACE, depth=2, sampler=sampler())
