@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import sys
 import threading
 import time
@@ -16,13 +14,13 @@ from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import cloudpickle
 from distributed import Client, KilledWorker, get_worker
 from distributed import Future as Remote
 from threadpoolctl import threadpool_limits
 
 from fade_study import __version__, execution
 from fade_study.exceptions import ClusterError, WorkerDiedError
+from fade_study.pickling import pack, unpack
 
 __all__ = ["ClusterExecutor"]
 
@@ -139,24 +137,23 @@ class ClusterExecutor(Executor):
         if task is None:  # cancelled
             return
         # As bytes, which a worker unpacks once its version is known to be the same.
-        file = io.BytesIO()
-        pickler = _Pickler(file)
-        pickler.dump(task)
-        held = {digest: self._hold(digest, data) for digest, data in pickler.data.items()}
-        self._wait_for_scheduler()
-        remote = self._client.submit(_run, __version__, self.address, file.getvalue(), held, pure=False)
+        packed, data = pack(task)
+        held = self._hold(data)
+        remote = self._client.submit(_run, __version__, self.address, packed, held, pure=False)
         remote.add_done_callback(lambda _: self._finish(future, remote, held))
         future.add_done_callback(lambda _: remote.release())
 
-    def _hold(self, digest: str, data: Any) -> Remote:
-        """Data on all workers that there are; those that come later fetch it from them."""
-        while digest not in self._held:
-            self._wait_for_scheduler()
+    def _hold(self, data: Mapping[str, Any]) -> dict[str, Remote]:
+        """Data, by digest, on all workers that there are; those that come later fetch it from them."""
+        self._wait_for_scheduler()
+        while missing := data.keys() - self._held.keys():
+            digest = missing.pop()
             try:
-                self._held[digest] = self._client.scatter(data, broadcast=True, hash=False, timeout=PAUSE)
+                self._held[digest] = self._client.scatter(data[digest], broadcast=True, hash=False, timeout=PAUSE)
             except (OSError, KeyError, ValueError):  # no worker is there, or one has died just now
                 self._look()
-        return self._held[digest]
+            self._wait_for_scheduler()
+        return {digest: self._held[digest] for digest in data}
 
     def _wait_for_scheduler(self) -> None:
         while self._ended or self._client.status != "running":
@@ -169,6 +166,7 @@ class ClusterExecutor(Executor):
             if self._client.status == "closed":  # it has given up, and would not have tried often any more
                 with suppress(OSError):
                     self._client = _connect(self.address)
+                    self._held.clear()  # of the other client
             else:
                 time.sleep(PAUSE)
         self._away = None
@@ -176,7 +174,7 @@ class ClusterExecutor(Executor):
     def _look(self) -> None:
         """Warn where tasks have no worker."""
         if self._tasks and self._client.status == "running":
-            with suppress(OSError):
+            with suppress(Exception):  # or the thread would end for the sake of a warning, and all wait for ever
                 alone = not self._client.nthreads()
                 if alone and not self._alone:
                     warnings.warn(
@@ -243,36 +241,12 @@ def _check(worker: str, threads: int, found: str, *, version: str, scheduler: st
         )
 
 
-class _Pickler(cloudpickle.Pickler):
-    """Leaves out data, and collects it."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.data: dict[str, Any] = {}
-
-    def persistent_id(self, obj: Any) -> str | None:
-        digest = getattr(obj, "digest", None)
-        if not isinstance(digest, str):
-            return None
-        self.data[digest] = obj
-        return digest
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, data: Mapping[str, Any]) -> None:
-        super().__init__(file)
-        self.data = data
-
-    def persistent_load(self, pid: str) -> Any:
-        return self.data[pid]
-
-
 def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> Any:
     """In a worker."""
     worker = get_worker()
     _check(worker.address, worker.state.nthreads, __version__, version=version, scheduler=scheduler)
     try:
-        fn, args, kwargs = _Unpickler(io.BytesIO(task), data).load()
+        fn, args, kwargs = unpack(task, data)
     except ModuleNotFoundError as error:
         raise ClusterError(
             f"expected the module {error.name} on worker {worker.address}, got none; start the worker in the folder "

@@ -123,7 +123,8 @@ class Run:
         """Its id, or what it is called in the outbox until it has one."""
         self.experiment = experiment
         self._non_finite = 0
-        self._waiting: list[list[Any]] = []
+        self._metrics: list[list[Any]] = []
+        self._params: dict[str, str] = {}
         self._written = time.monotonic()
 
     @property
@@ -149,19 +150,21 @@ class Run:
         if len(finite) < len(values):
             self._non_finite += len(values) - len(finite)
             finite.append(["non_finite_values", self._non_finite, moment, steps[-1][0]])
-        self._waiting += finite
+        self._metrics += finite
         if now or time.monotonic() - self._written > PATIENCE:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits to be written."""
-        if self._waiting:
-            self._put("batch", metrics=self._waiting)
-        self._waiting, self._written = [], time.monotonic()
+        if self._metrics or self._params:
+            self._put("batch", metrics=self._metrics, params=self._params)
+        self._metrics, self._params, self._written = [], {}, time.monotonic()
 
-    def params(self, values: Mapping[str, Any]) -> None:
-        """Write params, in one request."""
-        self._put("batch", params={name: str(value) for name, value in values.items()})
+    def params(self, values: Mapping[str, Any], *, now: bool = True) -> None:
+        """Write params, in one request; or else with the next metrics, or when the run ends."""
+        self._params |= {name: str(value) for name, value in values.items()}
+        if now:
+            self.flush()
 
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
@@ -519,7 +522,7 @@ def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Excepti
 @contextmanager
 def _scratch_run(architecture: str, recipe: str, seed: int) -> Iterator[Run]:
     with _run(f"scratch-{seed}", {"fade.kind": "scratch"}) as run:
-        run.params({"architecture": architecture, "recipe": recipe, "seed": seed})
+        run.params({"architecture": architecture, "recipe": recipe, "seed": seed}, now=False)
         yield run
 
 

@@ -31,6 +31,7 @@ from fade_study.training.session import open_accelerator
 from studies.analyze import analyze, movement_line
 from studies.command import command
 from studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
+from studies.trainings import submit
 from studies.worlds import Tabulated, Trained, World
 
 GRID = 50
@@ -98,7 +99,7 @@ def run_all(
     # Seed by seed, so that a comparison that is stopped has all searchers up to a seed.
     for wanted in ((name, seed) for seed in seeds for name in searchers):
         if wanted not in found:
-            tasks[executor.submit(_search, *wanted, config, data)] = wanted
+            tasks[submit(executor, _search, *wanted, config, data)] = wanted
     if found:
         print(f"{len(found)} of {len(seeds) * len(searchers)} searches were done before")
     for task in completed(list(tasks), unit="search"):

@@ -89,8 +89,8 @@ class Pretending(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As the executor does."""
-        del fn
-        return self.executor.submit(pretend, *args, **kwargs)
+        surroundings, _, *arguments = args
+        return self.executor.submit(fn, surroundings, pretend, *arguments, **kwargs)
 
 
 def measure_cluster(executor: Executor, wanted: list[tuple[Architecture, int]], data: Data) -> dict[str, float]:

@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,16 @@ from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
-from fade_study.exceptions import WorkerDiedError
+from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, report_epoch, shares_files
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.processes import Processes
+from fade_study.training.session import open_accelerator, surroundings
 
-__all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "train_hyper"]
+__all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "submit", "train_hyper"]
+
+T = TypeVar("T")
 
 
 class ScratchTrainings:
@@ -66,7 +69,8 @@ class ScratchTrainings:
         self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
         for (key, seed), architecture in by_key.items():
             if (key, seed) not in known:
-                future = executor.submit(
+                future = submit(
+                    executor,
                     train_from_scratch,
                     architecture,
                     data,
@@ -105,6 +109,29 @@ class ScratchTrainings:
         except Exception as error:
             error.add_note(f"in the training from scratch of {key} with seed {seed}")
             raise
+
+
+def submit(executor: Executor, training: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+    """Have a training done as it would be here: the kind of device and the precision are part of its recipe.
+
+    The future raises a ``ClusterError`` where a worker's are others.
+    """
+    return executor.submit(_train_as, surroundings(open_accelerator()), training, *args, **kwargs)
+
+
+def _train_as(expected: Mapping[str, str], training: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """In a worker."""
+    found = surroundings(open_accelerator())
+    if found != expected:
+        raise ClusterError(
+            f"expected workers to train as this process would, on {_name(expected)}, got {_name(found)}; start all on "
+            "machines of one kind, with the same ACCELERATE_MIXED_PRECISION"
+        )
+    return training(*args, **kwargs)
+
+
+def _name(surroundings: Mapping[str, str]) -> str:
+    return f"{surroundings['device']} with mixed precision {surroundings['precision']}"
 
 
 def is_due(generation: int, every: int, *, last: bool) -> bool:
@@ -186,7 +213,7 @@ def train_hyper(
             for seed, training in trainings.items()
         ]
     on_epoch = partial(report_epoch, config.epochs)
-    tasks = {executor.submit(training, on_epoch=on_epoch): seed for seed, training in trainings.items()}
+    tasks = {submit(executor, training, on_epoch=on_epoch): seed for seed, training in trainings.items()}
     results: dict[int, HyperResult] = {}
     for task in completed(list(tasks)):
         seed = tasks[task]

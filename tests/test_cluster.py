@@ -151,6 +151,27 @@ def test_tasks_wait_for_a_worker_and_outlive_their_scheduler(cluster, tmp_path):
         assert [task.result()[0] for task in (*held_up[1:], meanwhile)] == [0, 1, 2, 3]
 
 
+def test_a_scheduler_that_comes_back_after_its_client_has_given_up(cluster, tmp_path, monkeypatch):
+    samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
+    cluster.start_worker()
+    cluster.wait_for_workers(1)
+    monkeypatch.setattr("fade_study.cluster.CONNECT", 1)
+    with open_executor(cluster.address) as executor:
+        assert executor.submit(add, samples, 0).result()[0] == 0
+        held_up = executor.submit(wait_for, go)
+        wait_until(lambda: begun(go))
+        cluster.kill(cluster.scheduler)
+        client = executor._client
+        wait_until(lambda: client.status == "closed")
+        meanwhile = executor.submit(add, samples, 1)
+        go.touch()
+        cluster.start_scheduler()
+        worker = cluster.start_worker()
+        assert held_up.result() == worker.pid
+        assert [task.result()[0] for task in (meanwhile, executor.submit(add, samples, 2))] == [1, 2]
+        assert executor._client is not client
+
+
 def test_a_scheduler_that_does_not_come_back_is_an_error(cluster, monkeypatch):
     monkeypatch.setattr("fade_study.cluster.AWAY", 3)
     with open_executor(cluster.address) as executor:

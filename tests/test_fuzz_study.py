@@ -164,7 +164,9 @@ class Protocol(RuleBasedStateMachine):
     def add_evaluation(self, weather, back, value, details):
         generation = len(self.told) - back
         self.storage.weather = weather
-        free = generation in self.evaluating or (generation in self.without_value() and not self.is_elsewhere(generation))
+        free = generation in self.evaluating or (
+            generation in self.without_value() and not self.is_elsewhere(generation)
+        )
         if not free or generation in self.evaluated or generation in self.taken:
             with pytest.raises(InvalidInputError):
                 self.study.add_evaluation(generation, value, details)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
@@ -15,6 +13,7 @@ from torch import distributed
 
 from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
 from fade_study.interrupt import Interrupted
+from fade_study.pickling import pack, unpack
 from fade_study.training.data import Data
 from fade_study.training.session import check_alike
 
@@ -86,7 +85,7 @@ class Processes:
         if self.count == 1:
             return function(*args, **kwargs, **main)
         with self._in_step():
-            broadcast_object_list([self._pickled((function, args, kwargs))])
+            broadcast_object_list([pack((function, args, kwargs))[0]])
             return function(*args, **kwargs, **main)
 
     def follow(self) -> None:
@@ -100,7 +99,7 @@ class Processes:
             with suppress(DivergedError), self._in_step():  # main knows of it, too, and decides
                 (message,) = broadcast_object_list([None])
                 if message is not None:
-                    function, args, kwargs = self._unpickled(message)
+                    function, args, kwargs = unpack(message, {self._data.digest: self._data})
                     function(*args, **kwargs)
 
     @contextmanager
@@ -134,23 +133,3 @@ class Processes:
             if self._accelerator.is_main_process and self._others == "follow":
                 broadcast_object_list([None])
             self._accelerator.end_training()  # or some processes abort at their exit
-
-    def _pickled(self, call: Any) -> bytes:
-        data = self._data
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, obj: Any) -> str | None:
-                return "data" if obj is data else None
-
-        buffer = io.BytesIO()
-        Pickler(buffer).dump(call)
-        return buffer.getvalue()
-
-    def _unpickled(self, message: bytes) -> Any:
-        data = self._data
-
-        class Unpickler(pickle.Unpickler):
-            def persistent_load(self, pid: Any) -> Data:
-                return data
-
-        return Unpickler(io.BytesIO(message)).load()

@@ -34,6 +34,7 @@ __all__ = [
     "open_accelerator",
     "schedule",
     "session",
+    "surroundings",
 ]
 
 EVALUATION_BATCH = 1024
@@ -99,13 +100,14 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             accelerator.free_memory()
 
 
+def surroundings(accelerator: Accelerator) -> dict[str, str]:
+    """What a training's result depends on beside its arguments: the kind of device, and the precision."""
+    return {"device": accelerator.device.type, "precision": str(accelerator.mixed_precision)}
+
+
 def fingerprint(accelerator: Accelerator, data: Data, **settings: Any) -> str:
     """Hash of what a training's result depends on: settings, data, kind of device and precision."""
-    known = {
-        "device": accelerator.device.type,
-        "precision": str(accelerator.mixed_precision),
-        "data": data.digest,
-    }
+    known = {**surroundings(accelerator), "data": data.digest}
     return hashlib.sha256(json.dumps(known | settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags, tracking
 from fade_study.config import BilevelConfig, NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
 from fade_study.training import train_from_scratch, train_hyper_architecture
 from studies.trainings import ScratchTrainings, train_hyper
@@ -90,6 +91,13 @@ def test_the_scheduler_is_killed_and_started_again(study, digits, cluster, tmp_p
         cluster.start_worker()
 
     collect(cluster, digits, tmp_path, accident)
+
+
+def test_a_worker_that_would_train_in_another_precision_is_refused(study, digits, cluster):
+    cluster.start_worker(ACCELERATE_MIXED_PRECISION="bf16")
+    expected = "on cpu with mixed precision no, got cpu with mixed precision bf16; start all on machines of one kind"
+    with open_executor(cluster.address) as executor, pytest.raises(ClusterError, match=expected):
+        ScratchTrainings([(ARCHITECTURES[0], 0)], digits, SCRATCH, NETWORK, executor).collect()
 
 
 @pytest.mark.filterwarnings("ignore:the supernet has hardly trained")

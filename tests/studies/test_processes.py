@@ -115,6 +115,15 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(place, whole):
     assert outcome(place) == whole[2]
 
 
+def test_a_killed_launcher_ends_all_and_the_same_command_goes_on(place, whole):
+    search = Search(place, 2, *PLAIN)
+    wait_for(search, place, "generation 0 (1 of 3)")
+    search.process.kill()
+    assert search.ended_with(20) == -signal.SIGKILL, log(place)
+    assert Search(place, 2, *PLAIN).ended_with(300) == 0, log(place)
+    assert outcome(place) == whole[2]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_ends_all_at_the_same_step(place, whole, number):
     search = Search(place, 2, *PLAIN)

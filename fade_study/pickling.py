@@ -1,0 +1,40 @@
+"""Calls on their way to another process, without the data, which is there already."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import cloudpickle
+
+__all__ = ["pack", "unpack"]
+
+
+def pack(call: Any) -> tuple[bytes, dict[str, Any]]:
+    """A function with its arguments, say, as bytes; and the data in it by ``digest``, which is left out."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(call)
+    return file.getvalue(), pickler.data
+
+
+def unpack(packed: bytes, data: Mapping[str, Any]) -> Any:
+    """The inverse, with the data by digest."""
+    unpickler = pickle.Unpickler(io.BytesIO(packed))
+    unpickler.persistent_load = data.__getitem__
+    return unpickler.load()
+
+
+class _Pickler(cloudpickle.Pickler):  # of functions of a script, too
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.data: dict[str, Any] = {}
+
+    def persistent_id(self, obj: Any) -> str | None:
+        digest = getattr(obj, "digest", None)
+        if not isinstance(digest, str):
+            return None
+        self.data[digest] = obj
+        return digest
