@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import warnings
@@ -78,7 +77,7 @@ class ClusterExecutor(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future of ``fn(*args, **kwargs)``, a function of its arguments alone: it may be begun more than once."""
         future: Future[Any] = Future()
-        self._tasks[future] = _by_name(fn), args, kwargs
+        self._tasks[future] = fn, args, kwargs
         future.add_done_callback(self._tasks.pop)
         self._waiting.put((future, {}))
         return future
@@ -203,14 +202,6 @@ class ClusterExecutor(Executor):
 
 def _connect(address: str) -> Any:
     return Client(address, timeout=CONNECT, set_as_default=False)
-
-
-def _by_name(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a command, ``python -m NAME``, as that of its module, which a worker can import as well."""
-    command = sys.modules["__main__"].__spec__
-    if command is None or getattr(fn, "__module__", None) != "__main__":
-        return fn
-    return getattr(import_module(command.name), fn.__name__, fn)
 
 
 def _settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:

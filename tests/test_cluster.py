@@ -248,15 +248,18 @@ def double(number):
 def task(number):
     return double(number)
 
+def call(function, *arguments):
+    return function(*arguments)
+
 if __name__ == "__main__":
     with open_executor(sys.argv[1]) as executor:
-        print(executor.submit(task, 2).result())
+        print(executor.submit(task, 2).result(), executor.submit(call, task, 3).result())
 """
     (cluster.folder / "some_study.py").write_text(code)
     cluster.start_worker()
     command = [sys.executable, "-m", "some_study", cluster.address]
     ended = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, check=True)
-    assert ended.stdout == "4\n"
+    assert ended.stdout == "4 6\n"
 
 
 def test_a_worker_of_several_threads_is_refused(cluster):
