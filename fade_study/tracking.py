@@ -107,6 +107,8 @@ AWAY_STATUS = (408, 429)
 """Of HTTP, beside those from 500 on: too late, too many."""
 INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 """Tags that children have from the outermost run."""
+MADE = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
+"""Variables by which ``mlflow run`` tells of the run that it has made."""
 NAME = "fade.name"
 """Tag of a run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
 PARENT = "mlflow.parentRunId"
@@ -626,13 +628,15 @@ def read_times(uri: str) -> tuple[float, float]:
 
 @contextmanager
 def redirected(uri: str) -> Iterator[None]:
-    """Write to another tracking store for a while."""
+    """Write to another tracking store for a while, which has no run that ``mlflow run`` has made."""
     before = mlflow.get_tracking_uri()
+    made = {name: os.environ.pop(name) for name in MADE if name in os.environ}
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+        os.environ.update(made)
 
 
 def ui_command() -> str:
