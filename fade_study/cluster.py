@@ -76,6 +76,8 @@ class ClusterExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """A future of ``fn(*args, **kwargs)``, a function of its arguments alone: it may be begun more than once."""
+        if self._ended:
+            raise RuntimeError("expected a task before shutdown, got one after; open another executor")
         future: Future[Any] = Future()
         self._tasks[future] = fn, args, kwargs
         future.add_done_callback(self._tasks.pop)
@@ -163,11 +165,11 @@ class ClusterExecutor(Executor):
                     "start it and its workers, and then the same command again"
                 )
             if self._client.status == "closed":  # it has given up, and would not have tried often any more
-                with suppress(OSError):
+                with suppress(Exception):  # of many kinds, where something else answers there
                     self._client = _connect(self.address)
                     self._held.clear()  # of the other client
-            else:
-                time.sleep(PAUSE)
+                    continue
+            time.sleep(PAUSE)
         self._away = None
 
     def _look(self) -> None:
@@ -196,6 +198,7 @@ class ClusterExecutor(Executor):
             error = remote.exception()
             _settle(future.set_exception, _death(error) if isinstance(error, KilledWorker) else error)
             return
+        remote.release()  # or the scheduler, too, would have it done again
         if future in self._tasks:
             self._waiting.put((future, held))
 

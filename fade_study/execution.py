@@ -46,7 +46,8 @@ REFRESH = 0.5
 BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Variables by which a launcher's process finds the others."""
+LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
+"""Variables by which a launcher's process finds the others, and how the names of more of them begin."""
 
 # In a worker process: the progress of all tasks, shared with the main process.
 _fractions: MutableSequence[float]
@@ -166,10 +167,12 @@ class _Workers(Executor):
                 future.set_exception(WorkerDiedError(_death(error)))
 
         try:
-            self._pool.schedule(_run, task).add_done_callback(finish)
+            running = self._pool.schedule(_run, task)
         except RuntimeError:
             interrupt.check()  # a signal to the whole group may have ended a worker that was starting, and the pool
             raise
+        running.add_done_callback(finish)
+        future.add_done_callback(lambda _: running.cancel())  # or it would be done for nobody
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Let all tasks end; or, with ``cancel_futures``, end the workers at once, whatever they have left to do."""
@@ -199,7 +202,7 @@ def _start(fractions: MutableSequence[float]) -> None:
     """In a worker, before its first task: one thread each, also of numpy's, or workers get into each other's way."""
     threadpool_limits(1)
     os.setpgid(0, 0)  # a signal to all processes of the parent's group, as launchers send it, is the parent's to hear
-    for name in [name for name in os.environ if name.startswith("TORCHELASTIC_") or name in LAUNCHER]:
+    for name in [name for name in os.environ if name.startswith(LAUNCHERS) or name in LAUNCHER]:
         del os.environ[name]  # it trains alone, though its parent may be one of several processes
     end_with_parent()
     global _fractions  # noqa: PLW0603 - a process has one running task

@@ -283,8 +283,8 @@ class FadeStudy:
 
         So trainings from scratch may go on while the search does, and several processes may share them: an evaluation
         belongs to the process that asked it, as long as that lives, and so does its architecture, which other
-        generations may have as well. It becomes a trial of its own, with the generation's anchors as its params, since
-        Optuna's trials are final when they are told.
+        generations may have as well. (A second object in the same process would take it over.) It becomes a trial of
+        its own, with the generation's anchors as its params, since Optuna's trials are final when they are told.
 
         Args:
             generations: none but these, among them the one that is open in this object; default all that were told.

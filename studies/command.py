@@ -56,7 +56,7 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         study(config)
     except FadeError as error:
         text = masked("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
-        sys.exit(text if main else 1)
+        sys.exit(text if os.environ.get("LOCAL_RANK", "0") == "0" else 1)  # once on each machine
     except interrupt.Interrupted as end:
         if main:
             print(f"Stopped by {signal.Signals(end.number).name}; what is trained is kept")
@@ -97,5 +97,7 @@ def launch(processes: int) -> int:
 
 def again(study: str) -> str:
     """The command that continues a study."""
-    named = any(word.split("=")[0] == "--study" for word in sys.argv[1:])
-    return shlex.join(["python", "-m", "studies.search", *sys.argv[1:], *([] if named else ["--study", study])])
+    options = {word.split("=")[0] for word in sys.argv[1:]}
+    together = os.environ.get("WORLD_SIZE", "1") != "1" and "--processes" not in options
+    words = shlex.join([*sys.argv[1:], *([] if "--study" in options else ["--study", study])])
+    return f"{'torchrun …' if together else 'python'} -m studies.search {words}"

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -95,11 +95,12 @@ def run_all(
         for seed, text in outcomes.items()
         if seed in seeds
     }
+    hand_out = executor.submit if data is None else partial(submit, executor)  # tables are the same everywhere
     tasks: dict[Future[Outcome], tuple[str, int]] = {}
     # Seed by seed, so that a comparison that is stopped has all searchers up to a seed.
     for wanted in ((name, seed) for seed in seeds for name in searchers):
         if wanted not in found:
-            tasks[submit(executor, _search, *wanted, config, data)] = wanted
+            tasks[hand_out(_search, *wanted, config, data)] = wanted
     if found:
         print(f"{len(found)} of {len(seeds) * len(searchers)} searches were done before")
     for task in completed(list(tasks), unit="search"):

@@ -7,6 +7,7 @@ python -m studies.search --help
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -221,6 +222,8 @@ class Evaluations:
                         self.failed.add(number)
                 except fade_study.InvalidInputError:  # taken over by another process, which could not see this one live
                     self.elsewhere.add(number)
+                    with contextlib.suppress(fade_study.InvalidInputError):  # or this one would hold it for ever
+                        self.study.fail_evaluation(evaluation)
         for e in self.record():
             name, accuracy = next(iter(evaluation_metrics(e).items()))
             tqdm.write(f"generation {e.generation} from scratch: {' '.join(name.split('/')[::-1])} {accuracy:.3f}")

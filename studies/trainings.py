@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -124,8 +126,9 @@ def _train_as(expected: Mapping[str, str], training: Callable[..., T], *args: An
     found = surroundings(open_accelerator())
     if found != expected:
         raise ClusterError(
-            f"expected workers to train as this process would, on {_name(expected)}, got {_name(found)}; start all on "
-            "machines of one kind, with the same ACCELERATE_MIXED_PRECISION"
+            f"expected workers to train as this process would, on {_name(expected)}, got {_name(found)} in process "
+            f"{os.getpid()} on host {socket.gethostname()!r}; end that one, or start all on machines of one kind, with "
+            "the same ACCELERATE_MIXED_PRECISION"
         )
     return training(*args, **kwargs)
 

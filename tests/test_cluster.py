@@ -71,6 +71,8 @@ def test_results_are_those_of_this_process_and_errors_arrive(two_workers, tmp_pa
         with pytest.raises(ArithmeticError, match="diverged"):
             executor.submit(fail, "diverged").result()
         assert sorted(completed(tasks), key=tasks.index) == tasks
+    with pytest.raises(RuntimeError, match="got one after"):
+        executor.submit(abs, -1)
     totals, pids = zip(*(task.result() for task in tasks), strict=True)
     assert totals == tuple(range(100, 130))
     assert len(set(pids)) == 2

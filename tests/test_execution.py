@@ -71,6 +71,16 @@ def test_a_task_whose_workers_are_all_killed_fails_alone():
         assert executor.submit(worker).result()
 
 
+def test_a_task_that_is_cancelled_makes_room(tmp_path):
+    with open_executor("processes:1") as executor:
+        running, waiting = (executor.submit(half, tmp_path / name) for name in ("running", "waiting"))
+        while not (tmp_path / "running").exists():
+            time.sleep(0.01)
+        assert running.cancel()
+        assert waiting.cancel()
+        assert executor.submit(worker).result() != os.getpid()
+
+
 def test_leaving_waits_for_a_task_that_is_tried_again(tmp_path):
     with open_executor("processes:1") as executor:
         future = executor.submit(die, tmp_path / "killed")

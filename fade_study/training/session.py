@@ -66,8 +66,10 @@ def open_accelerator() -> Accelerator:
     Raises:
         InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine that has some.
     """
-    check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # On processors Accelerate has to be told, or each of them would train alone.
+    accelerator = Accelerator(cpu=together and not gpus, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.mixed_precision == "fp16":
         raise InvalidInputError(
             "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"
