@@ -185,6 +185,9 @@ class BilevelConfig:
     Args:
         epochs: passes over the weight split.
         batch_size: of both kinds of steps.
+        micro_batches: into how many each batch is cut, a power of 2. Their gradients are added up in a fixed order, and
+            batch normalization takes the statistics of each, so that results are the same bit for bit, by how many
+            processes ever they are trained together that can share these. Null: one for each process, the fastest.
         optimizer: of the weights.
         schedule: of their learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
         estimator: of the alphas: ``straight-through`` Gumbel-softmax (the paper's), ``reinmax`` or ``score-function``,
@@ -207,6 +210,7 @@ class BilevelConfig:
 
     epochs: Positive = 20
     batch_size: Positive = 128
+    micro_batches: Positive | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Schedule = "constant"
     estimator: Estimator = "straight-through"
@@ -237,6 +241,17 @@ class BilevelConfig:
                 f"path_per_process: expected the estimator straight-through or reinmax with it, got {self.estimator}, "
                 "which learns from one path and its loss"
             )
+        if self.micro_batches is not None:
+            if self.micro_batches.bit_count() > 1 or self.micro_batches > self.batch_size:
+                raise ValueError(
+                    f"micro_batches: expected a power of 2 up to batch_size = {self.batch_size}, got "
+                    f"{self.micro_batches}"
+                )
+            if self.path_per_process:
+                raise ValueError(
+                    "micro_batches: expected null with path_per_process, whose results depend on the number of "
+                    f"processes, got {self.micro_batches}"
+                )
         return self
 
 
@@ -393,10 +408,12 @@ class SearchConfig(_StudyConfig):
     evaluation_seeds: Positive = 2
 
     def _problems(self) -> list[str]:
-        images = self.bilevel.batch_size
-        if self.processes <= images:
-            return []
-        return [f"processes: expected up to {images}, an image of each batch for each, got {self.processes}"]
+        images, parts = self.bilevel.batch_size, self.bilevel.micro_batches
+        if self.processes > images:
+            return [f"processes: expected up to {images}, an image of each batch for each, got {self.processes}"]
+        if parts is not None and parts % self.processes:
+            return [f"processes: expected a number that divides bilevel.micro_batches = {parts}, got {self.processes}"]
+        return []
 
 
 @_settings

@@ -183,7 +183,7 @@ class Problem:
 
     def alpha_step(self) -> None:
         """Without the update of d·w numbers."""
-        torch.autograd.grad(alpha_loss(self.supernet, self.batch, self.factors()), self.logits)
+        torch.autograd.grad(alpha_loss(self.supernet, self.batch, self.factors(), self.path), self.logits)
 
     def factors(self) -> Tensor:
         """Soft Gumbel-softmax sample ``(d, w)``."""

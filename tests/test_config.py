@@ -54,6 +54,11 @@ def test_what_does_not_go_together():
         "--preset", "smoke", "--bilevel.path_per_process", "true", "--bilevel.estimator", "score-function"
     )
     assert "expected the estimator straight-through or reinmax with it, got score-function" in problem
+    assert refused("--preset", "smoke", "--processes", "8", "--bilevel.micro_batches", "4") == (
+        "processes: expected a number that divides bilevel.micro_batches = 4, got 8",
+    )  # fmt: skip
+    (problem,) = refused("--preset", "smoke", "--bilevel.path_per_process", "true", "--bilevel.micro_batches", "4")
+    assert problem.startswith("bilevel.micro_batches: expected null with path_per_process")
 
 
 def test_a_validation_needs_as_many_architectures_as_it_asks_for():
@@ -134,6 +139,8 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--bilevel.regularization=-1", "bilevel.regularization: expected finite numbers of 0 or more"),
         ("--network.min_channels=32", "network.min_channels: expected at most final_channels = 16"),
         ("--bilevel.alpha_start=99", "bilevel.alpha_start: expected an epoch before the last of"),
+        ("--bilevel.micro_batches=6", "bilevel.micro_batches: expected a power of 2 up to batch_size = 32, got 6"),
+        ("--bilevel.micro_batches=64", "bilevel.micro_batches: expected a power of 2 up to batch_size = 32, got 64"),
         ("--seed=4294967296", "seed: "),
         ("--study=", "study"),
         ("--data.name.x=3", "data.name.x: unknown name"),

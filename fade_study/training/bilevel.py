@@ -29,9 +29,9 @@ from fade_study.training.estimators import ESTIMATORS, Effects
 from fade_study.training.session import (
     accuracy,
     adam,
+    backward,
     check_alike,
     copy_from_main,
-    exchange,
     fingerprint,
     schedule,
     session,
@@ -176,12 +176,12 @@ class _Trainer:
         supernet = Supernet(
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )
-        # Without PyTorch's distributed wrapper, which would exchange the gradients of all cells: see ``exchange``.
+        # Without PyTorch's distributed wrapper, which would exchange the gradients of all cells: see ``backward``.
         self.supernet = supernet.to(accelerator.device)
         self.optimizer = adam(supernet, config.optimizer)
         rank, ranks = accelerator.process_index, accelerator.num_processes
         self.weight_batches, self.alpha_batches = (
-            Batches(split, config.batch_size, generator, rank=rank, ranks=ranks)
+            Batches(split, config.batch_size, generator, micro_batches=config.micro_batches, rank=rank, ranks=ranks)
             for split in (self.data.weight, self.data.alpha)
         )
         self.schedule = schedule(self.optimizer, config.schedule, self.weight_batches.steps * config.epochs)
@@ -230,22 +230,30 @@ class _Trainer:
             metrics["loss/alpha"] = alpha_loss / alpha_steps
         return metrics
 
-    def weight_step(self, batch: Minibatch, noise: Tensor, epoch: int) -> Tensor:
+    def weight_step(self, batch: Sequence[Minibatch], noise: Tensor, epoch: int) -> Tensor:
         """Train the weights along one sampled path; returns the loss."""
         path = (self.estimator.logits.detach() + noise).argmax(dim=1).tolist()
-        with self.accelerator.autocast():
-            loss = batch.loss(self.supernet(batch.images, path))
-        self.optimizer.zero_grad()
-        loss.backward()
-        loss = exchange(loss, self.parameters, self.accelerator, alike=not self.config.path_per_process)
-        self.check_finite(loss, batch.images, path)
+
+        def loss_of(micro_batch: Minibatch) -> Tensor:
+            with self.accelerator.autocast():
+                return micro_batch.loss(self.supernet(micro_batch.images, path))
+
+        loss = backward(
+            batch,
+            loss_of,
+            self.parameters,
+            self.accelerator,
+            alike=not self.config.path_per_process,
+            in_order=self.config.micro_batches is not None,
+        )
+        self.check_finite(loss, batch, path)
         nn.utils.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
         self.estimator.observe(path, loss, epoch)
         return loss
 
-    def check_finite(self, loss: Tensor, images: Tensor, path: Sequence[int]) -> None:
+    def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
         """Raise on all processes for a loss or gradient that isn't, with the row in which that begins."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         # before they are clipped, which would make infinite ones look well
@@ -258,10 +266,11 @@ class _Trainer:
 
         hooks = [self.supernet.cells(i)[j].register_forward_hook(note(i)) for i, j in enumerate(path)]
         with torch.no_grad():
-            self.supernet(images, path)
+            for micro_batch in batch:
+                self.supernet(micro_batch.images, path)
         for hook in hooks:
             hook.remove()
-        if rows := gather_object(rows[:1]):
+        if rows := gather_object(sorted(rows)[:1]):
             raise FloatingPointError(f"the output of row {min(rows)}")
         # backwards, it is the deepest row that is the first
         bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()

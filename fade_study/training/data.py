@@ -82,7 +82,7 @@ class Split:
 
 
 class Minibatch(NamedTuple):
-    """A batch, or this process's share of one."""
+    """A batch, or one of the micro-batches into which it is cut."""
 
     images: Tensor
     """``(b, C, H, W)``."""
@@ -92,7 +92,7 @@ class Minibatch(NamedTuple):
     """B, of the whole batch."""
 
     def loss(self, scores: Tensor) -> Tensor:
-        """This share's part ``()`` of the batch's mean cross-entropy: those of all processes add up to it.
+        """This part's share ``()`` of the batch's mean cross-entropy: those of all micro-batches add up to it.
 
         Args:
             scores: of the classes, ``(b, classes)``.
@@ -104,43 +104,57 @@ class Batches:
     """Batches of a split in random order, pass after pass, from any place that was kept.
 
     The images left over sit out until the next pass: batch statistics of a few would be worthless. Of several processes
-    with generators of the same seed, each takes its share of every batch.
+    with generators of the same seed, each takes as many micro-batches of every batch.
 
     Args:
         split: on the device.
         batch_size: over all processes.
         generator: of the order; asked when a pass begins.
+        micro_batches: into which a batch is cut, over all processes; None for one each.
         rank: of this process.
         ranks: number of processes.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for more processes than a batch has images.
+        InvalidInputError: (a ``ValueError``) for more micro-batches than a batch has images, or fewer than processes.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, generator: torch.Generator, *, rank: int = 0, ranks: int = 1
+        self,
+        split: Split,
+        batch_size: int,
+        generator: torch.Generator,
+        *,
+        micro_batches: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.split, self.batch_size, self.generator = split, batch_size, generator
         self.steps = split.steps(batch_size)
         """Of a pass."""
-        self._share = slice(rank, None, ranks)
-        if ranks > min(batch_size, len(split)):
+        parts = micro_batches or ranks
+        if parts > min(batch_size, len(split)):
             raise InvalidInputError(
-                f"expected a process for each image of a batch at most, got {ranks} processes for batches of "
-                f"{min(batch_size, len(split))}; use fewer processes, or larger batches"
+                f"expected an image for each process and micro-batch, got {parts} of them for batches of "
+                f"{min(batch_size, len(split))}; use fewer, or larger batches"
             )
+        if parts % ranks:
+            raise InvalidInputError(
+                f"expected micro-batches that {ranks} processes can share, got {parts}; use another number of either"
+            )
+        own = parts // ranks
+        self._parts = [slice(part, None, parts) for part in range(rank * own, (rank + 1) * own)]
         self._order = torch.empty(0, dtype=torch.long)
         self._done = self.steps
 
-    def next(self) -> Minibatch:
-        """The next batch, or this process's share of it."""
+    def next(self) -> list[Minibatch]:
+        """The micro-batches of the next batch that are this process's."""
         if self._done == self.steps:
             self._order, self._done = torch.randperm(len(self.split), generator=self.generator), 0
         start = self._done * self.batch_size
         self._done += 1
         batch = self._order[start : start + self.batch_size]
-        index = batch[self._share].to(self.split.labels.device)
-        return Minibatch(self.split.images[index], self.split.labels[index], len(batch))
+        parts = [batch[part].to(self.split.labels.device) for part in self._parts]
+        return [Minibatch(self.split.images[index], self.split.labels[index], len(batch)) for index in parts]
 
     def state_dict(self) -> dict[str, Any]:
         """The place, but for the generator's state."""

@@ -66,11 +66,11 @@ class AlphaEstimator(ABC):
     def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:  # noqa: B027 - most need nothing
         """Told of each weight step's path ``(d,)`` and loss ``()``."""
 
-    def step(self, batch: Minibatch, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+    def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float, epoch: int) -> Tensor:
         """An alpha step.
 
         Args:
-            batch: of the alpha split, this process's share.
+            batch: of the alpha split, the micro-batches of this process.
             noise: Gumbel noise ``(d, w)``.
             remaining: share of the training that is left; scales the regularization.
             epoch: from 0.
@@ -79,6 +79,17 @@ class AlphaEstimator(ABC):
             The loss ``()`` of the whole batch, without regularization.
         """
         raise NotImplementedError
+
+    def path_loss(self, batch: Sequence[Minibatch], path: Sequence[int]) -> Tensor:
+        """Loss ``()`` of a path ``(d,)`` on the whole batch."""
+        with torch.no_grad(), self.accelerator.autocast():
+            parts = [[micro_batch.loss(self.supernet(micro_batch.images, path))] for micro_batch in batch]
+        (loss,) = self.add_up(parts)
+        return loss
+
+    def add_up(self, parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Sums over all micro-batches, of each of which this process's ``parts`` have the same tensors."""
+        return add_up(parts, self.accelerator, in_order=self.config.micro_batches is not None)
 
     @abstractmethod
     def alpha(self) -> NDArray[np.float64]:
@@ -106,23 +117,34 @@ class _Gradient(AlphaEstimator):
         self.regularization = row_regularization(config, len(logits))
 
     @abstractmethod
-    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss, and something whose gradient with respect to the logits estimates that of the expected loss.
+    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss ``()`` of the whole batch, and an estimate ``(d, w)`` of the gradient of its expectation."""
 
-        Of this process's share of a batch: those of all processes add up.
-        """
+    def straight_through(self, batch: Sequence[Minibatch], factors: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, along a path ``(d,)``, by factors ``(d, w)`` of the logits that multiply cells' outputs."""
+        parts, columns = [], path.tolist()
+        for micro_batch in batch:
+            with self.accelerator.autocast():
+                loss = alpha_loss(self.supernet, micro_batch, factors, columns)
+            (slope,) = torch.autograd.grad(loss, factors)
+            (gradient,) = torch.autograd.grad(factors, self.logits, slope, retain_graph=True)  # for the next one
+            parts.append([loss.detach(), gradient.to(loss)])  # to the device, where processes exchange what they have
+        loss, gradient = self.add_up(parts)
+        return loss, gradient.to(self.logits)
 
-    def step(self, batch: Minibatch, noise: Tensor, remaining: float, epoch: int) -> Tensor:
-        loss, surrogate = self.loss(batch, noise)
+    def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float, epoch: int) -> Tensor:
+        loss, gradient = self.gradient(batch, noise)
         soft = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
-        penalty = remaining * (self.regularization * soft.amax(dim=1)).sum() / self.accelerator.num_processes
-        (gradient,) = torch.autograd.grad(surrogate + penalty.to(surrogate.device), self.logits)
-        device = self.accelerator.device  # where processes exchange what they have
-        loss, total = add_up([loss.detach().to(device), gradient.to(device)], self.accelerator)
+        penalty = remaining * (self.regularization * soft.amax(dim=1)).sum()
+        (slope,) = torch.autograd.grad(penalty, self.logits)
+        if self.config.path_per_process:  # each has noise of its own
+            (mean,) = self.add_up([[slope.to(loss) / self.accelerator.num_processes]])
+            slope = mean.to(slope)
+        total = gradient + slope
         bad = ~total.isfinite().all(dim=1)
         if bad.any():
             raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
-        self.logits.grad = total.to(gradient)
+        self.logits.grad = total
         self.optimizer.step()
         return loss
 
@@ -140,22 +162,17 @@ class _Gradient(AlphaEstimator):
 class StraightThrough(_Gradient):
     """Hard Gumbel-softmax: forward the sampled path, backward as if the soft sample had been used (section 2.2)."""
 
-    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
         factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
-        with self.accelerator.autocast():
-            loss = alpha_loss(self.supernet, batch, factors)
-        return loss, loss
+        return self.straight_through(batch, factors, factors.argmax(dim=1))
 
 
 class ReinMax(_Gradient):
     """A second-order accurate straight-through gradient (Liu et al. 2023, Algorithm 2)."""
 
-    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
         path = (self.logits.detach() + noise).argmax(dim=1)
-        with self.accelerator.autocast():
-            factors = reinmax_factors(self.logits, path, self.config.temperature)
-            loss = alpha_loss(self.supernet, batch, factors, path.tolist())
-        return loss, loss
+        return self.straight_through(batch, reinmax_factors(self.logits, path, self.config.temperature), path)
 
 
 class ScoreFunction(_Gradient):
@@ -170,18 +187,16 @@ class ScoreFunction(_Gradient):
         super().__init__(supernet, logits, config, accelerator)
         self.means = torch.full(logits.shape, torch.nan)
 
-    def loss(self, batch: Minibatch, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
         path = (self.logits.detach() + noise).argmax(dim=1)
-        with torch.no_grad(), self.accelerator.autocast():
-            loss = batch.loss(self.supernet(batch.images, path.tolist()))
-        (total,) = add_up([loss], self.accelerator)
-        value = total.item()
+        loss = self.path_loss(batch, path.tolist())
+        value = loss.item()
         self.means = torch.where(self.means.isnan(), value, self.means)  # before the first step
         baseline = (torch.softmax(self.logits.detach(), dim=1) * self.means).sum(dim=1)
         rows = torch.arange(len(path))
         surrogate = ((value - baseline) * torch.log_softmax(self.logits, dim=1)[rows, path]).sum()
         self.means[rows, path] += (1 - self.DECAY) * (value - self.means[rows, path])
-        return loss, surrogate / self.accelerator.num_processes
+        return loss, torch.autograd.grad(surrogate, self.logits)[0]
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"means": self.means}
@@ -246,11 +261,9 @@ class TrainingRegression(_PathRegression):
 class ValidationRegression(_PathRegression):
     """Path regression on losses of random paths on the alpha split: forward passes only."""
 
-    def step(self, batch: Minibatch, noise: Tensor, remaining: float, epoch: int) -> Tensor:
+    def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float, epoch: int) -> Tensor:
         path = (self.logits + noise).argmax(dim=1).tolist()
-        with torch.no_grad(), self.accelerator.autocast():
-            loss = batch.loss(self.supernet(batch.images, path))
-        (loss,) = add_up([loss], self.accelerator)
+        loss = self.path_loss(batch, path)
         self.record(path, loss, epoch)
         return loss
 
@@ -273,16 +286,15 @@ def reinmax_factors(logits: Tensor, path: Tensor, temperature: float = 1.0) -> T
     return 2 * shifted - torch.softmax(logits, dim=1) / 2
 
 
-def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int] | None = None) -> Tensor:
+def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> Tensor:
     """Cross-entropy along a path, with the straight-through gradient of factors.
 
     Args:
         supernet: of which no weight takes a gradient.
         batch: of the alpha split.
         factors: ``(d, w)``, such as a soft Gumbel-softmax sample.
-        path: ``(d,)``; that of the largest factors by default.
+        path: ``(d,)``.
     """
-    path = factors.argmax(dim=1).tolist() if path is None else path
     return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
 
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.checkpoint import Progress
-from fade_study.training.data import Batches, Data
+from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.session import (
     accuracy,
     adam,
+    backward,
     check_alike,
     copy_from_main,
-    exchange,
     fingerprint,
     open_accelerator,
     schedule,
@@ -86,6 +86,11 @@ def train_from_scratch(
         weights = list(model.parameters())
         parts = {"model": model, "optimizer": optimizer, "decay": decay, "batches": batches}
         progress = Progress(identity, checkpoint, generator, parts, accelerator)
+
+        def loss(batch: Minibatch) -> Tensor:
+            with accelerator.autocast():
+                return batch.loss(model(batch.images))
+
         for epoch, metrics in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
@@ -94,12 +99,7 @@ def train_from_scratch(
             total = progress.running.get("loss", torch.zeros(())).to(accelerator.device)
             progress.running["loss"] = total
             for _ in progress.steps(batches.steps):
-                batch = batches.next()
-                with accelerator.autocast():
-                    loss = batch.loss(model(batch.images))
-                optimizer.zero_grad()
-                loss.backward()
-                total += exchange(loss, weights, accelerator)
+                total += backward(batches.next(), loss, weights, accelerator)
                 nn.utils.clip_grad_value_(weights, config.optimizer.gradient_clip)
                 optimizer.step()
                 decay.step()

@@ -20,16 +20,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fade_study.config import OptimizerConfig, Schedule
 from fade_study.exceptions import InvalidInputError
-from fade_study.training.data import Data, Split
+from fade_study.training.data import Data, Minibatch, Split
 
 __all__ = [
     "accuracy",
     "adam",
     "add_up",
+    "backward",
     "check_alike",
     "check_gpus",
     "copy_from_main",
-    "exchange",
     "fingerprint",
     "open_accelerator",
     "schedule",
@@ -144,42 +144,77 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
     return total.item() / len(split)
 
 
-def add_up(values: Sequence[Tensor], accelerator: Accelerator) -> list[Tensor]:
-    """Sums over processes of tensors on the device, all in one exchange; the same on all processes, bit for bit."""
+def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_order: bool = False) -> list[Tensor]:
+    """Sums over micro-batches and processes, all in one exchange; the same on all processes, bit for bit.
+
+    Args:
+        parts: of each micro-batch of this process the same tensors, on the device.
+        accelerator: of the training.
+        in_order: whether the sums have to be the same for any number of processes, too: then all processes receive
+            what each has. The micro-batches have to be a power of 2, over all processes.
+    """
+    sums = [_pairwise(values) for values in zip(*parts, strict=True)]
     if accelerator.num_processes == 1:
-        return list(values)
-    total = torch.cat([value.reshape(-1) for value in values])
-    distributed.all_reduce(total)  # directly, since Accelerate's own doubles the time of such small ones
-    parts = total.split([value.numel() for value in values])
-    return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
+        return sums
+    total = torch.cat([value.reshape(-1) for value in sums])
+    # directly, since Accelerate's own doubles the time of such small ones
+    if in_order:
+        everywhere = [torch.empty_like(total) for _ in range(accelerator.num_processes)]
+        distributed.all_gather(everywhere, total)
+        total = _pairwise(everywhere)
+    else:
+        distributed.all_reduce(total)
+    pieces = total.split([value.numel() for value in sums])
+    return [piece.view(value.shape) for piece, value in zip(pieces, sums, strict=True)]
 
 
-def exchange(
-    loss: Tensor, parameters: Sequence[nn.Parameter], accelerator: Accelerator, *, alike: bool = True
+def _pairwise(values: Sequence[Tensor]) -> Tensor:
+    """Their sum: of pairs, then of pairs of these, ..., so that it is the same where some were added up before."""
+    while len(values) > 1:
+        values = [a + b for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
+
+
+def backward(
+    batch: Sequence[Minibatch],
+    loss: Callable[[Minibatch], Tensor],
+    parameters: Sequence[nn.Parameter],
+    accelerator: Accelerator,
+    *,
+    alike: bool = True,
+    in_order: bool = False,
 ) -> Tensor:
-    """Add up a loss ``()`` over processes, and the gradients of parameters in place; returns the loss.
+    """Leave the gradients of a batch's loss in the parameters, and return the loss ``()``, over all processes.
 
     What has no gradient is not sent: of a supernet, that is all but the sampled path.
 
     Args:
-        loss: of this process's share of a batch.
-        parameters: after the backward pass.
+        batch: the micro-batches of this process.
+        loss: of one of them, ``()``.
+        parameters: of the model.
         accelerator: of the training.
         alike: whether the same parameters have gradients on all processes.
+        in_order: as in :func:`add_up`.
     """
-    if accelerator.num_processes == 1:
-        return loss.detach()
-    if not alike:
-        there = torch.tensor([p.grad is not None for p in parameters], device=accelerator.device, dtype=loss.dtype)
-        (anywhere,) = add_up([there], accelerator)
-        for parameter, count in zip(parameters, anywhere.tolist(), strict=True):
-            if count and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    loss, *sums = add_up([loss.detach(), *gradients], accelerator)
-    for gradient, total in zip(gradients, sums, strict=True):
-        gradient.copy_(total)
-    return loss
+    parts = []
+    for micro_batch in batch:
+        for parameter in parameters:
+            parameter.grad = None
+        part = loss(micro_batch)
+        part.backward()
+        if not alike and accelerator.num_processes > 1:
+            there = torch.tensor([p.grad is not None for p in parameters], device=part.device, dtype=part.dtype)
+            (anywhere,) = add_up([[there]], accelerator)
+            for parameter, count in zip(parameters, anywhere.tolist(), strict=True):
+                if count and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        parts.append([part.detach(), *(p.grad for p in parameters if p.grad is not None)])
+    if len(parts) == accelerator.num_processes == 1:
+        return parts[0][0]
+    total, *sums = add_up(parts, accelerator, in_order=in_order)
+    for gradient, value in zip(parts[-1][1:], sums, strict=True):
+        gradient.copy_(value)
+    return total
 
 
 @torch.no_grad()

@@ -63,8 +63,9 @@ def test_limit_keeps_the_shares_of_classes():
 
 
 def a_pass(split, batch_size, generator, **options):
+    """All micro-batches of all steps."""
     batches = Batches(split, batch_size, generator, **options)
-    return [batches.next() for _ in range(batches.steps)]
+    return [batch for _ in range(batches.steps) for batch in batches.next()]
 
 
 def test_a_pass_takes_every_image_at_most_once(digits):
@@ -76,9 +77,13 @@ def test_a_pass_takes_every_image_at_most_once(digits):
     assert len(a_pass(digits.weight, 10_000, generator)) == 1
 
 
+def seeded_pass(digits, **options):
+    return a_pass(digits.weight, 32, torch.Generator().manual_seed(0), **options)
+
+
 def test_processes_share_a_batch_without_loss_or_repetition(digits):
-    whole = a_pass(digits.weight, 32, torch.Generator().manual_seed(0))
-    shares = [a_pass(digits.weight, 32, torch.Generator().manual_seed(0), rank=r, ranks=3) for r in range(3)]
+    whole = seeded_pass(digits)
+    shares = [seeded_pass(digits, rank=r, ranks=3) for r in range(3)]
     for step, batch in enumerate(whole):
         assert sum(len(share[step].labels) for share in shares) == len(batch.labels) == batch.size
         assert rows_of(batch.images) == set.union(*(rows_of(share[step].images) for share in shares))
@@ -88,9 +93,29 @@ def test_processes_share_a_batch_without_loss_or_repetition(digits):
         torch.testing.assert_close(batch.loss(scores), F.cross_entropy(scores, batch.labels), rtol=0, atol=0)
 
 
-def test_more_processes_than_images_are_refused(digits):
-    with pytest.raises(ValueError, match="got 5 processes for batches of 4; use fewer processes, or larger batches"):
-        Batches(digits.weight, 4, torch.Generator(), rank=4, ranks=5)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_micro_batches_are_the_same_for_any_number_of_processes(digits, ranks):
+    alone = seeded_pass(digits, micro_batches=4)
+    assert {len(batch.labels) for batch in alone} == {8}
+    together = [seeded_pass(digits, micro_batches=4, rank=r, ranks=ranks) for r in range(ranks)]
+    own = 4 // ranks
+    for number, expected in enumerate(alone):
+        step, part = divmod(number, 4)
+        assert torch.equal(together[part // own][step * own + part % own].images, expected.images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ranks": 5}, "got 5 of them for batches of 4; use fewer, or larger batches"),
+        ({"micro_batches": 8}, "got 8 of them for batches of 4; use fewer, or larger batches"),
+        ({"micro_batches": 4, "ranks": 3}, "expected micro-batches that 3 processes can share, got 4"),
+        ({"micro_batches": 2, "ranks": 4}, "expected micro-batches that 4 processes can share, got 2"),
+    ],
+)
+def test_micro_batches_without_images_or_processes_without_micro_batches_are_refused(digits, options, message):
+    with pytest.raises(ValueError, match=message):
+        Batches(digits.weight, 4, torch.Generator(), **options)
 
 
 def rows_of(images):

@@ -47,6 +47,14 @@ with pytest.MonkeyPatch.context() as patch:  # without Adam, which divides gradi
     patch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr))
     answer["sgd"] = train_hyper_architecture(hyper, data, config, network=network, seed=0).alpha.tolist()
 
+exactly = {}  # also with batch statistics
+for estimator in ("straight-through", "reinmax", "score-function", "training-regression", "validation-regression"):
+    other = dataclasses.replace(config, estimator=estimator, micro_batches=4)
+    result = train_hyper_architecture(hyper, data, other, seed=0, weights={})
+    weights = [weight.double().sum().item() for weight in result.weights.values()]
+    exactly[estimator] = [result.alpha_history.tolist(), result.epochs, result.accuracy, weights]
+answer["exactly"] = exactly
+
 other = dataclasses.replace(config, path_per_process=True)
 answer["own paths"] = train_hyper_architecture(hyper, data, other, network=network, seed=0).alpha.tolist()
 for estimator in ("reinmax", "score-function", "training-regression", "validation-regression"):
@@ -103,6 +111,12 @@ def test_alphas_do_not_depend_on_the_number_of_processes(found, processes, what)
     np.testing.assert_allclose(found[processes][0][what], found[1][0][what], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_with_micro_batches_results_are_the_same_bit_for_bit(found, processes):
+    assert found[processes][0]["exactly"] == found[1][0]["exactly"]
+    assert found[1][0]["exactly"]["straight-through"][0][-1] != found[1][0]["alpha"]
+
+
 @pytest.mark.parametrize("what", ["losses", "scratch"])
 def test_losses_and_accuracies_are_those_of_the_whole_batch(found, what):
     for processes in (2, 4):
@@ -139,7 +153,7 @@ def test_each_process_may_have_a_path_of_its_own(found):
 
 def test_what_can_not_be_trained_together_is_refused_by_all(found):
     for one in found[2]:
-        assert "got 2 processes for batches of 1; use fewer processes, or larger batches" in one["few images"]
+        assert "an image for each process and micro-batch, got 2 of them for batches of 1" in one["few images"]
         assert "expected the same training in all processes, got" in one["other seeds"]
         assert "expected the same data in all processes, got" in one["other data"]
         assert "in process 0" in one["other data"]
