@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import distributed
 
 from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
@@ -20,6 +21,8 @@ from fade_study.training.session import check_alike
 __all__ = ["Processes", "everywhere"]
 
 T = TypeVar("T")
+IDLE = timedelta(days=30)
+"""Patience of processes for the main one, which may be busy alone, or wait for other evaluations."""
 
 
 def everywhere(accelerator: Accelerator, function: Callable[..., T], *args: Any) -> T:
@@ -58,6 +61,7 @@ class Processes:
         self._accelerator, self._data = accelerator, data
         self._others: Literal["follow", "end", "are lost"] = "follow"
         check_alike(accelerator, data=data.digest)
+        self._calls = distributed.new_group(timeout=IDLE) if self.count > 1 else None
 
     @property
     def count(self) -> int:
@@ -85,7 +89,7 @@ class Processes:
         if self.count == 1:
             return function(*args, **kwargs, **main)
         with self._in_step():
-            broadcast_object_list([pack((function, args, kwargs))[0]])
+            self._broadcast(pack((function, args, kwargs))[0])
             return function(*args, **kwargs, **main)
 
     def follow(self) -> None:
@@ -97,10 +101,16 @@ class Processes:
         message: bytes | None = b""
         while message is not None:
             with suppress(DivergedError), self._in_step():  # main knows of it, too, and decides
-                (message,) = broadcast_object_list([None])
+                message = self._broadcast(None)
                 if message is not None:
                     function, args, kwargs = unpack(message, {self._data.digest: self._data})
                     function(*args, **kwargs)
+
+    def _broadcast(self, call: bytes | None) -> bytes | None:
+        """Main's call to all others, or that there is no more."""
+        calls = [call]
+        distributed.broadcast_object_list(calls, group=self._calls, device=self._accelerator.device)
+        return calls[0]
 
     @contextmanager
     def _in_step(self) -> Iterator[None]:
@@ -131,5 +141,5 @@ class Processes:
             return
         with suppress(RuntimeError):  # one that has died is not to hide how this ends
             if self._accelerator.is_main_process and self._others == "follow":
-                broadcast_object_list([None])
+                self._broadcast(None)
             self._accelerator.end_training()  # or some processes abort at their exit

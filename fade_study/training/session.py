@@ -41,8 +41,8 @@ EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
 
 
-PATIENCE = timedelta(days=30)
-"""Of processes for the main one, which may be busy alone for hours; one that dies is noticed at once."""
+PATIENCE = timedelta(hours=1)
+"""Of processes for one that hangs, or whose machine has lost its power; one that dies is noticed at once."""
 
 
 def check_gpus(processes: int) -> bool:

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from tests.postgresql import free_port
+
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
@@ -85,6 +87,31 @@ with open(f"{sys.argv[0]}.{rank}", "w") as file:
     json.dump(answer, file)
 accelerator.end_training()  # or some processes abort at their exit
 """
+
+HANGS = """
+import datetime, os, signal
+from fade_study import HyperArchitecture, enumerate_dags
+from fade_study.nn import Supernet
+from fade_study.training import BilevelConfig, DataConfig, load_data, session, train_hyper_architecture
+from fade_study.training.processes import Processes
+
+session.PATIENCE = datetime.timedelta(seconds=3)
+accelerator = session.open_accelerator()
+data = load_data(DataConfig(limit=300))
+forward = Supernet.forward
+
+def hang(*args):
+    if accelerator.process_index == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return forward(*args)
+
+Supernet.forward = hang
+with Processes(accelerator, data) as processes:
+    if accelerator.is_main_process:
+        hyper = HyperArchitecture((tuple(enumerate_dags(2)),))
+        processes.run(train_hyper_architecture, hyper, data, BilevelConfig(batch_size=32))
+    processes.follow()
+"""
 ESTIMATORS = ("reinmax", "score-function", "training-regression", "validation-regression")
 
 
@@ -149,6 +176,29 @@ def test_each_process_may_have_a_path_of_its_own(found):
     assert not np.allclose(alphas[1], alphas[0], atol=1e-3)
     for alpha in alphas:
         np.testing.assert_allclose(alpha.sum(axis=1), 1)
+
+
+def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):
+    (tmp_path / "hangs.py").write_text(HANGS)
+    ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "CUDA_VISIBLE_DEVICES": ""}
+    main, other = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "hangs.py"],
+            env=os.environ | ranks | {"RANK": rank, "LOCAL_RANK": rank, "GLOO_SOCKET_IFNAME": "lo"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        _, said = main.communicate(timeout=60)
+    finally:
+        main.kill()
+        other.kill()
+        other.communicate()
+    assert main.returncode == 1
+    assert "WorkerDiedError: expected all processes of the training to live, but one has probably died" in said
+    assert "Timed out" in said
 
 
 def test_what_can_not_be_trained_together_is_refused_by_all(found):
