@@ -61,7 +61,9 @@ class Processes:
         self._accelerator, self._data = accelerator, data
         self._others: Literal["follow", "end", "are lost"] = "follow"
         check_alike(accelerator, data=data.digest)
-        self._calls = distributed.new_group(timeout=IDLE) if self.count > 1 else None
+        calls = distributed.new_group(timeout=IDLE) if self.count > 1 else None
+        assert not isinstance(calls, int)  # all are members
+        self._calls = calls
 
     @property
     def count(self) -> int:
