@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import distributed
 
+from fade_study import __version__
 from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
 from fade_study.interrupt import Interrupted
 from fade_study.pickling import pack, unpack
@@ -54,13 +55,13 @@ class Processes:
         data: that all have loaded, each by itself; is not sent along with the calls.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for data that differ.
+        InvalidInputError: (a ``ValueError``) for data that differ, or versions of this package.
     """
 
     def __init__(self, accelerator: Accelerator, data: Data) -> None:
         self._accelerator, self._data = accelerator, data
         self._others: Literal["follow", "end", "are lost"] = "follow"
-        check_alike(accelerator, data=data.digest)
+        check_alike(accelerator, version=__version__, data=data.digest)
         calls = distributed.new_group(timeout=IDLE) if self.count > 1 else None
         assert not isinstance(calls, int)  # all are members
         self._calls = calls
