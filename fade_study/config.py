@@ -186,8 +186,8 @@ class BilevelConfig:
         epochs: passes over the weight split.
         batch_size: of both kinds of steps.
         micro_batches: into how many each batch is cut, a power of 2. Their gradients are added up in a fixed order, and
-            batch normalization takes the statistics of each, so that results are the same bit for bit, by how many
-            processes ever they are trained together that can share these. Null: one for each process, the fastest.
+            batch normalization takes the statistics of each, so that results on processors of one kind are the same bit
+            for bit, whatever number of processes shares them. Null: one for each process, which is the fastest.
         optimizer: of the weights.
         schedule: of their learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
         estimator: of the alphas: ``straight-through`` Gumbel-softmax (the paper's), ``reinmax`` or ``score-function``,

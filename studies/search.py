@@ -65,7 +65,8 @@ def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
         )
     config = dataclasses.replace(config, processes=accelerator.num_processes)
     data = everywhere(accelerator, load_data, config.data)
-    check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
+    shape = config.depth, config.sampler.columns(len(config.space.features))
+    check_schedule(config.bilevel, data, shape, config.processes)
     with Processes(accelerator, data) as processes:
         if accelerator.is_main_process:
             return search_all(config, data, processes, accelerator.device.type)

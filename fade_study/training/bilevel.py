@@ -103,8 +103,8 @@ def train_hyper_architecture(
     Raises:
         DivergedError: (a ``FloatingPointError``) for a loss or gradient that is NaN or infinite.
     """
-    check_schedule(config, data, hyper_architecture.shape)
     with session(seed, config.threads) as (accelerator, generator):
+        check_schedule(config, data, hyper_architecture.shape, accelerator.num_processes)
         identity = fingerprint(
             accelerator,
             data,
@@ -113,7 +113,7 @@ def train_hyper_architecture(
             bilevel=dataclasses.asdict(config),
             network=dataclasses.asdict(network),
             seed=seed,
-            processes=accelerator.num_processes,
+            processes=None if config.micro_batches else accelerator.num_processes,
             carried=None if weights is None else sorted(weights),
         )
         check_alike(accelerator, data=data.digest, training=identity)
@@ -292,14 +292,17 @@ class _Trainer:
         return float(self.accuracies(columns).mean())
 
 
-def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int]) -> None:
-    """Raise unless a training on these data teaches its estimator something.
+def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], processes: int = 1) -> None:
+    """Raise unless a training on these data has work for all processes, and teaches its estimator something.
 
     Args:
         config: of the training.
         data: from ``load_data``.
         shape: ``(d, w)``.
+        processes: that train together.
     """
+    for split in (data.weight, data.alpha):
+        Batches(split, config.batch_size, torch.Generator(), micro_batches=config.micro_batches, ranks=processes)
     steps = data.weight.steps(config.batch_size)
     regression = config.estimator.endswith("regression")
     every = config.alpha_every if ESTIMATORS[config.estimator].takes_steps else 1

@@ -115,7 +115,8 @@ class Batches:
         ranks: number of processes.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for more micro-batches than a batch has images, or fewer than processes.
+        InvalidInputError: (a ``ValueError``) for more processes or micro-batches than a batch has images, and for
+            micro-batches that so many processes can't share.
     """
 
     def __init__(
@@ -134,8 +135,8 @@ class Batches:
         parts = micro_batches or ranks
         if parts > min(batch_size, len(split)):
             raise InvalidInputError(
-                f"expected an image for each process and micro-batch, got {parts} of them for batches of "
-                f"{min(batch_size, len(split))}; use fewer, or larger batches"
+                f"expected an image of each batch for each {'micro-batch' if micro_batches else 'process'}, "
+                f"got {parts} of them for batches of {min(batch_size, len(split))}; use fewer, or larger batches"
             )
         if parts % ranks:
             raise InvalidInputError(

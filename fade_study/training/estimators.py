@@ -62,6 +62,8 @@ class AlphaEstimator(ABC):
 
     def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
         self.supernet, self.logits, self.config, self.accelerator = supernet, logits, config, accelerator
+        self.micro_batches = config.micro_batches or accelerator.num_processes
+        """Of each batch, over all processes."""
 
     def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:  # noqa: B027 - most need nothing
         """Told of each weight step's path ``(d,)`` and loss ``()``."""
@@ -117,34 +119,33 @@ class _Gradient(AlphaEstimator):
         self.regularization = row_regularization(config, len(logits))
 
     @abstractmethod
-    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss ``()`` of the whole batch, and an estimate ``(d, w)`` of the gradient of its expectation."""
+    def shares(self, batch: Sequence[Minibatch], noise: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Shares of each micro-batch: of the loss ``()``, and an estimate ``(d, w)`` of its expectation's gradient."""
 
-    def straight_through(self, batch: Sequence[Minibatch], factors: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+    def straight_through(
+        self, batch: Sequence[Minibatch], factors: Tensor, path: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
         """The same, along a path ``(d,)``, by factors ``(d, w)`` of the logits that multiply cells' outputs."""
-        parts, columns = [], path.tolist()
+        shares, columns = [], path.tolist()
         for micro_batch in batch:
             with self.accelerator.autocast():
                 loss = alpha_loss(self.supernet, micro_batch, factors, columns)
             (slope,) = torch.autograd.grad(loss, factors)
             (gradient,) = torch.autograd.grad(factors, self.logits, slope, retain_graph=True)  # for the next one
-            parts.append([loss.detach(), gradient.to(loss)])  # to the device, where processes exchange what they have
-        loss, gradient = self.add_up(parts)
-        return loss, gradient.to(self.logits)
+            shares.append((loss.detach(), gradient))
+        return shares
 
     def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float, epoch: int) -> Tensor:
-        loss, gradient = self.gradient(batch, noise)
         soft = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         penalty = remaining * (self.regularization * soft.amax(dim=1)).sum()
-        (slope,) = torch.autograd.grad(penalty, self.logits)
-        if self.config.path_per_process:  # each has noise of its own
-            (mean,) = self.add_up([[slope.to(loss) / self.accelerator.num_processes]])
-            slope = mean.to(slope)
-        total = gradient + slope
+        (slope,) = torch.autograd.grad(penalty / self.micro_batches, self.logits)
+        shares = self.shares(batch, noise)
+        # on the device, where processes exchange what they have
+        loss, total = self.add_up([[loss, (gradient + slope).to(loss)] for loss, gradient in shares])
         bad = ~total.isfinite().all(dim=1)
         if bad.any():
             raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
-        self.logits.grad = total
+        self.logits.grad = total.to(self.logits)
         self.optimizer.step()
         return loss
 
@@ -162,7 +163,7 @@ class _Gradient(AlphaEstimator):
 class StraightThrough(_Gradient):
     """Hard Gumbel-softmax: forward the sampled path, backward as if the soft sample had been used (section 2.2)."""
 
-    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
+    def shares(self, batch: Sequence[Minibatch], noise: Tensor) -> list[tuple[Tensor, Tensor]]:
         factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         return self.straight_through(batch, factors, factors.argmax(dim=1))
 
@@ -170,7 +171,7 @@ class StraightThrough(_Gradient):
 class ReinMax(_Gradient):
     """A second-order accurate straight-through gradient (Liu et al. 2023, Algorithm 2)."""
 
-    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
+    def shares(self, batch: Sequence[Minibatch], noise: Tensor) -> list[tuple[Tensor, Tensor]]:
         path = (self.logits.detach() + noise).argmax(dim=1)
         return self.straight_through(batch, reinmax_factors(self.logits, path, self.config.temperature), path)
 
@@ -187,7 +188,7 @@ class ScoreFunction(_Gradient):
         super().__init__(supernet, logits, config, accelerator)
         self.means = torch.full(logits.shape, torch.nan)
 
-    def gradient(self, batch: Sequence[Minibatch], noise: Tensor) -> tuple[Tensor, Tensor]:
+    def shares(self, batch: Sequence[Minibatch], noise: Tensor) -> list[tuple[Tensor, Tensor]]:
         path = (self.logits.detach() + noise).argmax(dim=1)
         loss = self.path_loss(batch, path.tolist())
         value = loss.item()
@@ -196,7 +197,8 @@ class ScoreFunction(_Gradient):
         rows = torch.arange(len(path))
         surrogate = ((value - baseline) * torch.log_softmax(self.logits, dim=1)[rows, path]).sum()
         self.means[rows, path] += (1 - self.DECAY) * (value - self.means[rows, path])
-        return loss, torch.autograd.grad(surrogate, self.logits)[0]
+        (gradient,) = torch.autograd.grad(surrogate / self.micro_batches, self.logits)
+        return [(loss / self.micro_batches, gradient)] * len(batch)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"means": self.means}

@@ -8,8 +8,9 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
 
 from fade_study import __version__
@@ -61,8 +62,9 @@ class Processes:
     def __init__(self, accelerator: Accelerator, data: Data) -> None:
         self._accelerator, self._data = accelerator, data
         self._others: Literal["follow", "end", "are lost"] = "follow"
-        check_alike(accelerator, version=__version__, data=data.digest)
-        calls = distributed.new_group(timeout=IDLE) if self.count > 1 else None
+        check_alike(accelerator, fade_study=__version__, torch=torch.__version__, data=data.digest)
+        # On the processor, so that none of those who wait keeps a GPU busy.
+        calls = distributed.new_group(timeout=IDLE, backend="gloo") if self.count > 1 else None
         assert not isinstance(calls, int)  # all are members
         self._calls = calls
 
@@ -111,9 +113,9 @@ class Processes:
 
     def _broadcast(self, call: bytes | None) -> bytes | None:
         """Main's call to all others, or that there is no more."""
-        calls = [call]
-        distributed.broadcast_object_list(calls, group=self._calls, device=self._accelerator.device)
-        return calls[0]
+        distributed.broadcast(torch.zeros(1), src=0, group=self._calls)  # when main likes; then without delay
+        (call,) = broadcast_object_list([call])
+        return call
 
     @contextmanager
     def _in_step(self) -> Iterator[None]:

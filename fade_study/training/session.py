@@ -68,8 +68,9 @@ def open_accelerator() -> Accelerator:
     """
     gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    # On processors Accelerate has to be told, or each of them would train alone.
-    accelerator = Accelerator(cpu=together and not gpus, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    if together and not gpus:  # Accelerate has to be told, or each would train alone; so have our workers
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.mixed_precision == "fp16":
         raise InvalidInputError(
             "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"
@@ -214,7 +215,7 @@ def backward(
     total, *sums = add_up(parts, accelerator, in_order=in_order)
     for gradient, value in zip(parts[-1][1:], sums, strict=True):
         gradient.copy_(value)
-    return total
+    return total.clone()  # or who keeps it would keep all gradients
 
 
 @torch.no_grad()
@@ -241,5 +242,6 @@ def check_alike(accelerator: Accelerator, **known: str) -> None:
         if len(set(values)) > 1:
             each = ", ".join(f"{value} in process {rank}" for rank, value in enumerate(values))
             raise InvalidInputError(
-                f"expected the same {name} in all processes, got {each}; give them the same files and arguments"
+                f"expected the same {name} in all processes, got {each}; give them the same files, arguments and "
+                "versions"
             )

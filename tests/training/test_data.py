@@ -107,8 +107,8 @@ def test_micro_batches_are_the_same_for_any_number_of_processes(digits, ranks):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ranks": 5}, "got 5 of them for batches of 4; use fewer, or larger batches"),
-        ({"micro_batches": 8}, "got 8 of them for batches of 4; use fewer, or larger batches"),
+        ({"ranks": 5}, "for each process, got 5 of them for batches of 4; use fewer, or larger batches"),
+        ({"micro_batches": 8}, "for each micro-batch, got 8 of them for batches of 4; use fewer, or larger batches"),
         ({"micro_batches": 4, "ranks": 3}, "expected micro-batches that 3 processes can share, got 4"),
         ({"micro_batches": 2, "ranks": 4}, "expected micro-batches that 4 processes can share, got 2"),
     ],

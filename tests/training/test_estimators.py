@@ -40,7 +40,7 @@ def test_the_score_function_is_unbiased(digits, supernet):
     generator = torch.Generator().manual_seed(0)
     gradients = []
     for _ in range(600):
-        gradients.append(estimator.gradient([batch], gumbel_noise((2, 2), generator))[1])
+        gradients.append(estimator.shares([batch], gumbel_noise((2, 2), generator))[0][1])
     drawn = torch.stack(gradients)
     error = drawn.std(dim=0) / len(drawn) ** 0.5
     assert (exact.abs() > 4 * error).all(), "the draws could not tell the gradient from 0"
