@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import mlflow
+import torch._dynamo  # noqa: F401 - or each forked process would import it for its first optimizer, in seconds
 
 import fade_study
 from tests.postgresql import free_port
