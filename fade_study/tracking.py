@@ -444,13 +444,17 @@ def adopt(run: Run, study: str, generations: int) -> None:
         study: its name.
         generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
     """
+    adopted = set()
     for earlier in _find_or_none(f"tags.`fade.study` = '{study}' and tags.`fade.kind` = 'search'"):
         if earlier.data.tags.get(NAME) == run.name:
             continue
         done = f"tags.`{PARENT}` = '{earlier.info.run_id}' and attributes.status = 'FINISHED'"
         for child in _find_or_none(done):
-            if int(child.data.params.get("generation", -1)) < generations:
+            params = child.data.params
+            training = frozenset(params.items())  # again, where one that was killed had not told what it trained
+            if int(params.get("generation", -1)) < generations and training not in adopted:
                 Run(child.info.run_id).tag(PARENT, run.name)
+                adopted.add(training)
         Run(earlier.info.run_id).tag("fade.continued_by", run.id)
 
 

@@ -57,6 +57,16 @@ def test_a_search_killed_at_the_worst_moment_is_the_same_search(place, reference
     assert outcome(place) == reference
 
 
+def test_what_was_trained_twice_is_on_record_once(place, reference):
+    """A process is killed that has not told what it trained, and another one that has."""
+    for moment in (("tell", 2, "before"), ("tell", 1, "after")):
+        process = start(place, moment=moment)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, log(place)
+    finish(place)
+    assert outcome(place) == reference
+
+
 def test_a_search_with_workers_killed_is_the_same_search(place, reference):
     for generation in (0, 1):
         process = start(place, "--executor", "processes:2")
