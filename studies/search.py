@@ -36,7 +36,7 @@ from fade_study.training.bilevel import check_schedule
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.data import load_data
 from fade_study.training.processes import Processes, everywhere
-from fade_study.training.session import open_accelerator
+from fade_study.training.session import check_alike, open_accelerator
 from studies.analyze import analyze
 from studies.command import again, command
 from studies.trainings import (
@@ -64,6 +64,7 @@ def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
             "`python -m studies.search --processes N`, or by a launcher and leave `processes` out"
         )
     config = dataclasses.replace(config, processes=accelerator.num_processes)
+    check_alike(accelerator, fade_study=fade_study.__version__)
     data = everywhere(accelerator, load_data, config.data)
     shape = config.depth, config.sampler.columns(len(config.space.features))
     check_schedule(config.bilevel, data, shape, config.processes)

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
 
-from fade_study import __version__
 from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
 from fade_study.interrupt import Interrupted
 from fade_study.pickling import pack, unpack
@@ -56,13 +55,13 @@ class Processes:
         data: that all have loaded, each by itself; is not sent along with the calls.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for data that differ, or versions of this package.
+        InvalidInputError: (a ``ValueError``) for data that differ, or versions of PyTorch.
     """
 
     def __init__(self, accelerator: Accelerator, data: Data) -> None:
         self._accelerator, self._data = accelerator, data
         self._others: Literal["follow", "end", "are lost"] = "follow"
-        check_alike(accelerator, fade_study=__version__, torch=torch.__version__, data=data.digest)
+        check_alike(accelerator, torch=torch.__version__, data=data.digest)
         # On the processor, so that none of those who wait keeps a GPU busy.
         calls = distributed.new_group(timeout=IDLE, backend="gloo") if self.count > 1 else None
         assert not isinstance(calls, int)  # all are members
