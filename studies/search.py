@@ -121,20 +121,20 @@ def search_once(
     begin = time.perf_counter()
     study = open_study(config, data)
     tags = {"fade.study": study.optuna_study.study_name}
+    batch = ask(study, config)  # first of all: another process that has the generation keeps its record, too
     with tracking.start_study("search", config, device, data, tags=tags, name=name) as run:
         done = len(study.trajectory())
         tracking.adopt(run, study.optuna_study.study_name, done)
         record_generations(study, run, 0)
         evaluations = Evaluations(study, config, data, executor, run)
         with tqdm(total=config.generations, initial=done, unit="generation") as bar:
-            for number in range(done, config.generations):
-                if settled(study, config.patience):
-                    tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
-                    break
-                tell(study, *train(study, number, config, data, executor, processes, evaluations), config)
-                record_generations(study, run, number)
+            while batch is not None:
+                batch, results = train(study, batch, config, data, executor, processes, evaluations)
+                tell(study, batch, results, config)
+                record_generations(study, run, batch.number)
                 evaluations.collect()
                 bar.update()
+                batch = ask(study, config)
             evaluations.begin(len(study.trajectory()) - 1, last=True)
             evaluations.finish()
         record = SearchRecord.of(study, evaluated(study))
@@ -253,6 +253,16 @@ class Evaluations:
         return new
 
 
+def ask(study: fade_study.FadeStudy, config: SearchConfig) -> fade_study.Batch | None:
+    """The next generation; None where the search has all of them, or has settled."""
+    if len(study.trajectory()) >= config.generations:
+        return None
+    if settled(study, config.patience):
+        tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
+        return None
+    return study.ask()
+
+
 def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
     """Whether no anchor has changed its cell in the last generations."""
     newest = study.architectures()[-patience - 1 :] if patience else []
@@ -280,18 +290,17 @@ def tell(
 
 def train(
     study: fade_study.FadeStudy,
-    number: int,
+    batch: fade_study.Batch,
     config: SearchConfig,
     data: Data,
     executor: Executor,
     processes: Processes,
     evaluations: Evaluations,
 ) -> tuple[fade_study.Batch, list[HyperResult]]:
-    """Train what the study asks for; with another seed where a training diverges."""
+    """Train what the study asks for; with another seed where a training diverges, which is another batch."""
+    number, failures = batch.number, 0
     weights = read_weights(study, number - 1, config) if config.carry_over else None
-    failures = 0
     while True:
-        batch = study.ask()
         evaluations.begin(number, last=number == config.generations - 1)
         try:
             return batch, train_hyper(
@@ -313,6 +322,7 @@ def train(
             if failures > config.max_failures:
                 raise
             tqdm.write(f"generation {number} has failed, and is trained with another seed: {error}")
+            batch = study.ask()
 
 
 def forget_all(batch: fade_study.Batch, config: SearchConfig) -> None:

@@ -104,7 +104,6 @@ def train_hyper_architecture(
         DivergedError: (a ``FloatingPointError``) for a loss or gradient that is NaN or infinite.
     """
     with session(seed, config.threads) as (accelerator, generator):
-        check_schedule(config, data, hyper_architecture.shape, accelerator.num_processes)
         identity = fingerprint(
             accelerator,
             data,
@@ -117,6 +116,7 @@ def train_hyper_architecture(
             carried=None if weights is None else sorted(weights),
         )
         check_alike(accelerator, data=data.digest, training=identity)
+        check_schedule(config, data, hyper_architecture.shape, accelerator.num_processes)
         trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
         if weights is not None:
             trainer.supernet.carry_over(weights)

@@ -112,8 +112,8 @@ class Processes:
 
     def _broadcast(self, call: bytes | None) -> bytes | None:
         """Main's call to all others, or that there is no more."""
-        distributed.broadcast(torch.zeros(1), src=0, group=self._calls)  # when main likes; then without delay
-        (call,) = broadcast_object_list([call])
+        distributed.broadcast(torch.zeros(1), src=0, group=self._calls)  # however long main takes to come
+        (call,) = broadcast_object_list([call])  # which may be large: not for ever to one that hangs
         return call
 
     @contextmanager

@@ -90,6 +90,19 @@ def test_a_search_trains_what_a_process_held_that_is_killed(place):
     assert [(e.generation, len(e.details["trainings"])) for e in load(place).evaluations()] == [(0, 2), (1, 2), (2, 2)]
 
 
+def test_a_search_whose_generation_another_process_has_is_refused_and_takes_nothing(place):
+    start(place, "--generations", "1").join()
+    client = mlflow.MlflowClient(f"sqlite:///{place / 'mlflow.db'}")
+    before = [run.data.tags for run in client.search_runs(["0"])]
+    study = load(place)
+    study.ask()
+    search = start(place)
+    search.join()
+    assert search.exitcode == 1
+    assert f"expected no open generation, but generation 1 is, in process {os.getpid()}" in log(place)
+    assert [run.data.tags for run in client.search_runs(["0"])] == before
+
+
 # --- several processes, PostgreSQL, one server ---
 
 GENERATIONS = 12

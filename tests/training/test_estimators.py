@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -106,6 +107,24 @@ def test_a_regression_that_would_see_too_little_is_refused(digits):
     config = BilevelConfig(epochs=2, batch_size=200, estimator="training-regression")
     with pytest.raises(ValueError, match="expected 5 losses, more than there are unknowns, within 2 epochs"):
         train_hyper_architecture(HYPER, digits, config)
+
+
+@pytest.mark.filterwarnings("ignore:the supernet has hardly trained")
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_micro_batches_add_up_to_the_batch(digits, estimator):
+    config = BilevelConfig(
+        epochs=4, batch_size=30, optimizer=OptimizerConfig(learning_rate=0.01), alpha_learning_rate=0.05,
+        estimator=estimator, alpha_init_std=1.0,
+    )  # fmt: skip
+    network = NetworkConfig(normalization="none")  # which would take the statistics of each
+    whole, parts = [
+        train_hyper_architecture(HYPER, digits, c, network=network, seed=0)
+        for c in (config, dataclasses.replace(config, micro_batches=4))
+    ]
+    np.testing.assert_allclose(parts.alpha_history, whole.alpha_history, rtol=0, atol=1e-5)
+    assert np.ptp(whole.alpha_history, axis=0).max() > 1e-3, "the alphas have not moved"
+    for one, other in zip(parts.epochs, whole.epochs, strict=True):
+        assert one["loss/weights"] == pytest.approx(other["loss/weights"], abs=1e-4)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
