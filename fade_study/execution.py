@@ -132,6 +132,8 @@ class _Workers(Executor):
     def __init__(self, count: int) -> None:
         # Numbers without a lock, since a worker that is killed would never give it back.
         self._fractions: MutableSequence[float] = RawArray("d", SLOTS)
+        if getattr(sys.excepthook, "func", None) is not _unless_hung_up:
+            sys.excepthook = partial(_unless_hung_up, sys.excepthook)
         # Spawned, since forking a process that has used PyTorch's threads may hang.
         context: Any = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(count, initializer=_start, initargs=(self._fractions,), context=context)
@@ -189,6 +191,12 @@ class _Workers(Executor):
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
+
+
+def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *error: Any) -> None:
+    """Say nothing of a worker that was ended while multiprocessing's thread, which asks for this, sent it tensors."""
+    if threading.current_thread() is threading.main_thread() or not issubclass(kind, ConnectionError | EOFError):
+        say(kind, *error)
 
 
 def _death(error: ProcessExpired) -> str:

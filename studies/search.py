@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -58,6 +59,21 @@ POLL_SECONDS = 2.0
 def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
     """All generations that the study lacks, then an analysis and a summary; the same for each of several seeds."""
     accelerator = open_accelerator()
+    try:
+        config, data, processes = gather(config, accelerator)
+    except fade_study.FadeError:  # of all of them
+        accelerator.wait_for_everyone()
+        accelerator.end_training()  # or some processes abort at their exit
+        raise
+    with processes:
+        if accelerator.is_main_process:
+            return search_all(config, data, processes, accelerator.device.type)
+        processes.follow()
+    return []
+
+
+def gather(config: SearchConfig, accelerator: Accelerator) -> tuple[SearchConfig, Data, Processes]:
+    """The processes, their number and the data; an error is raised by all."""
     if config.processes not in (1, accelerator.num_processes):
         raise fade_study.InvalidInputError(
             f"expected {config.processes} processes, got {accelerator.num_processes}; start them by "
@@ -66,13 +82,10 @@ def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
     config = dataclasses.replace(config, processes=accelerator.num_processes)
     check_alike(accelerator, fade_study=fade_study.__version__)
     data = everywhere(accelerator, load_data, config.data)
+    processes = Processes(accelerator, data)
     shape = config.depth, config.sampler.columns(len(config.space.features))
     check_schedule(config.bilevel, data, shape, config.processes)
-    with Processes(accelerator, data) as processes:
-        if accelerator.is_main_process:
-            return search_all(config, data, processes, accelerator.device.type)
-        processes.follow()
-    return []
+    return config, data, processes
 
 
 def search_all(config: SearchConfig, data: Data, processes: Processes, device: str) -> list[fade_study.FadeStudy]:

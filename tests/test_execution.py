@@ -1,5 +1,7 @@
 import os
 import signal
+import sys
+import threading
 import time
 
 import pytest
@@ -112,6 +114,20 @@ def test_tensors_are_shared_not_copied():
         for _ in range(4):
             executor.submit(increment, tensor).result()
     assert tensor.tolist() == [4, 4, 4]
+
+
+def test_a_worker_that_hangs_up_on_a_thread_is_not_told_of(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with open_executor("processes:1"):
+        for error in (ConnectionResetError("gone"), EOFError("gone"), ValueError("wrong")):
+            thread = threading.Thread(target=sys.excepthook, args=(type(error), error, None))
+            thread.start()
+            thread.join()
+        sys.excepthook(ConnectionResetError, ConnectionResetError("main"), None)
+    said = capsys.readouterr().err
+    assert "gone" not in said
+    assert "ValueError: wrong" in said
+    assert "ConnectionResetError: main" in said
 
 
 def test_an_interrupt_does_not_wait_for_the_workers():
