@@ -130,7 +130,8 @@ def outcome(folder):
     client = mlflow.MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     runs = client.search_runs(["0"], max_results=1000)
     assert "RUNNING" not in {run.info.status for run in runs}
-    (whole,) = [r for r in runs if r.data.tags["fade.kind"] == "search" and r.info.status == "FINISHED"]
+    finished = [r for r in runs if r.data.tags["fade.kind"] == "search" and r.info.status == "FINISHED"]
+    (whole,) = [r for r in finished if "fade.continued_by" not in r.data.tags]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == whole.info.run_id]
     recorded = sorted(
         json.dumps([recorded_of(client, run), {k: v for k, v in run.data.params.items() if "config" not in k}])
