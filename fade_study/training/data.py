@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fade_study.config import DataConfig
+from fade_study.datasets import FASHION14, FASHION14_TEST
 from fade_study.exceptions import DataError, InvalidInputError
 
-__all__ = ["Batches", "Data", "Minibatch", "Split", "load_data"]
+__all__ = ["Batches", "Data", "Minibatch", "Split", "load_data", "read_fashion_mnist"]
 
 SMALLEST_CLASS = 6
 """Images that each class needs: one for the alpha split, one for the test split, four for the weight split."""
@@ -37,6 +38,7 @@ FASHION_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+EMBEDDED = ("fashion14", "digits")
 TORCHVISION = {
     "fashion-mnist": (
         "FashionMNIST",
@@ -50,6 +52,7 @@ UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, l
 """What archives of all kinds of compression raise that are cut, encrypted, or something else."""
 NOT_NUMBERS = (LookupError, ValueError, AttributeError, TypeError, ArithmeticError, SyntaxError, tokenize.TokenError)
 """What NumPy raises for a header, which is Python text, that is none."""
+LARGEST_PIXEL = float(np.finfo(np.float32).max)
 LARGEST = 2**34
 """Bytes of arrays that are unpacked: single precision takes four times as many for images of bytes."""
 UNSUSPECTED = 2**30
@@ -234,13 +237,18 @@ def load_data(config: DataConfig) -> Data:
     rng = np.random.default_rng(config.split_seed)
     weight, alpha, test = (rng.permutation(index) for index in (weight, alpha, test))
 
-    mean = images[weight].mean(axis=(0, 2, 3), keepdims=True)
-    spread = images[weight].std(axis=(0, 2, 3), keepdims=True)
-    images = (images - mean) / np.where(spread > 0, spread, 1)
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in (images, labels, weight, alpha, test)))
+    # In double precision: single precision would lose small differences between large values.
+    mean = images[weight].mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+    spread = images[weight].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+    if not (spread > 0).any():
+        raise DataError(f"{config.name}: expected images that differ, got the same value in all pixels of every channel")
+    # Of the values as they are stored, which no arithmetic of this machine has touched.
+    parts = (images, labels, weight, alpha, test)
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
 
     def split(index: NDArray[np.int64]) -> Split:
-        tensor = torch.from_numpy(images[index]).contiguous(memory_format=torch.channels_last)
+        standardized = ((images[index] - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)
+        tensor = torch.from_numpy(standardized).contiguous(memory_format=torch.channels_last)
         return Split(tensor, torch.from_numpy(labels[index]))
 
     return Data(config.name, split(weight), split(alpha), split(test), int(labels.max()) + 1, digest.hexdigest()[:16])
@@ -258,8 +266,8 @@ def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed
         raise DataError(f"expected enough images of every class in every split, got {len(index)}: {error}") from None
 
 
-def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Images ``(N, C, H, W)`` in single precision and labels 0 .. classes-1, if a network can be trained on them."""
+def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
+    """Images ``(N, C, H, W)``, as they are stored, and labels 0 .. classes-1, if a network can be trained on them."""
     if images.ndim not in (3, 4) or min(images.shape, default=0) == 0:
         raise DataError(f"{name}: expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {images.shape}")
     if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
@@ -269,9 +277,7 @@ def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray[np.fl
             f"{name}: expected whole-numbered labels of shape ({len(images)},), one per image, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
-    with np.errstate(over="ignore"):
-        images = images.astype(np.float32)
-    if not np.isfinite(images).all():
+    if not (np.abs(images) <= LARGEST_PIXEL).all():  # NaN is not
         raise DataError(
             f"{name}: expected images that are finite in single precision, got NaN or infinity; replace those pixels"
         )
@@ -294,11 +300,14 @@ def _read(config: DataConfig) -> tuple[NDArray, NDArray, int]:
 
         bunch = load_digits()
         return bunch.images, bunch.target, 0  # pyright: ignore[reportAttributeAccessIssue]
+    if config.name == "fashion14":
+        return *_read_npz(str(FASHION14)), FASHION14_TEST
     if config.name.startswith("npz:"):
         return *_read_npz(config.name.removeprefix("npz:")), 0
     if config.name in TORCHVISION:
         return _read_torchvision(config.name, Path(config.data_dir))
-    raise DataError(f"expected a data set among digits, {', '.join(TORCHVISION)} or npz:PATH, got {config.name!r}")
+    known = ", ".join((*EMBEDDED, *TORCHVISION))
+    raise DataError(f"expected a data set among {known} or npz:PATH, got {config.name!r}")
 
 
 def _read_npz(path: str) -> tuple[NDArray, NDArray]:
@@ -345,21 +354,27 @@ def _check_unpacked(path: str | Path, size: int) -> None:
         )
 
 
-def _read_torchvision(name: str, folder: Path) -> tuple[NDArray, NDArray, int]:
-    if name == "fashion-mnist":
-        for place in (folder, folder / "FashionMNIST" / "raw"):
-            files = [_existing(folder, place / file) for file in FASHION_FILES]
-            if all(files):
-                train_images, train_labels, test_images, test_labels = (
-                    _read_idx(file, dimensions) for file, dimensions in zip(files, (3, 1, 3, 1), strict=True) if file
+def read_fashion_mnist(folder: Path) -> tuple[NDArray, NDArray, int] | None:
+    """Fashion-MNIST's original files in a folder, where it has all four; the last number is that of test images."""
+    for place in (folder, folder / "FashionMNIST" / "raw"):
+        files = [_existing(folder, place / file) for file in FASHION_FILES]
+        if all(files):
+            train_images, train_labels, test_images, test_labels = (
+                _read_idx(file, dimensions) for file, dimensions in zip(files, (3, 1, 3, 1), strict=True) if file
+            )
+            if train_images.shape[1:] != test_images.shape[1:] or len(test_images) != len(test_labels):
+                raise DataError(
+                    f"{place}: expected images of one size and a label for each, got training images "
+                    f"{train_images.shape}, test images {test_images.shape} and test labels {test_labels.shape}"
                 )
-                if train_images.shape[1:] != test_images.shape[1:] or len(test_images) != len(test_labels):
-                    raise DataError(
-                        f"{place}: expected images of one size and a label for each, got training images "
-                        f"{train_images.shape}, test images {test_images.shape} and test labels {test_labels.shape}"
-                    )
-                images = np.concatenate([train_images, test_images])
-                return images, np.concatenate([train_labels, test_labels]), len(test_labels)
+            images = np.concatenate([train_images, test_images])
+            return images, np.concatenate([train_labels, test_labels]), len(test_labels)
+    return None
+
+
+def _read_torchvision(name: str, folder: Path) -> tuple[NDArray, NDArray, int]:
+    if name == "fashion-mnist" and (found := read_fashion_mnist(folder)) is not None:
+        return found
 
     import torchvision
 
@@ -377,7 +392,7 @@ def _read_torchvision(name: str, folder: Path) -> tuple[NDArray, NDArray, int]:
         raise DataError(
             f"expected {name} in {os.path.abspath(folder)} or from the network, got neither ({reason}). "
             f"Put there {files}; set the folder with --data.data_dir; "
-            "or use the embedded data set with --data.name digits"
+            f"or use an embedded data set with --data.name {EMBEDDED[0]}"
         ) from None
     images = np.concatenate([np.asarray(train.data), np.asarray(test.data)])
     return images, np.concatenate([np.asarray(train.targets), np.asarray(test.targets)]), len(test.targets)

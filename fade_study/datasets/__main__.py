@@ -1,0 +1,17 @@
+"""Write ``fashion14.npz`` from a folder with Fashion-MNIST's original files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fade_study.datasets import FASHION14, shrink_fashion
+from fade_study.training.data import read_fashion_mnist
+
+if __name__ == "__main__":
+    found = read_fashion_mnist(Path(sys.argv[1]))
+    if found is None:
+        sys.exit(f"expected Fashion-MNIST's four original files in {sys.argv[1]}, got none or not all")
+    images, labels = shrink_fashion(*found[:2])
+    np.savez_compressed(FASHION14, images=images, labels=labels)
+    print(f"{FASHION14}: {len(images)} images, {FASHION14.stat().st_size} bytes")

@@ -1,0 +1,137 @@
+"""Make the tables of from-scratch trainings that are shipped: hours of work, which goes on where it was stopped.
+
+python -m studies.tabulate fashion14-h0 fashion14-h1
+python -m studies.tabulate fashion14-h2 fashion14-h3 fashion14-h4 fashion14-h5 --workers 2
+
+Each training is one line of ``fade_study/benchmarks/NAME.jsonl`` as soon as it is done. Once all of a table's trainings
+are there, they become ``NAME.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fade_study
+from fade_study import HyperArchitecture, tracking
+from fade_study.benchmarks import FOLDER, Scratch, Table, Trainings
+from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.execution import completed, open_executor
+from fade_study.space import SPECTRAL_FEATURES, DagSpace, distant_cells
+from fade_study.training import Data, load_data, recipe, train_from_scratch
+from studies.trainings import submit
+from studies.validate_ranks import choose_paths
+
+DEPTH = 4
+DATA = DataConfig(name="fashion14")
+NETWORK = NetworkConfig(final_channels=16, min_channels=1, min_map=3, normalization="cell")
+SCRATCH = ScratchConfig(
+    epochs=6, batch_size=64, optimizer=OptimizerConfig(learning_rate=3e-3), schedule="cosine"
+)  # fmt: skip
+SPACE = DagSpace(5, features=SPECTRAL_FEATURES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a table holds."""
+
+    hyper_architecture: HyperArchitecture
+    paths: NDArray[np.int64]
+    """``(n, d)``"""
+    seeds: int
+    """Trainings of each architecture."""
+
+
+def of_search(seed: int) -> Plan:
+    """48 balanced paths of the first hyper-architecture of the search with this seed."""
+    sampler = fade_study.samplers.PseudoGradientSampler(offset=0.5, seed=seed)
+    hyper_architecture = fade_study.create_study(space=SPACE, depth=DEPTH, sampler=sampler).ask().hyper_architecture
+    return Plan(hyper_architecture, choose_paths(hyper_architecture.shape, "both", 48, seed), 3)
+
+
+def of_equal_cells() -> Plan:
+    """64 balanced paths of the hyper-architecture of section 3.1: the same 5 cells of 5 operations in every row."""
+    hyper_architecture = HyperArchitecture((distant_cells(DagSpace(5), 5, 5),) * DEPTH)
+    return Plan(hyper_architecture, choose_paths(hyper_architecture.shape, "both", 64, 0), 3)
+
+
+def of_random_points() -> Plan:
+    """300 architectures whose cells are nearest to random points, as random search draws them, among all cells."""
+    cells = tuple(SPACE)
+    index = {cell: column for column, cell in enumerate(cells)}
+    points = np.random.default_rng(0).random((300, DEPTH, len(SPACE.features)))
+    rng = np.random.default_rng(1)
+    paths = np.array([[index[SPACE.nearest(point, rng)] for point in architecture] for architecture in points])
+    return Plan(HyperArchitecture((cells,) * DEPTH), paths, 1)
+
+
+PLANS = {f"fashion14-h{seed}": lambda seed=seed: of_search(seed) for seed in range(6)}
+PLANS |= {"fashion14-equal": of_equal_cells, "fashion14-random": of_random_points}
+
+
+def tabulate(names: list[str], workers: int) -> None:
+    """Train what the tables lack, seed by seed."""
+    data = load_data(DATA)
+    found = recipe(data, SCRATCH, NETWORK)
+    with open_executor(f"processes:{workers}") as executor:
+        for name in names:
+            plan, lines = PLANS[name](), FOLDER / f"{name}.jsonl"
+            known = dict(read(lines, found))
+            tasks = {
+                submit(executor, train_from_scratch, architecture, data, SCRATCH, network=NETWORK, seed=seed): (
+                    architecture.key,
+                    seed,
+                )
+                for seed in range(plan.seeds)
+                for architecture in map(plan.hyper_architecture.architecture, plan.paths.tolist())
+                if (architecture.key, seed) not in known
+            }
+            for task in completed(list(tasks)):
+                key, seed = tasks[task]
+                result = task.result()
+                known[key, seed] = Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
+                with lines.open("a", encoding="utf-8") as file:
+                    line = {"recipe": found, "architecture": key, "seed": seed, **known[key, seed]._asdict()}
+                    file.write(json.dumps(line) + "\n")
+            (FOLDER / f"{name}.json").write_text(assemble(plan, known, found, data).to_json(), encoding="utf-8")
+            lines.unlink(missing_ok=True)
+            print(f"{name}: done")
+
+
+def read(lines: Path, recipe: str) -> Iterator[tuple[tuple[str, int], Scratch]]:
+    """What is there of a table, by architecture key and seed."""
+    for text in lines.read_text(encoding="utf-8").splitlines() if lines.exists() else ():
+        line = json.loads(text)
+        if line["recipe"] == recipe:
+            yield (line["architecture"], line["seed"]), Scratch(line["test"], line["validation"], line["seconds"])
+
+
+def assemble(plan: Plan, known: dict[tuple[str, int], Scratch], recipe: str, data: Data) -> Table:
+    """The table of all trainings of a plan."""
+    keys = [plan.hyper_architecture.architecture(path).key for path in plan.paths.tolist()]
+    results = np.array([[known[key, seed] for seed in range(plan.seeds)] for key in keys])  # (n, S, 3)
+    trainings = Trainings(
+        settings={"scratch": dataclasses.asdict(SCRATCH), "network": dataclasses.asdict(NETWORK)},
+        seeds=tuple(range(plan.seeds)),
+        test=results[..., 0],
+        validation=results[..., 1],
+        seconds=float(results[..., 2].mean()),
+    )
+    return Table(
+        plan.hyper_architecture, plan.paths, recipe, {recipe: trainings}, (len(data.test), len(data.alpha)),
+        tracking.commit(),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="+", choices=PLANS, metavar="NAME", help=", ".join(PLANS))
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
+    arguments = parser.parse_args()
+    tabulate(arguments.tables, arguments.workers)
