@@ -49,7 +49,8 @@ __all__ = [
 T = TypeVar("T")
 Normalization = Literal["none", "cell", "vertex"]
 Schedule = Literal["constant", "cosine"]
-Estimator = Literal["straight-through", "reinmax", "score-function", "training-regression", "validation-regression"]
+Estimator = Literal["marginal", "straight-through"]
+Paths = Literal["fair", "alphas"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -144,7 +145,7 @@ class NetworkConfig:
     """
 
     final_channels: Positive = 16
-    min_channels: Positive = 4
+    min_channels: Positive = 1
     min_map: Positive = 2
     kernel_size: Positive = 3
     normalization: Normalization = "cell"
@@ -190,20 +191,19 @@ class BilevelConfig:
             for bit, whatever number of processes shares them. Null: one for each process, which is the fastest.
         optimizer: of the weights.
         schedule: of their learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
-        estimator: of the alphas: ``straight-through`` Gumbel-softmax (the paper's), ``reinmax`` or ``score-function``,
-            which take gradient steps; or ``training-regression`` and ``validation-regression``, which regress the
-            losses of random paths on their columns, those of the weight steps or of steps on the alpha split.
-        alpha_learning_rate: of the alphas' Adam, constant.
-        alpha_every: weight steps per alpha step.
-        alpha_start: first epoch (from 0) that teaches alphas; before it paths are drawn by the initial alphas.
+        paths: that weight steps train: ``fair``, where each w consecutive steps take every column of every row once; or
+            drawn from the ``alphas`` that straight-through steps learn (the paper's).
+        estimator: of the alphas: ``marginal`` effects of the columns on the losses of the weight steps; or
+            ``straight-through`` Gumbel-softmax, which takes gradient steps on the alpha split (the paper's).
+        alpha_learning_rate: of Adam in straight-through steps, constant.
+        alpha_every: weight steps for each straight-through step.
+        alpha_start: first epoch (from 0) that teaches alphas, by its losses or straight-through steps.
         alpha_init_std: standard deviation of the normal distribution that alpha logits are drawn from.
         temperature: of the Gumbel-softmax.
         regularization: weight of the largest Gumbel-softmaxed alpha of a row in the alpha loss, falling linearly to 0
             over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; or give one
             number per row.
         share_weights: whether cells of a row share the convolution on edge (u, v).
-        path_per_process: whether each of several processes that train together draws a path of its own in every step,
-            instead of one for all; for the estimators ``straight-through`` and ``reinmax``.
         one_shot_paths: random paths over which the final one-shot accuracy is averaged.
         threads: of the processor; small convolutions gain nothing from more than one.
     """
@@ -213,7 +213,8 @@ class BilevelConfig:
     micro_batches: Positive | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Schedule = "constant"
-    estimator: Estimator = "straight-through"
+    paths: Paths = "fair"
+    estimator: Estimator = "marginal"
     alpha_learning_rate: PositiveFloat = 1e-3
     alpha_every: Positive = 1
     alpha_start: NonNegative = 0
@@ -221,7 +222,6 @@ class BilevelConfig:
     temperature: PositiveFloat = 1.0
     regularization: float | tuple[float, ...] = 0.1
     share_weights: bool = False
-    path_per_process: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1
 
@@ -236,23 +236,21 @@ class BilevelConfig:
     def _consistent(self) -> BilevelConfig:
         if self.alpha_start >= self.epochs:
             raise ValueError(f"alpha_start: expected an epoch before the last of {self.epochs}, or alphas never move")
-        if self.path_per_process and self.estimator not in ("straight-through", "reinmax"):
-            raise ValueError(
-                f"path_per_process: expected the estimator straight-through or reinmax with it, got {self.estimator}, "
-                "which learns from one path and its loss"
-            )
-        if self.micro_batches is not None:
-            if self.micro_batches.bit_count() > 1 or self.micro_batches > self.batch_size:
-                raise ValueError(
-                    f"micro_batches: expected a power of 2 up to batch_size = {self.batch_size}, got "
-                    f"{self.micro_batches}"
-                )
-            if self.path_per_process:
-                raise ValueError(
-                    "micro_batches: expected null with path_per_process, whose results depend on the number of "
-                    f"processes, got {self.micro_batches}"
-                )
+        parts = self.micro_batches
+        if parts is not None and (parts.bit_count() > 1 or parts > self.batch_size):
+            raise ValueError(f"micro_batches: expected a power of 2 up to batch_size = {self.batch_size}, got {parts}")
         return self
+
+    @property
+    def straight_through(self) -> bool:
+        """Whether straight-through steps are taken, for the alphas themselves or to draw paths."""
+        return self.estimator == "straight-through" or self.paths == "alphas"
+
+    def steps(self, epoch: int) -> int:
+        """Training steps of both kinds, with so many weight steps in an epoch."""
+        steps, start = self.epochs * epoch, self.alpha_start * epoch
+        every = self.alpha_every
+        return steps + (steps // every - start // every if self.straight_through else 0)
 
 
 @_settings

@@ -65,9 +65,7 @@ class Trained:
 
     def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
         self.config, self.data, self.table = config, data, table
-        steps = data.weight.steps(config.bilevel.batch_size) * config.bilevel.epochs
-        regression = config.bilevel.estimator == "training-regression"
-        self.hyper_steps = steps + (0 if regression else steps // config.bilevel.alpha_every)
+        self.hyper_steps = config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
@@ -140,7 +138,7 @@ class Tabulated:
             )
         images = 4 * table.images[1]  # the weight split is four times as large as the alpha split
         steps = images // hyper.batch_size * hyper.epochs
-        self.hyper_steps = steps + steps // hyper.alpha_every
+        self.hyper_steps = hyper.steps(steps // hyper.epochs)
         self.scratch_steps = images // scratch.batch_size * scratch.epochs
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:

@@ -1,7 +1,7 @@
 """Bi-level training of a hyper-architecture: DARTS over whole cells, with hard Gumbel-softmax (section 2.2).
 
-Weight steps on the weight split alternate with alpha steps on the alpha split, first order. Alphas live outside the
-module, in one of the ``estimators``.
+Weight steps on the weight split train one path each. What alphas come from, steps of their own on the alpha split or
+the losses of the weight steps, is described in :mod:`fade_study.training.alphas`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.config import BilevelConfig, NetworkConfig
+from fade_study.effects import Effects, PathLosses, losses_needed
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
+from fade_study.training.alphas import Marginal, StraightThrough, fair_paths
 from fade_study.training.checkpoint import Progress, Stateful
 from fade_study.training.data import Batches, Data, Minibatch
-from fade_study.training.estimators import ESTIMATORS, Effects
 from fade_study.training.session import (
     accuracy,
     adam,
@@ -39,7 +40,7 @@ from fade_study.training.session import (
 
 __all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
 
-BILEVEL_VERSION = 1
+BILEVEL_VERSION = 2
 """Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
 ONE_HOT = 0.99
 """Alpha from which on a row has collapsed to one cell."""
@@ -57,8 +58,10 @@ class HyperResult:
     """One-shot accuracy on the alpha split, mean over random paths. Near chance, alphas mean nothing."""
     path_accuracies: NDArray[np.float64]
     """One-shot accuracies ``(n,)`` on the alpha split of the paths that were asked for."""
+    losses: PathLosses
+    """Of the weight steps from epoch ``alpha_start`` on."""
     effects: Effects | None
-    """Of columns on the loss, where the estimator of alphas is a path regression."""
+    """Of columns on these losses; None where they are too few."""
     epochs: tuple[dict[str, float], ...]
     """Per epoch: ``loss/weights``, ``loss/alpha`` (once alpha steps are taken), ``accuracy/validation`` (of one random
     path)."""
@@ -120,25 +123,26 @@ def train_hyper_architecture(
         trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
         if weights is not None:
             trainer.supernet.carry_over(weights)
-        copy_from_main([*trainer.supernet.parameters(), trainer.estimator.logits], accelerator)
+        copy_from_main([*trainer.supernet.parameters(), *trainer.logits], accelerator)
         progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts, accelerator)
         for epoch, (alpha, metrics) in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, alpha.numpy(), metrics)
         for epoch in range(progress.epoch, config.epochs):
             metrics = trainer.epoch(progress)
-            alpha = trainer.estimator.alpha()
+            alpha = trainer.alpha()
             progress.end_epoch((torch.from_numpy(alpha), metrics))
             if on_epoch is not None:
                 on_epoch(epoch, alpha, metrics)
         one_shot = trainer.one_shot_accuracy(config.one_shot_paths)
-        effects = trainer.estimator.effects()
+        losses, effects = trainer.marginal.seen(), trainer.marginal.effects()
         seconds = progress.seconds
         path_accuracies = trainer.accuracies(paths)
         kept = None if weights is None else {name: w.cpu().clone() for name, w in trainer.supernet.weights().items()}
         history = np.stack([alpha.numpy() for alpha, _ in progress.history])
         path_seconds = progress.seconds - seconds
-    found = [_untrained(one_shot, data.chance), None if effects else _collapsed(history)]
+    collapsed = _collapsed(history) if config.estimator == "straight-through" else None
+    found = [_untrained(one_shot, data.chance), collapsed]
     warning = "; ".join(text for text in found if text is not None) or None
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
@@ -147,6 +151,7 @@ def train_hyper_architecture(
         alpha_history=history,
         accuracy=one_shot,
         path_accuracies=path_accuracies,
+        losses=losses,
         effects=effects,
         epochs=tuple(metrics for _, metrics in progress.history),
         warning=warning,
@@ -187,70 +192,92 @@ class _Trainer:
         self.schedule = schedule(self.optimizer, config.schedule, self.weight_batches.steps * config.epochs)
         self.parameters = list(self.supernet.parameters())  # to go through all modules takes a tenth of a small step
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
-        self.estimator = ESTIMATORS[config.estimator](self.supernet, logits, config, accelerator)
+        self.marginal = Marginal((self.depth, self.width), accelerator.device)
+        self.straight_through = None
+        if config.straight_through:
+            self.straight_through = StraightThrough(self.supernet, logits, config, accelerator)
+        self.fair_paths = None
+        if config.paths == "fair":
+            self.fair_paths = fair_paths(self.weight_batches.steps * config.epochs, logits.shape, generator)
         self.parts: dict[str, Stateful] = {
             "supernet": self.supernet,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
-            "estimator": self.estimator,
+            "marginal": self.marginal,
             "weight_batches": self.weight_batches,
             "alpha_batches": self.alpha_batches,
         }
+        if self.straight_through is not None:
+            self.parts["straight_through"] = self.straight_through
+
+    @property
+    def logits(self) -> list[Tensor]:
+        """What straight-through steps move, ``(d, w)``, where they are taken."""
+        return [] if self.straight_through is None else [self.straight_through.logits]
+
+    def alpha(self) -> NDArray[np.float64]:
+        """Alphas ``(d, w)`` by the estimator, in double precision."""
+        if self.config.estimator == "marginal":
+            return self.marginal.alpha()
+        assert self.straight_through is not None
+        return self.straight_through.alpha()
 
     def epoch(self, progress: Progress) -> dict[str, float]:
         """One pass over the weight split, with its alpha steps, or what is left of it; its metrics."""
         self.supernet.train()
         epoch, steps, running = progress.epoch, self.weight_batches.steps, progress.running
         if not running:
-            paths = self.accelerator.num_processes if self.config.path_per_process else 1  # of each step
-            running["noise"] = gumbel_noise((2, steps, paths, self.depth, self.width), self.generator)
+            running["noise"] = gumbel_noise((2, steps, self.depth, self.width), self.generator)
             running["losses"] = torch.zeros(2)  # of weights and alphas
             running["alpha_steps"] = torch.zeros(())
-        copy_from_main([running["noise"], self.estimator.logits], self.accelerator)
+        copy_from_main([running["noise"], *self.logits], self.accelerator)
         running["losses"] = running["losses"].to(self.accelerator.device)
-        noise = running["noise"][:, :, self.accelerator.process_index if self.config.path_per_process else 0]
+        noise = running["noise"]
         for step in progress.steps(steps):
             try:
-                running["losses"][0] += self.weight_step(self.weight_batches.next(), noise[0, step], epoch)
                 done = epoch * steps + step + 1
-                due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
-                if due and self.estimator.takes_steps:
+                path = self.path(done - 1, noise[0, step])
+                loss = self.weight_step(self.weight_batches.next(), path)
+                running["losses"][0] += loss
+                if epoch < self.config.alpha_start:
+                    continue
+                self.marginal.observe(path, loss, epoch)
+                if self.straight_through is not None and done % self.config.alpha_every == 0:
                     remaining = 1 - (done - 1) / (steps * self.config.epochs)
-                    batch = self.alpha_batches.next()
-                    running["losses"][1] += self.estimator.step(batch, noise[1, step], remaining, epoch)
+                    alpha_loss = self.straight_through.step(self.alpha_batches.next(), noise[1, step], remaining)
+                    running["losses"][1] += alpha_loss
                     running["alpha_steps"] += 1
             except FloatingPointError as error:
                 raise DivergedError(
                     f"expected finite losses and gradients, got NaN or infinity in {error}, epoch {epoch}, step "
                     f"{step}; try a lower learning rate, or a normalization"
                 ) from None
-        weight_loss, alpha_loss = running["losses"].tolist()
+        weight_loss, loss_of_alphas = running["losses"].tolist()
         metrics = {"loss/weights": weight_loss / steps, "accuracy/validation": self.one_shot_accuracy(1)}
         if alpha_steps := int(running["alpha_steps"]):
-            metrics["loss/alpha"] = alpha_loss / alpha_steps
+            metrics["loss/alpha"] = loss_of_alphas / alpha_steps
         return metrics
 
-    def weight_step(self, batch: Sequence[Minibatch], noise: Tensor, epoch: int) -> Tensor:
-        """Train the weights along one sampled path; returns the loss."""
-        path = (self.estimator.logits.detach() + noise).argmax(dim=1).tolist()
+    def path(self, step: int, noise: Tensor) -> list[int]:
+        """Columns ``(d,)`` that a weight step trains: a fair path, or one drawn from the alphas by noise ``(d, w)``."""
+        if self.fair_paths is not None:
+            return self.fair_paths[step]
+        assert self.straight_through is not None
+        return self.straight_through.draw(noise)
+
+    def weight_step(self, batch: Sequence[Minibatch], path: Sequence[int]) -> Tensor:
+        """Train the weights along one path; returns the loss."""
 
         def loss_of(micro_batch: Minibatch) -> Tensor:
             with self.accelerator.autocast():
                 return micro_batch.loss(self.supernet(micro_batch.images, path))
 
-        loss = backward(
-            batch,
-            loss_of,
-            self.parameters,
-            self.accelerator,
-            alike=not self.config.path_per_process,
-            in_order=self.config.micro_batches is not None,
-        )
+        in_order = self.config.micro_batches is not None
+        loss = backward(batch, loss_of, self.parameters, self.accelerator, in_order=in_order)
         self.check_finite(loss, batch, path)
         nn.utils.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
         self.optimizer.step()
         self.schedule.step()
-        self.estimator.observe(path, loss, epoch)
         return loss
 
     def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
@@ -304,16 +331,19 @@ def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], pr
     for split in (data.weight, data.alpha):
         Batches(split, config.batch_size, torch.Generator(), micro_batches=config.micro_batches, ranks=processes)
     steps = data.weight.steps(config.batch_size)
-    regression = config.estimator.endswith("regression")
-    every = config.alpha_every if ESTIMATORS[config.estimator].takes_steps else 1
-    taught = config.epochs * steps // every - config.alpha_start * steps // every
-    depth, width = shape
-    needed = depth * (width - 1) + config.epochs - config.alpha_start + 1 if regression else 1
-    if taught < needed:
-        what = "an alpha step" if needed == 1 else f"{needed} losses, more than there are unknowns,"
+    total, start = config.epochs * steps, config.alpha_start * steps
+    if config.estimator == "marginal":
+        needed, taught = losses_needed(shape, config.epochs - config.alpha_start), total - start
+        if taught < needed:
+            raise InvalidInputError(
+                f"expected {needed} weight steps or more from epoch alpha_start = {config.alpha_start} on, since the "
+                f"effects of {shape[0]} rows of {shape[1]} columns are told from their losses, got {taught} within "
+                f"{config.epochs} epochs of {steps}; train longer, or in smaller batches"
+            )
+    elif total // config.alpha_every == start // config.alpha_every:
         raise InvalidInputError(
-            f"expected {what} within {config.epochs} epochs of {steps} weight steps, got {taught} with alpha_every = "
-            f"{config.alpha_every} from epoch {config.alpha_start} on; lower them, or alphas never move"
+            f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got none with alpha_every "
+            f"= {config.alpha_every} from epoch {config.alpha_start} on; lower them, or alphas never move"
         )
 
 

@@ -241,7 +241,9 @@ def load_data(config: DataConfig) -> Data:
     mean = images[weight].mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     spread = images[weight].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
     if not (spread > 0).any():
-        raise DataError(f"{config.name}: expected images that differ, got the same value in all pixels of every channel")
+        raise DataError(
+            f"{config.name}: expected images that differ, got the same value in all pixels of every channel"
+        )
     # Of the values as they are stored, which no arithmetic of this machine has touched.
     parts = (images, labels, weight, alpha, test)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))

@@ -182,7 +182,6 @@ def backward(
     parameters: Sequence[nn.Parameter],
     accelerator: Accelerator,
     *,
-    alike: bool = True,
     in_order: bool = False,
 ) -> Tensor:
     """Leave the gradients of a batch's loss in the parameters, and return the loss ``()``, over all processes.
@@ -194,7 +193,6 @@ def backward(
         loss: of one of them, ``()``.
         parameters: of the model.
         accelerator: of the training.
-        alike: whether the same parameters have gradients on all processes.
         in_order: as in :func:`add_up`.
     """
     parts = []
@@ -203,12 +201,6 @@ def backward(
             parameter.grad = None
         part = loss(micro_batch)
         part.backward()
-        if not alike and accelerator.num_processes > 1:
-            there = torch.tensor([p.grad is not None for p in parameters], device=part.device, dtype=part.dtype)
-            (anywhere,) = add_up([[there]], accelerator)
-            for parameter, count in zip(parameters, anywhere.tolist(), strict=True):
-                if count and parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
         parts.append([part.detach(), *(p.grad for p in parameters if p.grad is not None)])
     if len(parts) == accelerator.num_processes == 1:
         return parts[0][0]

@@ -111,8 +111,8 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     assert (len(hyper), len(scratch)) == (2, 2)
     assert {run.data.tags["mlflow.parentRunId"] for run in hyper + scratch} == {parent.info.run_id}
     for run in hyper:
-        assert {"loss/weights", "loss/alpha", "accuracy/validation", "alpha/row1/column6"} <= set(run.data.metrics)
-        assert artifacts(run) == {"figures", "hyper_architecture.json"}
+        assert {"loss/weights", "accuracy/validation", "alpha/row1/column6"} <= set(run.data.metrics)
+        assert artifacts(run) == {"effects.json", "figures", "hyper_architecture.json"}
         # the smoke preset trains too little to mean anything, and says so
         assert ("fade.warning" in run.data.tags) == (run.data.metrics["one_shot_accuracy"] < 0.19)
     assert {run.data.params["seed"] for run in scratch} == {"0", "1"}
@@ -145,7 +145,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--depth", "0"], "depth: Input should be greater than 0"),
         (["--preset", "missing"], "expected one of digits, fashion, paper, smoke"),
         (["--data.name", "npz:missing.npz"], "expected an .npz that can be read"),
-        (["--bilevel.alpha_every", "1000"], "an alpha step within 2 epochs"),
+        (["--bilevel.batch_size", "200"], "expected 16 weight steps or more from epoch alpha_start = 0 on"),
         (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],

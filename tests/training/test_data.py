@@ -1,4 +1,5 @@
 import gzip
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from fade_study import DataError
+from fade_study.datasets import FASHION14, shrink, shrink_fashion
 from fade_study.training import DataConfig, load_data
-from fade_study.training.data import Batches
+from fade_study.training.data import Batches, read_fashion_mnist
 
 
 def images(n=60, shape=(8, 8), classes=3):
@@ -191,8 +193,52 @@ def test_files_that_are_no_npz(tmp_path):
         load_data(DataConfig(name=f"npz:{tmp_path / 'array.npy'}"))
 
 
+def test_fashion14_is_made_from_the_original_files():
+    """Only where Debian's package ``dataset-fashion-mnist`` has installed them."""
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        pytest.skip("the original files of Fashion-MNIST are not here")
+    images, labels, _ = read_fashion_mnist(folder)
+    made = shrink_fashion(images, labels)
+    with np.load(FASHION14) as shipped:
+        np.testing.assert_array_equal(made[0], shipped["images"])
+        np.testing.assert_array_equal(made[1], shipped["labels"])
+
+
+def test_fashion14_is_split_as_documented():
+    data = load_data(DataConfig(name="fashion14"))
+    assert [len(data.weight), len(data.alpha), len(data.test)] == [24_000, 6_000, 10_000]
+    assert data.image_shape == (1, 14, 14)
+    for split, count in ((data.weight, 2400), (data.alpha, 600), (data.test, 1000)):
+        assert split.labels.bincount().tolist() == [count] * 10
+    assert FASHION14.stat().st_size < 6 * 2**20
+
+
+def test_shrinking_takes_means_of_2_by_2_pixels_rounded_half_up():
+    image = np.array([[[1, 2, 255, 255], [2, 1, 255, 255], [0, 0, 0, 1], [0, 1, 1, 0]]], dtype=np.uint8)
+    np.testing.assert_array_equal(shrink(image), [[[2, 255], [0, 1]]])
+
+
+def test_small_differences_between_large_values_are_kept(tmp_path):
+    """Single precision can't tell 2**30 from 2**30 + 49."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(50, size=(60, 4, 4))
+    labels = np.arange(60) % 2
+    for name, shift in (("small", 0), ("large", 2**30)):
+        np.savez(tmp_path / f"{name}.npz", images=(images + shift).astype(np.int32), labels=labels)
+    small, large = (load_data(DataConfig(name=f"npz:{tmp_path / name}.npz")) for name in ("small", "large"))
+    torch.testing.assert_close(large.weight.images, small.weight.images, rtol=0, atol=1e-6)
+    assert large.weight.images.std() == pytest.approx(1, abs=0.01)
+
+
+def test_images_without_any_spread_are_refused(tmp_path):
+    np.savez(tmp_path / "flat.npz", images=np.full((60, 4, 4), 7), labels=np.arange(60) % 2)
+    with pytest.raises(DataError, match="expected images that differ, got the same value in all pixels"):
+        load_data(DataConfig(name=f"npz:{tmp_path / 'flat.npz'}"))
+
+
 def test_unknown_names_and_limits():
-    with pytest.raises(DataError, match="a data set among digits, fashion-mnist"):
+    with pytest.raises(DataError, match="a data set among fashion14, digits, fashion-mnist"):
         load_data(DataConfig(name="imagenet"))
     with pytest.raises(DataError, match="up to 1787 of the 1797 images"):
         load_data(DataConfig(limit=1795))
@@ -207,7 +253,7 @@ def test_missing_files_without_a_network(tmp_path, monkeypatch, name):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    with pytest.raises(DataError, match=rf"expected {name} in .*{tmp_path.name}.*--data\.name digits"):
+    with pytest.raises(DataError, match=rf"expected {name} in .*{tmp_path.name}.*--data\.name fashion14"):
         load_data(DataConfig(name=name, data_dir=str(tmp_path / "data")))
     assert not (tmp_path / "data").exists()
 

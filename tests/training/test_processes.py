@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from fade_study import FadeError, HyperArchitecture, enumerate_dags
 from fade_study.nn import Network, Supernet
 from fade_study.training import *
-from fade_study.training.estimators import TrainingRegression
+from fade_study.training.alphas import Marginal
 from fade_study.training.processes import Processes, everywhere
 from fade_study.training.session import open_accelerator
 
@@ -37,7 +37,7 @@ data = load_data(DataConfig(limit=300))
 hyper = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(3)[:2])))
 adam = OptimizerConfig(learning_rate=0.01)
 network = NetworkConfig(normalization="none")  # batch statistics would differ between shares of a batch
-config = BilevelConfig(epochs=4, batch_size=32, optimizer=adam, alpha_learning_rate=0.05)
+config = BilevelConfig(epochs=4, batch_size=32, optimizer=adam, paths="alphas", estimator="straight-through", alpha_learning_rate=0.05)
 result = train_hyper_architecture(hyper, data, config, network=network, seed=0)  # 24 steps of both kinds
 answer["alpha"] = result.alpha.tolist()
 answer["losses"] = [list(epoch.values()) for epoch in result.epochs]
@@ -51,25 +51,22 @@ with pytest.MonkeyPatch.context() as patch:  # without Adam, which divides gradi
     answer["sgd"] = train_hyper_architecture(hyper, data, config, network=network, seed=0).alpha.tolist()
 
 exactly = {}  # also with batch statistics
-for estimator in ("straight-through", "reinmax", "score-function", "training-regression", "validation-regression"):
-    other = dataclasses.replace(config, estimator=estimator, micro_batches=4)
+for paths, estimator in (("alphas", "straight-through"), ("fair", "marginal")):
+    other = dataclasses.replace(config, paths=paths, estimator=estimator, micro_batches=4)
     result = train_hyper_architecture(hyper, data, other, seed=0, weights={})
     weights = [weight.double().sum().item() for weight in result.weights.values()]
     exactly[estimator] = [result.alpha_history.tolist(), result.epochs, result.accuracy, weights]
 answer["exactly"] = exactly
 
-other = dataclasses.replace(config, path_per_process=True)
-answer["own paths"] = train_hyper_architecture(hyper, data, other, network=network, seed=0).alpha.tolist()
-observe = TrainingRegression.observe
+observe = Marginal.observe
 
 def observed(self, path, loss, epoch):
     answer["kept"] = loss.untyped_storage().nbytes()
     observe(self, path, loss, epoch)
 
-TrainingRegression.observe = observed
-for estimator in ("reinmax", "score-function", "training-regression", "validation-regression"):
-    other = dataclasses.replace(config, estimator=estimator)
-    answer[estimator] = train_hyper_architecture(hyper, data, other, network=network, seed=0).alpha.tolist()
+Marginal.observe = observed
+other = dataclasses.replace(config, paths="fair", estimator="marginal")
+answer["marginal"] = train_hyper_architecture(hyper, data, other, network=network, seed=0).alpha.tolist()
 
 scratch = ScratchConfig(epochs=2, batch_size=32, optimizer=adam)
 score = train_from_scratch(hyper.architecture([0, 1]), data, scratch, network=network, seed=0)
@@ -121,7 +118,6 @@ with Processes(accelerator, data) as processes:
         processes.run(train_hyper_architecture, hyper, data, BilevelConfig(batch_size=32))
     processes.follow()
 """
-ESTIMATORS = ("reinmax", "score-function", "training-regression", "validation-regression")
 
 
 def answers(path, processes):
@@ -142,7 +138,7 @@ def found(tmp_path_factory):
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("what", ["alpha", "sgd", *ESTIMATORS])
+@pytest.mark.parametrize("what", ["alpha", "sgd", "marginal"])
 def test_alphas_do_not_depend_on_the_number_of_processes(found, processes, what):
     np.testing.assert_allclose(found[processes][0][what], found[1][0][what], rtol=0, atol=1e-5)
 
@@ -165,7 +161,7 @@ def flat(values):
 
 def test_all_processes_have_the_same_alphas(found):
     for every in found.values():
-        for what in ("alpha", "sgd", "exactly", "own paths", "normalized", "scratch", *ESTIMATORS):
+        for what in ("alpha", "sgd", "exactly", "marginal", "normalized", "scratch"):
             assert len({json.dumps(one[what]) for one in every}) == 1
 
 
@@ -180,14 +176,6 @@ def test_what_is_exchanged_are_the_gradients_of_one_path(found):
 
 def test_losses_that_are_kept_keep_no_gradients(found):
     assert {one["kept"] for every in found.values() for one in every} == {4}  # bytes
-
-
-def test_each_process_may_have_a_path_of_its_own(found):
-    alphas = [np.array(found[processes][0]["own paths"]) for processes in (1, 2, 4)]
-    np.testing.assert_allclose(alphas[0], found[1][0]["alpha"], atol=1e-9)
-    assert not np.allclose(alphas[1], alphas[0], atol=1e-3)
-    for alpha in alphas:
-        np.testing.assert_allclose(alpha.sum(axis=1), 1)
 
 
 def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):

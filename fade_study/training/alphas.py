@@ -1,0 +1,167 @@
+"""How alphas are learned from a supernet: by the paper's straight-through gradients, or from the losses of its paths.
+
+*Straight-through*: Adam steps on alpha logits, along the gradient of hard Gumbel-softmax on the alpha split (section
+2.2, the paper's). *Marginal*: the losses of the weight steps, regressed on the columns that their paths took
+(:mod:`fade_study.effects`), which costs nothing beyond training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fade_study.config import BilevelConfig
+from fade_study.effects import Effects, PathLosses, effects_to_alpha, path_effects
+from fade_study.exceptions import InvalidInputError
+from fade_study.nn import Supernet
+from fade_study.training.data import Minibatch
+from fade_study.training.session import add_up
+
+__all__ = ["Marginal", "StraightThrough", "alpha_loss", "fair_paths", "row_regularization"]
+
+
+class StraightThrough:
+    """Hard Gumbel-softmax: forward the sampled path, backward as if the soft sample had been used (section 2.2).
+
+    Args:
+        supernet: its weights take no gradient from here.
+        logits: ``(d, w)``, on the CPU, so that paths are drawn without waiting for the device.
+        config: of the training.
+        accelerator: of the training.
+    """
+
+    def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
+        self.supernet, self.config, self.accelerator = supernet, config, accelerator
+        self.logits = logits.requires_grad_()
+        self.optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
+        self.regularization = row_regularization(config, len(logits))
+
+    def draw(self, noise: Tensor) -> list[int]:
+        """A path ``(d,)`` from the softmax of the logits, by Gumbel noise ``(d, w)``."""
+        return (self.logits.detach() + noise).argmax(dim=1).tolist()
+
+    def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float) -> Tensor:
+        """An alpha step.
+
+        Args:
+            batch: of the alpha split, the micro-batches of this process.
+            noise: Gumbel noise ``(d, w)``.
+            remaining: share of the training that is left; scales the regularization.
+
+        Returns:
+            The loss ``()`` of the whole batch, without regularization.
+        """
+        factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
+        path = factors.argmax(dim=1).tolist()
+        penalty = remaining * (self.regularization * factors.amax(dim=1)).sum()
+        parts = self.config.micro_batches or self.accelerator.num_processes  # of each batch, over all processes
+        (slope,) = torch.autograd.grad(penalty / parts, self.logits, retain_graph=True)
+        shares = []
+        for micro_batch in batch:
+            with self.accelerator.autocast():
+                loss = alpha_loss(self.supernet, micro_batch, factors, path)
+            (by_factor,) = torch.autograd.grad(loss, factors)
+            (gradient,) = torch.autograd.grad(factors, self.logits, by_factor, retain_graph=True)  # for the next one
+            shares.append([loss.detach(), (gradient + slope).to(loss)])  # on the device, where processes exchange them
+        loss, total = add_up(shares, self.accelerator, in_order=self.config.micro_batches is not None)
+        bad = ~total.isfinite().all(dim=1)
+        if bad.any():
+            raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
+        self.logits.grad = total.to(self.logits)
+        self.optimizer.step()
+        return loss
+
+    def alpha(self) -> NDArray[np.float64]:
+        """``(d, w)``, in double precision, so that rows sum to 1."""
+        return torch.softmax(self.logits.detach().double(), dim=1).numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the steps so far have left, for a checkpoint."""
+        return {"logits": self.logits.detach(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.logits.detach().copy_(state["logits"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Marginal:
+    """Losses of weight steps by their paths, and the effects of columns on them."""
+
+    def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
+        self.shape, self.device = shape, device
+        self.paths: list[Sequence[int]] = []
+        self.losses: list[Tensor] = []
+        self.epochs: list[int] = []
+
+    def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
+        """A path ``(d,)`` and its loss ``()``, which stays on the device until all are needed."""
+        self.paths.append(path)
+        self.losses.append(loss)
+        self.epochs.append(epoch)
+
+    def seen(self) -> PathLosses:
+        """All that was observed."""
+        losses = torch.stack(self.losses).double().cpu().numpy() if self.losses else np.empty(0)
+        paths = np.array(self.paths, dtype=np.int64).reshape(-1, self.shape[0])
+        return PathLosses(paths, losses, np.array(self.epochs, dtype=np.int64))
+
+    def effects(self) -> Effects | None:
+        """None while there are too few losses."""
+        return path_effects(self.seen(), self.shape[1])
+
+    def alpha(self) -> NDArray[np.float64]:
+        """``(d, w)``; even while nothing is known."""
+        effects = self.effects()
+        return np.full(self.shape, 1 / self.shape[1]) if effects is None else effects_to_alpha(effects)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the steps so far have left, for a checkpoint."""
+        return {"paths": self.paths, "losses": self.losses, "epochs": self.epochs}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse."""
+        self.paths, self.epochs = state["paths"], state["epochs"]
+        self.losses = [loss.to(self.device) for loss in state["losses"]]
+
+
+def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
+    """A path for each step, such that each w consecutive steps take every column of every row exactly once.
+
+    Args:
+        steps: how many.
+        shape: ``(d, w)``.
+        generator: of one random permutation for each row and w steps.
+    """
+    depth, width = shape
+    orders = torch.rand(-(-steps // width), depth, width, generator=generator).argsort(dim=2)
+    return orders.transpose(1, 2).reshape(-1, depth)[:steps].tolist()
+
+
+def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> Tensor:
+    """Cross-entropy along a path, with the straight-through gradient of factors.
+
+    Args:
+        supernet: of which no weight takes a gradient.
+        batch: of the alpha split.
+        factors: ``(d, w)``, such as a soft Gumbel-softmax sample.
+        path: ``(d,)``.
+    """
+    return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
+
+
+def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
+    """Weight of each row's largest factor in the alpha loss, ``(d,)``; deeper rows are slowed down more."""
+    if isinstance(config.regularization, tuple):
+        if len(config.regularization) != depth:
+            raise InvalidInputError(
+                f"expected one regularization or {depth}, one per row, got {len(config.regularization)}"
+            )
+        return torch.tensor(config.regularization)
+    return config.regularization * torch.arange(1, depth + 1)
