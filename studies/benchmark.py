@@ -37,8 +37,8 @@ from fade_study.config import BenchmarkConfig, NetworkConfig, OptimizerConfig, S
 from fade_study.execution import open_executor
 from fade_study.nn import DagCell, Network, Supernet, gumbel_noise
 from fade_study.training import DataConfig, load_data, train_from_scratch
-from fade_study.training.data import Minibatch
 from fade_study.training.alphas import alpha_loss
+from fade_study.training.data import Minibatch
 from fade_study.training.session import adam
 from studies.command import command
 

@@ -37,7 +37,8 @@ data = load_data(DataConfig(limit=300))
 hyper = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(3)[:2])))
 adam = OptimizerConfig(learning_rate=0.01)
 network = NetworkConfig(normalization="none")  # batch statistics would differ between shares of a batch
-config = BilevelConfig(epochs=4, batch_size=32, optimizer=adam, paths="alphas", estimator="straight-through", alpha_learning_rate=0.05)
+config = BilevelConfig(epochs=4, batch_size=32, optimizer=adam, paths="alphas", estimator="straight-through",
+                       alpha_learning_rate=0.05)
 result = train_hyper_architecture(hyper, data, config, network=network, seed=0)  # 24 steps of both kinds
 answer["alpha"] = result.alpha.tolist()
 answer["losses"] = [list(epoch.values()) for epoch in result.epochs]
