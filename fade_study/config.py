@@ -203,6 +203,8 @@ class BilevelConfig:
         regularization: weight of the largest Gumbel-softmaxed alpha of a row in the alpha loss, falling linearly to 0
             over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; or give one
             number per row.
+        sweep_paths: fair paths whose losses on the alpha split, once all is trained, tell the marginal effects; 0 takes
+            the losses of the weight steps instead.
         share_weights: whether cells of a row share the convolution on edge (u, v).
         one_shot_paths: random paths over which the final one-shot accuracy is averaged.
         threads: of the processor; small convolutions gain nothing from more than one.
@@ -221,6 +223,7 @@ class BilevelConfig:
     alpha_init_std: NonNegativeFloat = 0.0
     temperature: PositiveFloat = 1.0
     regularization: float | tuple[float, ...] = 0.1
+    sweep_paths: NonNegative = 0
     share_weights: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1

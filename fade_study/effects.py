@@ -5,11 +5,13 @@ paths tells each cell's part, relative to the mean of its row, with a standard e
 which a training has anyway.
 
 Several trainings of one hyper-architecture are averaged in their effects, not in the alphas that come from these: what
-differs between them is noise, which the softmax would distort.
+differs between them is noise, which the softmax would distort. And since all rows hold cells of one space, the effects
+of a row can borrow from those of the others through features of the cells (:func:`pool_effects`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +20,20 @@ from numpy.typing import NDArray
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["Effects", "PathLosses", "average_effects", "effects_to_alpha", "path_effects"]
+__all__ = [
+    "Effects",
+    "PathLosses",
+    "average_effects",
+    "effects_to_alpha",
+    "losses_needed",
+    "marginal_alpha",
+    "path_effects",
+    "pool_effects",
+]
 
 Array = NDArray[np.float64]
+SHARES = (0.0, 0.1, 0.3, 1.0, 3.0)
+"""Variances of each component of the pooling model that are weighed, in units of the effects' mean square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +118,66 @@ def average_effects(effects: Sequence[Effects]) -> Effects:
     values = np.stack([one.value for one in effects])  # (R, d, w)
     variance = values.var(axis=0, ddof=1).mean() / len(values)
     return Effects(values.mean(axis=0), np.full(values.shape[1:], np.sqrt(variance)))
+
+
+def pool_effects(effects: Effects, features: Array) -> Effects:
+    """Effects that borrow from each other through features of the cells: a mixed model, averaged over its variances.
+
+    An effect is taken for the sum of four parts, each with a variance of its own: a linear function of the cell's
+    features that all rows have in common, another one of its row alone, what the cell has of its own, and noise of the
+    size of the standard errors. The result is the expectation of the first three. The variances of these three are not
+    chosen: all combinations of ``SHARES`` are weighed by their marginal likelihood, so that features which explain
+    nothing change nothing. It compares cells of one hyper-architecture, and nothing beyond it.
+
+    Args:
+        effects: ``(d, w)``.
+        features: of the cells, ``(d, w, F)``, in any units.
+
+    Returns:
+        Effects, relative to the mean of the row, with the posterior's standard deviations.
+    """
+    from scipy.linalg import block_diag, helmert  # here, since importing the package should not wait for it
+
+    depth, width = effects.value.shape
+    spread = features.reshape(depth * width, -1).std(axis=0)
+    known = features[:, :, spread > 0] / spread[spread > 0]
+    known = known - known.mean(axis=1, keepdims=True)  # a row's mean is no effect
+    flat = known.reshape(depth * width, -1)
+    contrasts = block_diag(*[helmert(width)] * depth)  # (d (w - 1), d w): an orthonormal basis of such effects
+
+    def covariance(matrix: Array) -> Array:
+        return contrasts @ matrix @ contrasts.T
+
+    common = covariance(flat @ flat.T) / max(1, known.shape[2])
+    by_row = covariance(block_diag(*(row @ row.T for row in known))) / max(1, known.shape[2])
+    y = contrasts @ effects.value.ravel()
+    size = max(float(y @ y) / max(1, len(y)), 1e-24)
+    # a column that no path took has an infinite error: so large a one that it says nothing
+    noise = covariance(np.diag(np.minimum(effects.error.ravel() ** 2, 1e6 * size) + 1e-9 * size))
+    weights, means, variances = [], [], []
+    for a, b, c in itertools.product(SHARES, repeat=3):
+        signal = size * (a * common + b * by_row + c * np.eye(len(y)))
+        factor = np.linalg.cholesky(signal + noise)
+        whitened = np.linalg.solve(factor, np.column_stack([y, signal]))
+        weights.append(-0.5 * whitened[:, 0] @ whitened[:, 0] - np.log(factor.diagonal()).sum())
+        means.append(contrasts.T @ (whitened[:, 1:].T @ whitened[:, 0]))
+        variances.append(np.diag(contrasts.T @ (signal - whitened[:, 1:].T @ whitened[:, 1:]) @ contrasts))
+    weight = np.exp(np.array(weights) - max(weights))
+    weight /= weight.sum()
+    mean = weight @ np.array(means)
+    variance = weight @ (np.array(variances) + (np.array(means) - mean) ** 2)
+    return Effects(mean.reshape(depth, width), np.sqrt(np.maximum(variance, 0)).reshape(depth, width))
+
+
+def marginal_alpha(effects: Sequence[Effects], features: Array | None = None) -> Array:
+    """Alphas ``(d, w)`` from the effects that R trainings of one hyper-architecture found.
+
+    Args:
+        effects: of each training.
+        features: of the cells, ``(d, w, F)``, by which rows borrow from each other; None where cells have none.
+    """
+    mean = average_effects(effects)
+    return effects_to_alpha(mean if features is None else pool_effects(mean, features))
 
 
 def effects_to_alpha(effects: Effects) -> Array:

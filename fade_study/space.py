@@ -27,6 +27,7 @@ __all__ = [
     "Feature",
     "SpaceDiagnostics",
     "distant_cells",
+    "feature_table",
 ]
 
 Feature = Callable[[Dag], float]
@@ -326,6 +327,13 @@ def distant_cells(space: DagSpace, count: int, operations: int) -> tuple[Dag, ..
     while len(taken) < count:
         taken.append(distance[:, taken].min(axis=1).argmax())
     return tuple(cells[i] for i in taken)
+
+
+def feature_table(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64] | None:
+    """All features of the cells of a hyper-architecture, ``(d, w, F)``; None unless all cells are Dags."""
+    if not all(isinstance(cell, Dag) for row in rows for cell in row):
+        return None
+    return np.array([[[feature(cell) for feature in FEATURES.values()] for cell in row] for row in rows])
 
 
 def _find_feature(feature: str | Feature) -> tuple[str, Feature]:

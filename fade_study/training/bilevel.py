@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.config import BilevelConfig, NetworkConfig
-from fade_study.effects import Effects, PathLosses, losses_needed
+from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, path_effects
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths
@@ -30,6 +31,7 @@ from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.session import (
     accuracy,
     adam,
+    add_up,
     backward,
     check_alike,
     copy_from_main,
@@ -42,6 +44,8 @@ __all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
 
 BILEVEL_VERSION = 2
 """Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
+SWEEP_IMAGES = 1000
+"""Of the alpha split, on which a trained supernet's paths are compared."""
 ONE_HOT = 0.99
 """Alpha from which on a row has collapsed to one cell."""
 
@@ -53,15 +57,17 @@ class HyperResult:
     alpha: NDArray[np.float64]
     """``(d, w)``, rows sum to 1, higher is better."""
     alpha_history: NDArray[np.float64]
-    """After each epoch, ``(E, d, w)``."""
+    """After each epoch, ``(E, d, w)``; of marginal alphas, by the losses of weight steps."""
     accuracy: float
     """One-shot accuracy on the alpha split, mean over random paths. Near chance, alphas mean nothing."""
     path_accuracies: NDArray[np.float64]
     """One-shot accuracies ``(n,)`` on the alpha split of the paths that were asked for."""
     losses: PathLosses
     """Of the weight steps from epoch ``alpha_start`` on."""
+    sweep: PathLosses
+    """Of ``sweep_paths`` fair paths through the trained supernet, all on the same images of the alpha split."""
     effects: Effects | None
-    """Of columns on these losses; None where they are too few."""
+    """Of columns on the losses of the sweep, or, where there is none, of the weight steps; None for too few losses."""
     epochs: tuple[dict[str, float], ...]
     """Per epoch: ``loss/weights``, ``loss/alpha`` (once alpha steps are taken), ``accuracy/validation`` (of one random
     path)."""
@@ -134,8 +140,9 @@ def train_hyper_architecture(
             progress.end_epoch((torch.from_numpy(alpha), metrics))
             if on_epoch is not None:
                 on_epoch(epoch, alpha, metrics)
+        losses, sweep = trainer.marginal.seen(), trainer.sweep()
+        effects = path_effects(sweep if config.sweep_paths else losses, hyper_architecture.width)
         one_shot = trainer.one_shot_accuracy(config.one_shot_paths)
-        losses, effects = trainer.marginal.seen(), trainer.marginal.effects()
         seconds = progress.seconds
         path_accuracies = trainer.accuracies(paths)
         kept = None if weights is None else {name: w.cpu().clone() for name, w in trainer.supernet.weights().items()}
@@ -146,12 +153,14 @@ def train_hyper_architecture(
     warning = "; ".join(text for text in found if text is not None) or None
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
+    alpha = history[-1] if config.estimator == "straight-through" or effects is None else effects_to_alpha(effects)
     return HyperResult(
-        alpha=history[-1],
+        alpha=alpha,
         alpha_history=history,
         accuracy=one_shot,
         path_accuracies=path_accuracies,
         losses=losses,
+        sweep=sweep,
         effects=effects,
         epochs=tuple(metrics for _, metrics in progress.history),
         warning=warning,
@@ -280,6 +289,20 @@ class _Trainer:
         self.schedule.step()
         return loss
 
+    def sweep(self) -> PathLosses:
+        """Losses of fair paths on images of the alpha split, with batch statistics; processes share the paths."""
+        paths = fair_paths(self.config.sweep_paths, (self.depth, self.width), self.generator)
+        split, rank, ranks = self.data.alpha, self.accelerator.process_index, self.accelerator.num_processes
+        images, labels = split.images[:SWEEP_IMAGES], split.labels[:SWEEP_IMAGES]
+        losses = torch.zeros(len(paths), device=images.device)
+        with torch.inference_mode(), self.accelerator.autocast():
+            for i in range(rank, len(paths), ranks):
+                losses[i] = F.cross_entropy(self.supernet(images, paths[i]), labels)
+        (losses,) = add_up([[losses]], self.accelerator)
+        columns = np.array(paths, dtype=np.int64).reshape(-1, self.depth)
+        epochs = np.full(len(paths), self.config.epochs - 1)
+        return PathLosses(columns, losses.double().cpu().numpy(), epochs)
+
     def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
         """Raise on all processes for a loss or gradient that isn't, with the row in which that begins."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -333,6 +356,11 @@ def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], pr
     steps = data.weight.steps(config.batch_size)
     total, start = config.epochs * steps, config.alpha_start * steps
     if config.estimator == "marginal":
+        if 0 < config.sweep_paths < (needed := losses_needed(shape, 1)):
+            raise InvalidInputError(
+                f"expected sweep_paths of {needed} or more, since the effects of {shape[0]} rows of {shape[1]} columns "
+                f"are told from their losses, got {config.sweep_paths}; or 0, to take the losses of weight steps"
+            )
         needed, taught = losses_needed(shape, config.epochs - config.alpha_start), total - start
         if taught < needed:
             raise InvalidInputError(

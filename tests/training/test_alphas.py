@@ -5,70 +5,17 @@ import pytest
 import torch
 
 from fade_study import HyperArchitecture, enumerate_dags
-from fade_study.effects import Effects, PathLosses, average_effects, effects_to_alpha, path_effects
+from fade_study.effects import effects_to_alpha, path_effects
 from fade_study.training import BilevelConfig, NetworkConfig, OptimizerConfig, train_hyper_architecture
 from fade_study.training.alphas import fair_paths
 
 HYPER = HyperArchitecture((tuple(enumerate_dags(2)), tuple(enumerate_dags(2))))
 
 
-def losses(paths, values, epochs):
-    return PathLosses(np.asarray(paths), np.asarray(values, dtype=float), np.asarray(epochs))
-
-
-def test_effects_of_columns_are_found_whatever_the_epochs_do(rng):
-    effects = rng.normal(size=(3, 4))
-    effects -= effects.mean(axis=1, keepdims=True)
-    paths, epochs = rng.integers(4, size=(60, 3)), np.repeat([0, 1, 2], 20)
-    losses = effects[np.arange(3), paths].sum(axis=1) + np.array([9.0, 3.0, 1.0])[epochs]
-    found = path_effects(PathLosses(paths, losses, epochs), 4)
-    np.testing.assert_allclose(found.value, effects, atol=1e-9)
-    np.testing.assert_allclose(found.error, 0, atol=1e-9)
-
-
-def test_standard_errors_are_the_spread_of_effects(rng):
-    paths, epochs = rng.integers(3, size=(50, 2)), np.repeat([0, 1], 25)
-    fits = [path_effects(PathLosses(paths, rng.normal(size=50), epochs), 3) for _ in range(400)]
-    spread = np.std([fit.value for fit in fits], axis=0)
-    claimed = np.sqrt(np.mean([fit.error**2 for fit in fits], axis=0))
-    np.testing.assert_allclose(claimed, spread, rtol=0.15)
-
-
-def test_a_column_never_taken_has_no_effect(rng):
-    paths = np.column_stack([rng.integers(1, 3, size=200), rng.integers(3, size=200)])
-    found = path_effects(losses(paths, 2 + 0.3 * rng.normal(size=200), [0] * 200), 3)
-    assert (found.value[0, 0], found.error[0, 0]) == (0, np.inf)
-    np.testing.assert_allclose(found.value.sum(axis=1), 0, atol=1e-9)
-    assert (np.abs(found.value) < 5 * np.where(np.isfinite(found.error), found.error, 1)).all()
-    assert (found.error[1] < 0.1).all()
-
-
-def test_no_more_losses_than_unknowns_show_nothing(rng):
-    paths = np.array([[0, 0], [1, 1], [2, 2], [0, 1], [1, 2]])
-    assert path_effects(losses(paths, rng.normal(size=5), [0] * 5), 3) is None
-
-
 def test_a_regression_that_would_see_too_little_is_refused(digits):
     config = BilevelConfig(epochs=2, batch_size=200)
     with pytest.raises(ValueError, match="expected 5 weight steps or more from epoch alpha_start = 0 on"):
         train_hyper_architecture(HYPER, digits, config)
-
-
-def test_effects_of_several_trainings_are_averaged_and_differ_by_their_error(rng):
-    truth = np.array([[-0.3, 0.1, 0.2]])
-    found = [Effects(truth + 0.1 * rng.normal(size=(1, 3)), np.full((1, 3), 1e-6)) for _ in range(400)]
-    mean = average_effects(found)
-    np.testing.assert_allclose(mean.value, truth, atol=0.02)
-    np.testing.assert_allclose(mean.error, 0.1 / 20, rtol=0.1)
-    assert average_effects(found[:1]) is found[0]
-    with pytest.raises(ValueError, match="effects of one training or more"):
-        average_effects([])
-
-
-def test_alphas_are_the_softmax_of_effects_in_units_of_their_error():
-    effects = Effects(np.array([[0.2, -0.2], [0.0, 0.0]]), np.full((2, 2), 0.2))
-    ratio = np.exp(2)  # two standard errors apart
-    np.testing.assert_allclose(effects_to_alpha(effects), [[1 / (1 + ratio), ratio / (1 + ratio)], [0.5, 0.5]])
 
 
 @pytest.mark.parametrize("steps", [1, 7, 20, 21])
@@ -120,6 +67,27 @@ def test_every_training_tells_effects_and_takes_the_steps_it_needs(digits, paths
     assert ((result.effects.error > 0) & (result.effects.error < 1)).all()
     if estimator == "marginal":
         np.testing.assert_array_equal(result.alpha, effects_to_alpha(result.effects))
+
+
+@pytest.mark.parametrize("micro_batches", [None, 4])
+def test_a_sweep_tells_effects_of_the_trained_supernet(digits, micro_batches):
+    config = BilevelConfig(epochs=2, batch_size=32, sweep_paths=20, micro_batches=micro_batches)
+    result = train_hyper_architecture(HYPER, digits, config, seed=0)
+    assert result.sweep.paths.shape == (20, 2)
+    assert np.bincount(result.sweep.paths[:, 0]).tolist() == [10, 10]
+    expected = path_effects(result.sweep, 2)
+    np.testing.assert_array_equal(result.effects.value, expected.value)
+    np.testing.assert_array_equal(result.alpha, effects_to_alpha(expected))
+    # of one path the loss is always the same: all are measured on the same images
+    for path in np.unique(result.sweep.paths, axis=0):
+        same = result.sweep.losses[(result.sweep.paths == path).all(axis=1)]
+        assert np.ptp(same) < 1e-6
+
+
+def test_a_sweep_of_too_few_paths_is_refused(digits):
+    config = BilevelConfig(epochs=2, batch_size=32, sweep_paths=3)
+    with pytest.raises(ValueError, match="expected sweep_paths of 4 or more"):
+        train_hyper_architecture(HYPER, digits, config)
 
 
 def test_straight_through_alphas_do_not_depend_on_which_losses_are_kept(digits):
