@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
 from fade_study.correlation import Estimate
-from fade_study.ranking import fade_rank
 
 __all__ = [
     "Curve",
     "Entry",
-    "draw_curves",
+    "coefficient",
     "draw_marginals",
     "draw_predictors",
     "draw_ranks",
-    "epoch_curve",
+    "draw_repetitions",
     "repetition_curve",
-    "sample_curves",
 ]
 
 Array = NDArray[np.float64]
 SMALLEST_COST = 0.01
 """Seconds, of what costs nothing, on a logarithmic axis."""
-DRAWS = 200
-"""Of repetitions, architectures or seeds, for each point of a curve."""
+DRAWS = 50
+"""Of repetitions, for each point of a curve."""
 
 
 class Curve(NamedTuple):
@@ -48,105 +47,70 @@ class Entry(NamedTuple):
     seconds: float
 
 
-def epoch_curve(history: Array, paths: NDArray[np.int64], accuracies: Array) -> Curve:
-    """Coefficient of FaDE-ranks after each epoch; the range is that of single trainings.
+def coefficient(scores: Array, accuracies: Array) -> float:
+    """Spearman's coefficient of ``(n,)`` and ``(n,)``; NaN where one of them is constant."""
+    if min(np.ptp(scores), np.ptp(accuracies)) == 0:
+        return float("nan")
+    result: Any = stats.spearmanr(scores, accuracies)
+    return float(result.statistic)
+
+
+def repetition_curve(value: Callable[[Sequence[int]], float], repetitions: int, seed: int = 0) -> Curve:
+    """A coefficient from 1 .. R trainings, over draws of as many without replacement.
 
     Args:
-        history: alphas ``(R, E, d, w)``.
-        paths: ``(n, d)``.
-        accuracies: means ``(n,)``.
-    """
-    epochs = range(history.shape[1])
-    all_of_them = [_spearman(fade_rank(history[:, e], paths), accuracies) for e in epochs]
-    single = np.array([[_spearman(fade_rank(one[e], paths), accuracies) for e in epochs] for one in history])
-    low, high = np.quantile(single, [0.025, 0.975], axis=0)
-    return Curve(np.arange(1, len(epochs) + 1), np.array(all_of_them), low, high)
-
-
-def repetition_curve(alpha: Array, paths: NDArray[np.int64], accuracies: Array, seed: int = 0) -> Curve:
-    """Coefficient of FaDE-ranks averaged over 1 .. R trainings, over draws of as many without replacement.
-
-    Args:
-        alpha: ``(R, d, w)``.
-        paths: ``(n, d)``.
-        accuracies: means ``(n,)``.
+        value: of the trainings that are named by their numbers.
+        repetitions: R.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    counts = np.arange(1, len(alpha) + 1)
-    drawn = [
-        [_spearman(fade_rank(alpha[rng.permutation(len(alpha))[:k]], paths), accuracies) for _ in range(DRAWS)]
-        for k in counts
-    ]
-    return _curve(counts, drawn)
+    drawn = []
+    for k in range(1, repetitions + 1):
+        draws = {tuple(sorted(rng.permutation(repetitions)[:k].tolist())) for _ in range(DRAWS)}
+        drawn.append([value(draw) for draw in sorted(draws)])
+    low, median, high = np.array([np.nanquantile(values, [0.025, 0.5, 0.975]) for values in drawn]).T
+    return Curve(np.arange(1, repetitions + 1), median, low, high)
 
 
-def sample_curves(scores: Array, accuracies: Array, seed: int = 0) -> dict[int, Curve]:
-    """Coefficient from ever more architectures, by the number of seeds of each: what a small validation may find.
-
-    Args:
-        scores: ``(n,)``.
-        accuracies: ``(n, S)``.
-        seed: of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    n, seeds = accuracies.shape
-    counts = np.unique([k for k in (8, 16, 32, 64, 128, 256, 512) if k <= n] + [n])
-    curves = {}
-    for use in sorted({1, seeds}):
-        drawn = []
-        for k in counts:
-            draws = [(rng.choice(n, k, replace=False), rng.choice(seeds, use, replace=False)) for _ in range(DRAWS)]
-            drawn.append([_spearman(scores[a], accuracies[np.ix_(a, s)].mean(axis=1)) for a, s in draws])
-        curves[use] = _curve(counts, drawn)
-    return curves
-
-
-def draw_marginals(alpha: Array, cells: Sequence[str]) -> Figure:
-    """Alphas by cell and row, mean over repetitions with single repetitions as points, dark = deep (Fig. 2a).
+def draw_marginals(alpha: Array, cells: Sequence[Sequence[str]]) -> Figure:
+    """Alphas by row and column, mean over repetitions with single repetitions as points (Fig. 2a).
 
     Args:
         alpha: ``(R, d, w)``.
-        cells: keys of the w cells, the same in every row.
+        cells: keys of the cells, ``(d, w)``.
     """
-    _, depth, width = alpha.shape
-    figure = Figure(figsize=(1.6 * width + 1, 3.6), layout="constrained")
-    ax = figure.subplots()
-    for row in range(depth):
-        shade = str(0.8 * (1 - row / max(1, depth - 1)))
-        x = np.arange(width) + 0.8 * (row - (depth - 1) / 2) / depth
-        ax.bar(x, alpha[:, row].mean(axis=0), 0.8 / depth, color=shade, edgecolor="black", linewidth=0.5,
-               label=f"row {row}")  # fmt: skip
-        ax.plot(np.broadcast_to(x, alpha[:, row].shape).T, alpha[:, row].T, "o", color="C1", markersize=2.5, alpha=0.6)
-    ax.axhline(1 / width, color="C7", linewidth=0.6)
-    ax.set_xticks(range(width), [key.replace(":", ":\n", 1) for key in cells], fontsize=8)
-    ax.set(ylabel=f"alpha (points: {len(alpha)} single trainings)", xlabel="cell")
-    ax.legend(fontsize=8)
+    repetitions, depth, width = alpha.shape
+    figure = Figure(figsize=(1.2 * width + 1, 1.9 * depth), layout="constrained")
+    axes = figure.subplots(depth, 1, sharey=True, squeeze=False)[:, 0]
+    for row, ax in enumerate(axes):
+        ax.bar(range(width), alpha[:, row].mean(axis=0), 0.7, color="C0")
+        ax.plot(alpha[:, row].T, "o", color="C1", markersize=3, alpha=0.7)
+        ax.axhline(1 / width, color="C7", linewidth=0.6)
+        ax.set_xticks(range(width), [key.replace(":", ":\n", 1) for key in cells[row]], fontsize=6)
+        ax.set(ylabel=f"alpha, row {row}")
+    figure.suptitle(f"Mean (bars) of {repetitions} trainings (points); the line is 1 / {width}", fontsize=9)
     return figure
 
 
-def draw_ranks(scores: Array, accuracies: Array, spearman: Estimate, seeds: int) -> Figure:
-    """Evaluated against predicted ranks, 1 is best, with the regression line (Fig. 2b).
+def draw_ranks(cases: Mapping[str, tuple[Array, Array, Estimate]]) -> Figure:
+    """Evaluated against predicted ranks of each hyper-architecture, 1 is best, with the regression line (Fig. 2b).
 
     Args:
-        scores: ``(n,)``.
-        accuracies: means over seeds ``(n,)``.
-        spearman: their coefficient.
-        seeds: over which accuracies are means.
+        cases: by name, scores ``(n,)``, mean accuracies ``(n,)`` and their coefficient.
     """
-    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
-    ax = figure.subplots()
-    predicted, evaluated = stats.rankdata(-scores), stats.rankdata(-accuracies)
-    fit: Any = stats.linregress(predicted, evaluated)
-    ends = np.array([1, len(scores)])
-    ax.plot(predicted, evaluated, "o", color="C0", markersize=3 if len(scores) > 50 else 6, alpha=0.6)
-    ax.plot(ends, fit.intercept + fit.slope * ends, color="C1")
-    ax.set(
-        xlabel="predicted rank (FaDE)",
-        ylabel="evaluated rank (from scratch)",
-        title=f"Spearman {spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}], "
-        f"n = {len(scores)} × {seeds} seed{'s' if seeds > 1 else ''}",
-    )
+    figure = Figure(figsize=(3.9 * len(cases) + 0.6, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(cases), squeeze=False)[0]
+    for ax, (name, (scores, accuracies, spearman)) in zip(axes, cases.items(), strict=True):
+        predicted, evaluated = stats.rankdata(-scores), stats.rankdata(-accuracies)
+        fit: Any = stats.linregress(predicted, evaluated)
+        ends = np.array([1, len(scores)])
+        ax.plot(predicted, evaluated, "o", color="C0", markersize=3 if len(scores) > 50 else 6, alpha=0.6)
+        ax.plot(ends, fit.intercept + fit.slope * ends, color="C1")
+        ax.set(
+            xlabel="predicted rank (FaDE)",
+            title=f"{name}: {spearman.value:.2f} [{spearman.low:.2f}, {spearman.high:.2f}], n = {len(scores)}",
+        )
+    axes[0].set_ylabel("evaluated rank (from scratch)")
     return figure
 
 
@@ -180,35 +144,15 @@ def draw_predictors(entries: Mapping[str, Entry], ceiling: float | None, truth_s
     return figure
 
 
-def draw_curves(epochs: Curve, repetitions: Curve, samples: Mapping[int, Curve]) -> Figure:
-    """The three curves of a validation side by side."""
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3, sharey=True)
-    _draw(axes[0], epochs, "C0", "all trainings (range: single ones)")
-    _draw(axes[1], repetitions, "C0", "draws of trainings")
-    for number, (seeds, curve) in enumerate(samples.items()):
-        _draw(axes[2], curve, f"C{number}", f"{seeds} seed{'s' if seeds > 1 else ''} each")
-    axes[2].set_xscale("log", base=2)
-    for ax, label in zip(axes, ("epoch of the supernet", "trainings averaged", "architectures"), strict=True):
-        ax.axhline(0, color="C7", linewidth=0.6)
-        ax.set_xlabel(label)
-        ax.legend(fontsize=8)
-    axes[0].set_ylabel("Spearman coefficient of FaDE")
+def draw_repetitions(curves: Mapping[str, Curve]) -> Figure:
+    """Coefficients against the number of supernets, one line for each hyper-architecture."""
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        ax.plot(curve.x, curve.median, ".-", color=f"C{number}", label=name)
+        ax.fill_between(curve.x, curve.low, curve.high, color=f"C{number}", alpha=0.15)
+    ax.axhline(0, color="C7", linewidth=0.6)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="supernets (band: 95 % of the draws)", ylabel="Spearman coefficient of FaDE")
+    ax.legend(fontsize=8)
     return figure
-
-
-def _draw(ax: Any, curve: Curve, color: str, label: str) -> None:
-    ax.plot(curve.x, curve.median, ".-", color=color, label=label)
-    ax.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.2)
-
-
-def _curve(x: NDArray[np.int64], drawn: Sequence[Sequence[float]]) -> Curve:
-    low, median, high = np.nanquantile(np.array(drawn), [0.025, 0.5, 0.975], axis=1)
-    return Curve(x, median, low, high)
-
-
-def _spearman(scores: Array, accuracies: Array) -> float:
-    if min(np.ptp(scores), np.ptp(accuracies)) == 0:
-        return float("nan")
-    result: Any = stats.spearmanr(scores, accuracies)
-    return float(result.statistic)

@@ -419,54 +419,59 @@ class SearchConfig(_StudyConfig):
 
 @_settings
 class ValidationConfig(_StudyConfig):
-    """Do ranks predict from-scratch accuracy? One hyper-architecture with the same cells in every row (section 3.1).
+    """Do ranks predict from-scratch accuracy (section 3.1)?
 
     Args:
         seed: of the supernets and of the choice of architectures.
+        tables: of from-scratch trainings, each of some architectures of one hyper-architecture: names of shipped ones,
+            or paths of ``ground_truth.json`` files. Without any, a hyper-architecture with the same cells in every row
+            is made by the next three, and its architectures are trained.
         cells: candidates in every row, the w of the hyper-architecture, as far apart in the space's features as can be.
         operations: of each of them, so that all architectures have the same number of weights.
-        repetitions: trainings of the hyper-architecture.
-        architectures: how many are trained from scratch, such that every cell is equally frequent in every row, or
-            ``all``.
+        scratch_seeds: trainings from scratch of each architecture.
+        repetitions: trainings of each hyper-architecture.
+        straight_through: training by the paper's estimator, to compare with; null leaves it out.
+        straight_through_repetitions: how many of these.
+        architectures: how many of each hyper-architecture are judged, such that every cell is equally frequent in every
+            row, or ``all``.
         half: of all architectures, from which they are taken: ``selection`` to choose settings by, ``report`` to report
             what was chosen, or ``both``. The halves share their cells, so report with another seed as well.
-        scratch_seeds: trainings from scratch of each architecture.
         early_epochs: other trainings than the ground truth's, which are compared as predictors.
         predictors: names of those that are compared; null for all.
         top: the k of precision, regret and best rank among the best k.
         resamples: of bootstrap intervals.
-        table: of from-scratch trainings that are not repeated where their recipe is the same: the name of a shipped
-            one, the path of a ``ground_truth.json``, or null.
-        space: from which the cells are taken.
+        space: from which cells are taken.
     """
 
+    tables: tuple[str, ...] = ()
     cells: Annotated[int, Field(ge=2)] = 5
     operations: Positive = 5
-    repetitions: Positive = 8
+    scratch_seeds: Positive = 3
+    repetitions: Positive = 4
+    straight_through: BilevelConfig | None = None
+    straight_through_repetitions: Positive = 2
     architectures: Annotated[int, Field(ge=4)] | Literal["all"] = "all"
     half: Literal["both", "selection", "report"] = "both"
-    scratch_seeds: Positive = 3
-    early_epochs: tuple[Positive, ...] = (1, 2, 5)
+    early_epochs: tuple[Positive, ...] = (1,)
     predictors: tuple[str, ...] | None = None
     top: tuple[Positive, ...] = (1, 5, 10)
     resamples: Positive = 1000
-    table: str | None = None
 
     def _problems(self) -> list[str]:
-        paths = self.cells**self.depth
-        available = paths if self.half == "both" else paths // 2
         problems = []
-        if paths > MOST_PATHS:
+        if len({*self.tables}) < len(self.tables):
+            problems.append(f"tables: expected each once, got {', '.join(self.tables)}")
+        paths = self.cells**self.depth
+        if not self.tables and paths > MOST_PATHS:
             problems.append(f"cells: expected cells to the power of depth up to {MOST_PATHS}, got {paths}")
-        if (4 if self.architectures == "all" else self.architectures) > available:
-            problems.append(f"architectures: expected up to {available}, of {paths} in all, got {self.architectures}")
-        if self.half != "both" and paths < 8:
-            problems.append(f"half: expected 8 architectures or more to divide, got {paths}")
         if len({*self.early_epochs, self.scratch.epochs}) <= len(self.early_epochs):
             problems.append(
                 f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "
                 f"truth, got {self.early_epochs}"
             )
+        compared = self.straight_through
+        if compared is not None and compared.estimator != "straight-through":
+            problems.append(f"straight_through.estimator: expected straight-through, got {compared.estimator}")
         return problems
 
 

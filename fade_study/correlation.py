@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "RankReport",
     "architectures_needed",
     "independence_audit",
+    "mean_estimate",
     "noise_ceiling",
     "partial_spearman",
     "rank_report",
@@ -58,6 +59,10 @@ class Estimate:
     high: float
     p: float
     """Two-sided, of no relation: by permuting scores, of architectures or as ``permuted`` says."""
+    drawn: Array | None = field(default=None, repr=False, compare=False)
+    """The coefficient in each of B bootstrap draws, ``(B,)``."""
+    null: Array | None = field(default=None, repr=False, compare=False)
+    """The coefficient under each of K permutations, ``(K,)``."""
 
     def __str__(self) -> str:
         p = f"p = {self.p:.2g}" if self.p >= 0.001 else "p < 0.001"
@@ -148,7 +153,7 @@ def rank_report(
     n, seeds = y.shape
     notes: list[str] = []
     draws = _Draws(x, mean, replicates, resamples, seed)
-    rho = _spearman(x, mean, draws, permuted, PERMUTATIONS, seed)
+    rho = _spearman(x, mean, draws, permuted, PERMUTATIONS)
     kendall = _kendall(x, mean, draws, draws.means)
 
     sparse = trust = ceiling = relative = more_seeds = None
@@ -220,7 +225,29 @@ def spearman(
     """
     x, y = _checked(scores, accuracies)
     mean = y.mean(axis=1)
-    return _spearman(x, mean, _Draws(x, mean, replicates, resamples, seed), permuted, permutations, seed)
+    return _spearman(x, mean, _Draws(x, mean, replicates, resamples, seed), permuted, permutations)
+
+
+def mean_estimate(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
+    """Mean of one predictor's coefficients over hyper-architectures.
+
+    The interval holds the choice of the hyper-architectures as well: these are drawn anew, then their architectures.
+    Few of them make it too narrow, by a factor of about (H - 1) / H in its square.
+
+    Args:
+        estimates: of H hyper-architectures, by :func:`spearman` or :func:`partial_spearman` with as many resamples and
+            permutations each.
+        seed: of the draws.
+    """
+    if len(estimates) == 1:
+        return estimates[0]
+    value = float(np.mean([estimate.value for estimate in estimates]))
+    drawn = np.array([estimate.drawn for estimate in estimates])  # (H, B)
+    null = np.array([estimate.null for estimate in estimates])  # (H, K)
+    chosen = np.random.default_rng([seed, 5]).integers(len(drawn), size=drawn.T.shape)  # (B, H)
+    means = drawn.T[np.arange(len(chosen))[:, None], chosen].mean(axis=1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high), _given_p(value, null.mean(axis=0)), means, null.mean(axis=0))
 
 
 def partial_spearman(
@@ -274,11 +301,8 @@ def partial_spearman(
         _correlation(residuals(scores, z[index]), residuals(mean, z[index]))
         for scores, mean, index in zip(draws.scores, draws.means, draws.index, strict=True)
     ]
-    if permuted is None:
-        p = _permutation_p(left, right, permutations, seed)
-    else:
-        p = _given_p(value, _correlation(residuals(np.asarray(permuted, dtype=float), z), right))
-    return Estimate(value, *draws.interval(value, np.array(drawn)), p)
+    null = None if permuted is None else _correlation(residuals(np.asarray(permuted, dtype=float), z), right)
+    return draws.estimate(value, np.array(drawn), left, right, null, permutations)
 
 
 def reliability(accuracies: ArrayLike) -> float:
@@ -396,14 +420,31 @@ class _Draws:
         self.means: Array = mean[self.index]
         """``(resamples, n)``"""
         self._shifted = replicates is not None
+        self._seed = seed
+
+    def shifted(self, value: float, drawn: Array) -> Array:
+        """Coefficients of the draws ``(resamples,)``, with the coefficient as their median where scores vary, too."""
+        if not self._shifted:
+            return drawn
+        z = np.arctanh(np.clip([value, *drawn], -0.999999, 0.999999))
+        return np.tanh(z[1:] - np.median(z[1:]) + z[0])
 
     def interval(self, value: float, drawn: Array) -> tuple[float, float]:
         """Percentile interval of a coefficient from those of the draws, ``(resamples,)``."""
-        if self._shifted:
-            z = np.arctanh(np.clip([value, *drawn], -0.999999, 0.999999))
-            drawn = np.tanh(z[1:] - np.median(z[1:]) + z[0])
-        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(self.shifted(value, drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
+
+    def estimate(
+        self, value: float, drawn: Array, a: Array, b: Array, null: Array | None, permutations: int
+    ) -> Estimate:
+        """A coefficient of a and b, ``(n,)``, from those of the draws, and under given permutations or all of a."""
+        if null is None:
+            p = _permutation_p(a, b, permutations, self._seed)
+            rng = np.random.default_rng([self._seed, 2])
+            null = _correlation(rng.permuted(np.broadcast_to(a, (len(drawn), len(a))), axis=1), b)
+        else:
+            p = _given_p(value, null)
+        return Estimate(value, *self.interval(value, drawn), p, self.shifted(value, drawn), null)
 
 
 def _checked(scores: ArrayLike, accuracies: ArrayLike) -> tuple[Array, Array]:
@@ -471,17 +512,12 @@ def _given_p(value: float, others: Array) -> float:
     return float((1 + np.sum(np.abs(others) >= abs(value) - 1e-12)) / (1 + len(others)))
 
 
-def _spearman(
-    x: Array, mean: Array, draws: _Draws, permuted: ArrayLike | None, permutations: int, seed: int
-) -> Estimate:
+def _spearman(x: Array, mean: Array, draws: _Draws, permuted: ArrayLike | None, permutations: int) -> Estimate:
     a, b = stats.rankdata(x), stats.rankdata(mean)
     value = float(_correlation(a, b))
     drawn = _correlation(stats.rankdata(draws.scores, axis=1), stats.rankdata(draws.means, axis=1))
-    if permuted is None:
-        p = _permutation_p(a, b, permutations, seed)
-    else:
-        p = _given_p(value, _correlation(stats.rankdata(permuted, axis=1), b))
-    return Estimate(value, *draws.interval(value, drawn), p)
+    null = None if permuted is None else _correlation(stats.rankdata(permuted, axis=1), b)
+    return draws.estimate(value, drawn, a, b, null, permutations)
 
 
 def _kendall(x: Array, y: Array, draws: _Draws, means: Array) -> Estimate:

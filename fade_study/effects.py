@@ -26,7 +26,7 @@ __all__ = [
     "average_effects",
     "effects_to_alpha",
     "losses_needed",
-    "marginal_alpha",
+    "marginal_effects",
     "path_effects",
     "pool_effects",
 ]
@@ -143,13 +143,13 @@ def pool_effects(effects: Effects, features: Array) -> Effects:
     known = features[:, :, spread > 0] / spread[spread > 0]
     known = known - known.mean(axis=1, keepdims=True)  # a row's mean is no effect
     flat = known.reshape(depth * width, -1)
-    contrasts = block_diag(*[helmert(width)] * depth)  # (d (w - 1), d w): an orthonormal basis of such effects
+    contrasts = np.asarray(block_diag(*[helmert(width)] * depth))  # (d(w-1), dw), an orthonormal basis
 
     def covariance(matrix: Array) -> Array:
         return contrasts @ matrix @ contrasts.T
 
     common = covariance(flat @ flat.T) / max(1, known.shape[2])
-    by_row = covariance(block_diag(*(row @ row.T for row in known))) / max(1, known.shape[2])
+    by_row = covariance(np.asarray(block_diag(*(row @ row.T for row in known)))) / max(1, known.shape[2])
     y = contrasts @ effects.value.ravel()
     size = max(float(y @ y) / max(1, len(y)), 1e-24)
     # a column that no path took has an infinite error: so large a one that it says nothing
@@ -169,15 +169,15 @@ def pool_effects(effects: Effects, features: Array) -> Effects:
     return Effects(mean.reshape(depth, width), np.sqrt(np.maximum(variance, 0)).reshape(depth, width))
 
 
-def marginal_alpha(effects: Sequence[Effects], features: Array | None = None) -> Array:
-    """Alphas ``(d, w)`` from the effects that R trainings of one hyper-architecture found.
+def marginal_effects(effects: Sequence[Effects], features: Array | None = None) -> Effects:
+    """What R trainings of one hyper-architecture say of its columns: their mean, pooled.
 
     Args:
         effects: of each training.
         features: of the cells, ``(d, w, F)``, by which rows borrow from each other; None where cells have none.
     """
     mean = average_effects(effects)
-    return effects_to_alpha(mean if features is None else pool_effects(mean, features))
+    return mean if features is None else pool_effects(mean, features)
 
 
 def effects_to_alpha(effects: Effects) -> Array:

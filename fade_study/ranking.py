@@ -1,36 +1,21 @@
 """From alphas to ranks of architectures (section 2.3).
 
-A rank rule is a function from alphas of R repetitions, ``(R, d, w)``, and paths, ``(n, d)``, to scores, ``(n,)``,
-higher is better. :func:`fade_rank` is the paper's.
+A way to rank is a function from alphas, ``(d, w)`` or those of R repetitions, ``(R, d, w)``, and paths, ``(n, d)``, to
+scores, ``(n,)``, higher is better. :func:`fade_rank` is the paper's. Repetitions of the paper's alphas are averaged;
+those of marginal alphas are averaged before they become alphas, see :mod:`fade_study.effects`.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = [
-    "RULES",
-    "borda_rank",
-    "check_alpha",
-    "fade_rank",
-    "geometric_rank",
-    "marginals",
-    "path_frequency",
-    "top_k",
-    "weighted_rank",
-]
+__all__ = ["borda", "check_alpha", "fade_rank", "marginals", "top_k"]
 
 TOLERANCE = 1e-4
 """How far the alphas of a row may sum from 1."""
-SMALLEST = 1e-300
-"""In place of an alpha of 0, whose logarithm is infinite."""
-LAST_EPOCHS = 5
-"""Over which the rule ``last_epochs`` averages."""
 
 
 def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
@@ -87,57 +72,15 @@ def fade_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
     return _along(marginals(alpha), path).prod(axis=-1)
 
 
-def geometric_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
-    """Product of the geometric means over repetitions of ``(R, d, w)``: one repetition near 0 is a veto."""
-    logs = np.log(np.maximum(_repetitions(alpha), SMALLEST)).mean(axis=0)
-    return np.exp(_along(logs, path).sum(axis=-1))
+def borda(alpha: ArrayLike) -> NDArray[np.float64]:
+    """Mean ranks of the columns of each row over repetitions, ``(R, d, w) -> (d, w)``.
 
-
-def weighted_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
-    """Product of alphas, each row to the power of its signal's share of its variance over columns.
-
-    What differs between the columns of a row is signal or chance; repetitions ``(R, d, w)`` tell which. A row whose
-    repetitions contradict each other counts nothing.
-
-    Raises:
-        InvalidInputError: for one repetition.
+    Their sum along a path is its Borda count: each repetition ranks the columns of each row, however sure it is.
     """
-    logs = np.log(np.maximum(_repetitions(alpha), SMALLEST))
-    repetitions = len(logs)
-    if repetitions < 2:
-        raise InvalidInputError("expected alphas of 2 repetitions or more, got 1; they weight the rows")
-    mean = logs.mean(axis=0)
-    chance = logs.var(axis=0, ddof=1).mean(axis=1) / repetitions
-    observed = mean.var(axis=1, ddof=1)
-    weight = np.clip(1 - chance / np.maximum(observed, SMALLEST), 0, 1)
-    return np.exp(_along(weight[:, None] * (mean - mean.mean(axis=1, keepdims=True)), path).sum(axis=-1))
-
-
-def path_frequency(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
-    """Expected share of draws that are this path: the mean of products over ``(R, d, w)``, instead of their product.
-
-    R may run over the epochs of a training as well.
-    """
-    return np.mean([_along(one, path).prod(axis=-1) for one in _repetitions(alpha)], axis=0)
-
-
-def borda_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
-    """Borda count: each repetition of ``(R, d, w)`` ranks the columns of each row, and ranks are added up."""
     from scipy.stats import rankdata  # here, since importing the package should not wait for it
 
-    return _along(rankdata(_repetitions(alpha), axis=-1).mean(axis=0), path).sum(axis=-1)
-
-
-RULES: dict[str, Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray[np.float64]]] = {
-    "fade": lambda history, paths: fade_rank(history[:, -1], paths),
-    "geometric_mean": lambda history, paths: geometric_rank(history[:, -1], paths),
-    "last_epochs": lambda history, paths: fade_rank(history[:, -LAST_EPOCHS:].mean(axis=1), paths),
-    "weighted_rows": lambda history, paths: weighted_rank(history[:, -1], paths),
-    "path_frequency": lambda history, paths: path_frequency(history.reshape(-1, *history.shape[2:]), paths),
-    "borda": lambda history, paths: borda_rank(history[:, -1], paths),
-}
-"""Ways to rank paths ``(n, d)`` from the alphas of R repetitions after each of E epochs, ``(R, E, d, w)``; ``fade`` is
-the paper's."""
+    array = check_alpha(alpha)
+    return rankdata(array if array.ndim == 3 else array[None], axis=-1).mean(axis=0)
 
 
 def top_k(alpha: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -163,12 +106,6 @@ def top_k(alpha: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.float
         best = np.lexsort((*paths.T[::-1], -scores))[:k]
         paths, scores = paths[best], scores[best]
     return paths, scores
-
-
-def _repetitions(alpha: ArrayLike) -> NDArray[np.float64]:
-    """``(R, d, w)``, also of one repetition."""
-    array = check_alpha(alpha)
-    return array if array.ndim == 3 else array[None]
 
 
 def _along(table: NDArray[np.float64], path: ArrayLike) -> NDArray[np.float64]:

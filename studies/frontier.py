@@ -10,26 +10,20 @@ soon as it is done, and is not repeated.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
 from fade_study import HyperArchitecture
-from fade_study.benchmarks import FOLDER, Table, load_table
+from fade_study.benchmarks import FOLDER
 from fade_study.config import BilevelConfig, OptimizerConfig
-from fade_study.effects import Effects, average_effects, path_effects, pool_effects
+from fade_study.effects import path_effects
 from fade_study.execution import completed, open_executor
-from fade_study.space import feature_table, longest_path, operations
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 from studies.tabulate import DATA, NETWORK, PLANS
 from studies.trainings import submit

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fade_study.config import Estimator
+from fade_study.effects import PathLosses as Losses
+from fade_study.effects import average_effects, marginal_effects, path_effects
 from fade_study.exceptions import InvalidInputError
-from fade_study.ranking import RULES
+from fade_study.ranking import borda
+from fade_study.training import HyperResult, combined_alpha
 from fade_study.training.proxies import PROXIES
 
 __all__ = ["Evidence", "Measured", "Prediction", "names", "predict"]
 
 Array = NDArray[np.float64]
 SIZES = ("operations", "longest_path", "parameters", "flops")
+TRAINED = ("short_trainings", "chains")
 
 
 class Measured(NamedTuple):
@@ -34,28 +39,30 @@ class Prediction(NamedTuple):
     """``(n,)``, higher is better."""
     seconds: float
     """To score all n, on one processor core."""
-    replicates: Array | None
-    """``(B, n)``, scores from resampled repetitions; None where there is nothing to repeat."""
+    replicates: Array | None = None
+    """``(B, n)``, scores from resampled trainings; None where there is nothing to repeat."""
     permuted: Array | None = None
-    """``(B, n)``, scores after permuting the columns of each row's alphas, where alphas are all there is."""
+    """``(B, n)``, scores after permuting the columns of each row, where scores are sums over rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All that is known of n architectures but their ground truth."""
+    """All that is known of n architectures of a hyper-architecture but their ground truth."""
 
     paths: NDArray[np.int64]
     """``(n, d)``"""
-    history: Array
-    """Alphas of R trainings after each of E epochs, ``(R, E, d, w)``."""
-    one_shot: Array
-    """One-shot accuracies in each training, ``(R, n)``."""
-    hyper_seconds: float
-    """Of all R trainings."""
-    one_shot_seconds: float
-    """Of all one-shot accuracies."""
-    single: dict[str, Measured]
+    estimator: Estimator
+    """Of the alphas of ``supernets``."""
+    supernets: Sequence[HyperResult]
+    """R trainings of the hyper-architecture, with the one-shot accuracies of all paths."""
+    straight_through: Sequence[HyperResult] = ()
+    """Trainings by the paper's estimator, to compare with."""
+    features: Array | None = None
+    """Of the cells, ``(d, w, F)``."""
+    single: dict[str, Measured] = field(default_factory=dict)
     """Numbers of single architectures by name: sizes, zero-cost proxies, accuracies after short trainings."""
+    by_cell: dict[str, Measured] = field(default_factory=dict)
+    """What each cell adds, ``(d, w)`` by name, by other trainings than those of the supernets; higher is better."""
 
 
 def early(epochs: int) -> str:
@@ -69,7 +76,7 @@ def names(early_epochs: Sequence[int], chosen: Sequence[str] | None) -> list[str
     Raises:
         InvalidInputError: for names that do not exist.
     """
-    known = [*RULES, "one_shot", "one_shot_rows", *map(early, early_epochs), *SIZES, *PROXIES]
+    known = [*TABLES, "one_shot", *TRAINED, *map(early, early_epochs), *SIZES, *PROXIES]
     unknown = sorted(set(chosen or ()) - set(known))
     if unknown:
         raise InvalidInputError(f"expected predictors among {', '.join(known)}, got {', '.join(unknown)}")
@@ -88,43 +95,92 @@ def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Predict
     Raises:
         InvalidInputError: says why it is not available.
     """
+    rng = np.random.default_rng([seed, 3])
     if name in evidence.single:
         values, seconds = evidence.single[name]
         if np.ptp(values) == 0:
             raise InvalidInputError("it is the same for all architectures")
-        return Prediction(values, seconds, None)
-    if name in RULES:
-        rule, seconds = RULES[name], evidence.hyper_seconds
-
-        def scores(repetitions: Sequence[int]) -> Array:
-            return rule(evidence.history[list(repetitions)], evidence.paths)
-    elif name in ("one_shot", "one_shot_rows"):
-        seconds = evidence.hyper_seconds + evidence.one_shot_seconds
-        smooth: Callable[[Array], Array] = _row_effects(evidence.paths) if name == "one_shot_rows" else lambda x: x
-
-        def scores(repetitions: Sequence[int]) -> Array:
-            return smooth(evidence.one_shot[list(repetitions)].mean(axis=0))
-    else:
+        return Prediction(values, seconds)
+    if name in evidence.by_cell:
+        values, seconds = evidence.by_cell[name]
+        return Prediction(_along(values, evidence.paths), seconds, None, _permuted(values, evidence, resamples, rng))
+    if name == "one_shot":
+        accuracies = np.stack([one.path_accuracies for one in evidence.supernets])
+        seconds = sum(one.seconds + one.path_seconds for one in evidence.supernets)
+        drawn = [accuracies[list(draw)].mean(axis=0) for draw in _draws(len(accuracies), resamples, rng)]
+        return Prediction(accuracies.mean(axis=0), seconds, np.stack(drawn) if drawn else None)
+    if name not in TABLES:
         raise InvalidInputError("it was not measured")
-    count, _, depth, width = evidence.history.shape
-    rng = np.random.default_rng([seed, 3])
-    drawn = [scores(draw) for draw in rng.integers(count, size=(resamples, count))] if count > 1 else None
-    permuted = None
-    if name in RULES:
-        orders = rng.permuted(np.broadcast_to(np.arange(width), (resamples, depth, width)), axis=2)
-        # permuting columns of all alphas is permuting the columns of paths
-        permuted = [RULES[name](evidence.history, order[np.arange(depth), evidence.paths]) for order in orders]
+    trainings = evidence.straight_through if name.startswith("straight_through") else evidence.supernets
+    if not trainings:
+        raise InvalidInputError("no supernet was trained for it")
+    table = TABLES[name]
+    drawn = [
+        _along(table([trainings[i] for i in draw], evidence), evidence.paths)
+        for draw in _draws(len(trainings), resamples, rng)
+    ]
+    cells = table(trainings, evidence)
     return Prediction(
-        scores(range(count)),
-        seconds,
-        None if drawn is None else np.stack(drawn),
-        None if permuted is None else np.stack(permuted),
+        _along(cells, evidence.paths),
+        sum(one.seconds for one in trainings),
+        np.stack(drawn) if drawn else None,
+        _permuted(cells, evidence, resamples, rng),
     )
 
 
-def _row_effects(paths: NDArray[np.int64]) -> Callable[[Array], Array]:
-    """What least squares on row × column effects makes of values ``(n,)``."""
-    columns = [(paths[:, [i]] == np.unique(paths[:, i])).astype(float) for i in range(paths.shape[1])]
-    u, s, _ = np.linalg.svd(np.concatenate(columns, axis=1), full_matrices=False)
-    u = u[:, s > s[0] * 1e-9]
-    return lambda values: u @ (u.T @ values)
+def _log_alpha(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
+    """The FaDE-rank is the product of alphas; its logarithm is a sum over rows."""
+    return np.log(np.maximum(combined_alpha(trainings, evidence.estimator, evidence.features), 1e-300))
+
+
+def _without_pooling(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
+    effects = [one.effects for one in trainings if one.effects is not None]
+    return -average_effects(effects).value
+
+
+def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
+    width = evidence.supernets[0].alpha.shape[1]
+    effects = [path_effects(one.losses, width) for one in trainings]
+    return -marginal_effects([one for one in effects if one is not None], evidence.features).value
+
+
+def _mean_alpha(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
+    return np.log(np.maximum(np.mean([one.alpha for one in trainings], axis=0), 1e-300))
+
+
+def _borda(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
+    return borda(np.stack([one.alpha for one in trainings]))
+
+
+TABLES: dict[str, Callable[[Sequence[HyperResult], Evidence], Array]] = {
+    "fade": _log_alpha,
+    "borda": _borda,
+    "unpooled": _without_pooling,
+    "training_losses": _training_losses,
+    "straight_through": _mean_alpha,
+    "straight_through_borda": _borda,
+    "straight_through_losses": _training_losses,
+}
+"""Predictors that are sums over rows of what supernets tell of the cells, ``(d, w)``."""
+
+
+def cell_effects(paths: NDArray[np.int64], values: Array, width: int, features: Array | None) -> Array:
+    """What each cell adds to values of designed paths ``(n, d)``, pooled through features: ``(d, w)``."""
+    effects = path_effects(Losses(paths, -values, np.zeros(len(paths), dtype=np.int64)), width)
+    if effects is None:
+        raise InvalidInputError(f"expected more designed trainings than effects of columns, got {len(paths)}")
+    return -marginal_effects([effects], features).value
+
+
+def _along(table: Array, paths: NDArray[np.int64]) -> Array:
+    return table[np.arange(table.shape[0]), paths].sum(axis=1)
+
+
+def _draws(count: int, resamples: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Resampled trainings, ``(B, R)``; none of a single one."""
+    return rng.integers(count, size=(resamples if count > 1 else 0, count))
+
+
+def _permuted(table: Array, evidence: Evidence, resamples: int, rng: np.random.Generator) -> Array:
+    shuffled = rng.permuted(np.broadcast_to(table, (resamples, *table.shape)), axis=2)
+    return shuffled[:, np.arange(len(table)), evidence.paths].sum(axis=2)

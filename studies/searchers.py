@@ -175,8 +175,7 @@ def _alphas(searcher: Searcher, batch: fade_study.Batch, world: World) -> np.nda
         return np.full((depth, width), 1 / width)
     if searcher.alphas == "oracle":
         return world.oracle(batch)
-    seeds = repetition_seeds(batch.seed, searcher.repetitions)
-    alpha = fade_study.ranking.marginals(np.stack([world.alphas(batch, seed) for seed in seeds]))
+    alpha = world.alphas(batch, repetition_seeds(batch.seed, searcher.repetitions))
     if searcher.alphas == "shuffled":
         alpha = np.random.default_rng([batch.seed, 8]).permuted(alpha, axis=1)
     return alpha

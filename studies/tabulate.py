@@ -26,7 +26,7 @@ from fade_study.execution import completed, open_executor
 from fade_study.space import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from studies.trainings import submit
-from studies.validate_ranks import choose_paths
+from studies.validate_ranks import all_paths, choose_paths
 
 DEPTH = 4
 DATA = DataConfig(name="fashion14")
@@ -52,13 +52,13 @@ def of_search(seed: int) -> Plan:
     """48 balanced paths of the first hyper-architecture of the search with this seed."""
     sampler = fade_study.samplers.PseudoGradientSampler(offset=0.5, seed=seed)
     hyper_architecture = fade_study.create_study(space=SPACE, depth=DEPTH, sampler=sampler).ask().hyper_architecture
-    return Plan(hyper_architecture, choose_paths(hyper_architecture.shape, "both", 48, seed), 3)
+    return Plan(hyper_architecture, choose_paths(all_paths(hyper_architecture.shape), "both", 48, seed), 3)
 
 
 def of_equal_cells() -> Plan:
     """64 balanced paths of the hyper-architecture of section 3.1: the same 5 cells of 5 operations in every row."""
     hyper_architecture = HyperArchitecture((distant_cells(DagSpace(5), 5, 5),) * DEPTH)
-    return Plan(hyper_architecture, choose_paths(hyper_architecture.shape, "both", 64, 0), 3)
+    return Plan(hyper_architecture, choose_paths(all_paths(hyper_architecture.shape), "both", 64, 0), 3)
 
 
 def of_random_points() -> Plan:

@@ -13,6 +13,7 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -23,35 +24,36 @@ from scipy import stats
 from analysis import correlation as figures
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table, Trainings, load_table
-from fade_study.config import NetworkConfig, ScratchConfig, ValidationConfig
+from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig, ValidationConfig
 from fade_study.correlation import (
     FEWEST,
     Audit,
     Estimate,
     RankReport,
     independence_audit,
+    mean_estimate,
     partial_spearman,
     rank_report,
     spearman,
 )
+from fade_study.effects import losses_needed
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.execution import completed, open_executor
 from fade_study.nn import Network, flops, parameters
-from fade_study.space import distant_cells, longest_path, operations
-from fade_study.training import Data
+from fade_study.space import distant_cells, feature_table, longest_path, operations
+from fade_study.training import Data, HyperResult, combined_alpha, recipe
+from fade_study.training.alphas import fair_paths
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.proxies import PROXIES
 from fade_study.training.session import open_accelerator, session
 from studies.command import command
-from studies.predictors import Evidence, Measured, early, names, predict
-from studies.trainings import ScratchTrainings, repetition_seeds, train_hyper
+from studies.predictors import Evidence, Measured, cell_effects, early, names, predict
+from studies.trainings import ScratchTrainings, repetition_seeds, seed_of, train_hyper
 
 EARLY_SEED = 1000
 """Of the short trainings: none of the ground truth's, whose noise they must not share."""
 PROXY_IMAGES = 64
-FEW = 16
-"""Architectures that the paper's validation has."""
 CHUNK = 25
 """Architectures whose zero-cost proxies are one task."""
 
@@ -59,70 +61,204 @@ CHUNK = 25
 Array = NDArray[np.float64]
 
 
-def validate(config: ValidationConfig) -> RankReport:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A hyper-architecture on which predictors are judged."""
+
+    name: str
+    hyper_architecture: HyperArchitecture
+    paths: NDArray[np.int64]
+    """``(n, d)``"""
+    table: Table | None
+    """With its ground truth, where that is there already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came out for a case."""
+
+    case: Case
+    evidence: Evidence
+    truth: Trainings
+    """Of the architectures along the evidence's paths."""
+    report: RankReport
+    entries: dict[str, figures.Entry]
+    partial: Estimate | None
+    audit: Audit | None
+    rows: list[float | None]
+    missing: dict[str, str]
+    """Why predictors are not available."""
+
+
+def validate(config: ValidationConfig) -> list[Judged]:
     """Train supernets and ground truth, compare, report."""
     begin = time.perf_counter()
     predictors = names(config.early_epochs, config.predictors)
-    table = None if config.table is None else load_table(config.table)
     data = load_data(config.data)
-    check_schedule(config.bilevel, data, (config.depth, config.cells))
+    cases = open_cases(config, data)
+    for case in cases:
+        for training in (config.bilevel, config.straight_through):
+            if training is not None:
+                check_schedule(training, data, case.hyper_architecture.shape)
     tracking.check_server()
-    cells = distant_cells(config.space.open(), config.cells, config.operations)
-    hyper_architecture = HyperArchitecture((cells,) * config.depth)
-    paths = choose_paths(hyper_architecture.shape, config.half, config.architectures, config.seed)
     device = str(open_accelerator().device)
     with open_executor(config.executor) as executor, tracking.start_study("validation", config, device, data) as run:
-        results = train_hyper(
-            0,
-            hyper_architecture,
-            data,
-            config.bilevel,
-            config.network,
-            repetition_seeds(config.seed, config.repetitions),
-            executor,
-            paths.tolist(),
-        )
-        short = [epochs for epochs in config.early_epochs if early(epochs) in predictors]
-        truth, complete = train_scratch(hyper_architecture, paths, short, data, config, executor, table)
-        paths, architectures = truth.paths, truth.architectures
-        single = measure(architectures, predictors, data, config, executor)
-        for epochs, trainings in zip(short, list(truth.trainings.values())[1:], strict=True):
-            single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(paths))
-        evidence = Evidence(
-            paths=paths,
-            history=np.stack([result.alpha_history for result in results]),
-            one_shot=np.stack([result.path_accuracies for result in results])[:, complete],
-            hyper_seconds=sum(result.seconds for result in results),
-            one_shot_seconds=sum(result.path_seconds for result in results),
-            single=single,
-        )
-        run.text(truth.to_json(), "ground_truth.json")
-        report = compare(predictors, evidence, truth.ground_truth, config, run)
-        run.figure(figures.draw_marginals(evidence.history[:, -1], [cell.key for cell in cells]), "figures/alphas.png")
-        one_shot = float(np.mean([result.accuracy for result in results]))
+        judged = []
+        for number, case in enumerate(cases):
+            print(f"{case.name}: hyper-architecture {number + 1} of {len(cases)}, {len(case.paths)} architectures")
+            judged.append(judge(number, case, predictors, config, data, executor, run))
+        report(judged, predictors, config, run)
+        one_shot = float(np.mean([result.accuracy for one in judged for result in one.evidence.supernets]))
         run.metrics({"one_shot_accuracy": one_shot, "seconds": time.perf_counter() - begin})
         print(f"One-shot accuracy of the supernets: {one_shot:.2f} (chance {data.chance:.2f})")
         print(f"Look at run {run.id}: {tracking.ui_command()}")
-    return report
+    return judged
 
 
-def choose_paths(shape: tuple[int, int], half: str, count: int | Literal["all"], seed: int) -> NDArray[np.int64]:
-    """Paths of a hyper-architecture to train from scratch, ``(n, d)``.
+def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
+    """Those of the tables; without any, cells of one size that are the same in every row, to be trained from scratch.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for a table of other images, or other trainings from scratch.
+    """
+    if not config.tables:
+        cells = distant_cells(config.space.open(), config.cells, config.operations)
+        hyper_architecture = HyperArchitecture((cells,) * config.depth)
+        paths = all_paths(hyper_architecture.shape)
+        return [Case("equal cells", hyper_architecture, _chosen(paths, config), None)]
+    wanted = recipe(data, config.scratch, config.network)
+    cases = []
+    for name in config.tables:
+        table = load_table(name)
+        if table.recipe != wanted:
+            raise InvalidInputError(
+                f"expected a table of trainings by the recipe {wanted} of these images, network and scratch settings, "
+                f"got {name} with {table.recipe}, trained with {dict(table.ground_truth.settings)}; give that one's "
+                "images and settings, or leave tables empty to train the ground truth"
+            )
+        cases.append(Case(name, table.hyper_architecture, _chosen(table.paths, config), table))
+    return cases
+
+
+def judge(
+    number: int,
+    case: Case,
+    predictors: Sequence[str],
+    config: ValidationConfig,
+    data: Data,
+    executor: Executor,
+    run: tracking.Run,
+) -> Judged:
+    """Train what the predictors of one hyper-architecture need, and compare them with its ground truth."""
+
+    def supernets(bilevel: BilevelConfig, repetitions: int, paths: NDArray[np.int64]) -> list[HyperResult]:
+        seeds = repetition_seeds(seed_of(config.seed, number, 2), repetitions)
+        return train_hyper(
+            number, case.hyper_architecture, data, bilevel, config.network, seeds, executor, paths.tolist()
+        )
+
+    trained = supernets(config.bilevel, config.repetitions, case.paths)
+    compared = []
+    if config.straight_through is not None and any(name.startswith("straight_through") for name in predictors):
+        compared = supernets(config.straight_through, config.straight_through_repetitions, case.paths[:0])
+    short = [epochs for epochs in config.early_epochs if early(epochs) in predictors]
+    table, complete = train_scratch(case, short, data, config, executor)
+    if case.table is None:
+        run.text(table.to_json(), "ground_truth.json")
+    paths, architectures = table.paths, table.architectures
+    single = measure(architectures, predictors, data, config, executor)
+    for epochs, trainings in zip(short, list(table.trainings.values())[1:], strict=True):
+        single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(paths))
+    features = feature_table(case.hyper_architecture.rows)
+    steps = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
+    evidence = Evidence(
+        paths=paths,
+        estimator=config.bilevel.estimator,
+        supernets=[dataclasses.replace(result, path_accuracies=result.path_accuracies[complete]) for result in trained],
+        straight_through=compared,
+        features=features,
+        single=single,
+        by_cell=designed(case.hyper_architecture, features, steps, predictors, data, config, executor),
+    )
+    return compare(case, evidence, table.ground_truth, predictors, config)
+
+
+def designed(
+    hyper_architecture: HyperArchitecture,
+    features: Array | None,
+    steps: int,
+    predictors: Sequence[str],
+    data: Data,
+    config: ValidationConfig,
+    executor: Executor,
+) -> dict[str, Measured]:
+    """What short trainings of their own tell of the cells, ``(d, w)``, for as many steps as the supernets have had.
+
+    ``short_trainings`` are of fair paths, an epoch each, whose validation accuracies are regressed on the columns;
+    ``chains`` are of d times the same cell.
+    """
+    depth, width = hyper_architecture.shape
+    epoch = data.weight.steps(config.scratch.batch_size)
+    found = {}
+    if "short_trainings" in predictors:
+        count = max(losses_needed((depth, width), 1), steps // epoch)
+        paths = np.array(fair_paths(count, (depth, width), torch.Generator().manual_seed(config.seed)))
+        architectures = [hyper_architecture.architecture(path) for path in paths.tolist()]
+        values, seconds = train_short(architectures, 1, data, config, executor)
+        found["short_trainings"] = Measured(cell_effects(paths, values, width, features), seconds)
+    if "chains" in predictors:
+        cells = {cell.key: cell for row in hyper_architecture.rows for cell in row}
+        epochs = max(1, steps // (epoch * len(cells)))
+        chains = [Architecture((cell,) * depth) for cell in cells.values()]
+        values, seconds = train_short(chains, epochs, data, config, executor)
+        by_key = dict(zip(cells, values, strict=True))
+        table = np.array([[by_key[cell.key] for cell in row] for row in hyper_architecture.rows])
+        found["chains"] = Measured(table, seconds)
+    return found
+
+
+def train_short(
+    architectures: Sequence[Architecture], epochs: int, data: Data, config: ValidationConfig, executor: Executor
+) -> tuple[Array, float]:
+    """Validation accuracies ``(n,)`` of short trainings from scratch, and their seconds."""
+    scratch = dataclasses.replace(config.scratch, epochs=epochs)
+    wanted = [(architecture, EARLY_SEED) for architecture in architectures]
+    found = ScratchTrainings(wanted, data, scratch, config.network, executor).collect()
+    results = [found[architecture.key, EARLY_SEED] for architecture in architectures]
+    return np.array([one.validation for one in results]), sum(one.seconds for one in results)
+
+
+def all_paths(shape: tuple[int, int]) -> NDArray[np.int64]:
+    """All w^d paths, ``(w^d, d)``."""
+    depth, width = shape
+    return np.indices((width,) * depth).reshape(depth, -1).T
+
+
+def _chosen(paths: NDArray[np.int64], config: ValidationConfig) -> NDArray[np.int64]:
+    return choose_paths(paths, config.half, config.architectures, config.seed)
+
+
+def choose_paths(paths: NDArray[np.int64], half: str, count: int | Literal["all"], seed: int) -> NDArray[np.int64]:
+    """Some of the paths ``(n, d)`` of a hyper-architecture.
 
     Args:
-        shape: ``(d, w)``.
+        paths: from which they are chosen.
         half: ``both``, or ``selection`` or ``report``: two halves that are the same whatever the seed.
         count: of them, such that all columns of a row are as equally frequent as can be.
         seed: of the choice.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for more than there are.
     """
-    depth, width = shape
-    paths = np.indices((width,) * depth).reshape(depth, -1).T
     shuffled = np.random.default_rng(0).permutation(len(paths))
     middle = len(paths) // 2
     index = {"both": shuffled, "selection": shuffled[:middle], "report": shuffled[middle:]}[half]
     if count != "all":
+        if count > len(index):
+            raise InvalidInputError(f"architectures: expected up to {len(index)}, got {count}; there are no more")
         index = np.random.default_rng([seed, 4]).permutation(index)
-        frequency, chosen, left = np.zeros(shape), [], np.ones(len(index), dtype=bool)
+        depth = paths.shape[1]
+        frequency, chosen, left = np.zeros((depth, paths.max() + 1)), [], np.ones(len(index), dtype=bool)
         for _ in range(count):
             crowded = np.where(left, frequency[np.arange(depth), paths[index]].sum(axis=1), np.inf)
             best = int(crowded.argmin())
@@ -134,30 +270,26 @@ def choose_paths(shape: tuple[int, int], half: str, count: int | Literal["all"],
 
 
 def train_scratch(
-    hyper_architecture: HyperArchitecture,
-    paths: NDArray[np.int64],
-    short: Sequence[int],
-    data: Data,
-    config: ValidationConfig,
-    executor: Executor,
-    table: Table | None,
+    case: Case, short: Sequence[int], data: Data, config: ValidationConfig, executor: Executor
 ) -> tuple[Table, list[int]]:
-    """Ground truth, and trainings over fewer or more epochs that may predict it, of the architectures along paths.
+    """Ground truth, and trainings over fewer or more epochs that may predict it, of a case's architectures.
 
     Returns:
         A table, the ground truth first, of those architectures of which no training failed; and which these are.
     """
-    architectures = [hyper_architecture.architecture(path) for path in paths.tolist()]
-    plans = [(config.scratch, tuple(range(config.scratch_seeds)))]
+    architectures = [case.hyper_architecture.architecture(path) for path in case.paths.tolist()]
+    seeds = range(config.scratch_seeds) if case.table is None else case.table.ground_truth.seeds
+    plans = [(config.scratch, tuple(seeds))]
     plans += [(dataclasses.replace(config.scratch, epochs=epochs), (EARLY_SEED,)) for epochs in short]
     trainings = [
         ScratchTrainings(
-            [(a, seed) for seed in seeds for a in architectures], data, scratch, config.network, executor, table
+            [(a, seed) for seed in seeds for a in architectures], data, scratch, config.network, executor, case.table
         )
         for scratch, seeds in plans
     ]
     known = sum(one.known for one in trainings)
-    print(f"From scratch: {known} of {len(paths) * sum(len(seeds) for _, seeds in plans)} trainings were done before")
+    wanted = len(architectures) * sum(len(seeds) for _, seeds in plans)
+    print(f"From scratch: {known} of {wanted} trainings were done before")
     collected = [one.collect() for one in trainings]
     complete = [
         i
@@ -166,13 +298,14 @@ def train_scratch(
     ]
     if len(complete) < FEWEST:
         raise WorkerDiedError(
-            f"expected {FEWEST} architectures or more with all their trainings, got {len(complete)} of {len(paths)}; "
+            f"expected {FEWEST} architectures or more with all their trainings, got {len(complete)} of "
+            f"{len(architectures)}; "
             "the same command repeats only those that are missing"
         )
     keys = [architectures[i].key for i in complete]
     made = Table(
-        hyper_architecture=hyper_architecture,
-        paths=paths[complete],
+        hyper_architecture=case.hyper_architecture,
+        paths=case.paths[complete],
         recipe=trainings[0].recipe,
         trainings={
             one.recipe: as_trainings(found, keys, seeds, scratch, config.network)
@@ -251,17 +384,17 @@ def _untrained(
 
 
 def compare(
-    predictors: Sequence[str], evidence: Evidence, truth: Trainings, config: ValidationConfig, run: tracking.Run
-) -> RankReport:
-    """All predictors against the ground truth: tables, figures, metrics, and a summary on the terminal."""
-    accuracies, mean = truth.test, truth.test.mean(axis=1)
-    options = {"resamples": config.resamples, "seed": config.seed}
+    case: Case, evidence: Evidence, truth: Trainings, predictors: Sequence[str], config: ValidationConfig
+) -> Judged:
+    """All predictors against the ground truth of one hyper-architecture."""
+    accuracies = truth.test
+    options: dict[str, Any] = {"resamples": config.resamples, "seed": config.seed}
     fade = predict("fade", evidence, config.resamples, config.seed)
     variants = {"replicates": fade.replicates, "permuted": fade.permuted}
     try:
         report = rank_report(fade.scores, accuracies, top=config.top, **variants, **options)
     except InvalidInputError as error:
-        raise InvalidInputError(f"there are no FaDE-ranks to report on: {error}") from None
+        raise InvalidInputError(f"there are no FaDE-ranks to report on in {case.name}: {error}") from None
     entries = {"fade": figures.Entry(report.spearman, fade.seconds)}
     missing: dict[str, str] = {}
     for name in predictors:
@@ -275,29 +408,80 @@ def compare(
         else:
             entries[name] = figures.Entry(estimate, seconds)
     covariates = np.column_stack([evidence.single[name].values for name in ("operations", "longest_path")])
-    partial = partial_spearman(fade.scores, accuracies, covariates, **variants, **options)
     try:
         audit = independence_audit(accuracies, evidence.paths)
     except InvalidInputError as error:
         audit, missing["audit"] = None, str(error)
-    rows = row_coefficients(evidence.history[:, -1].mean(axis=0), evidence.paths, mean)
-    samples = figures.sample_curves(fade.scores, accuracies, config.seed)
+    return Judged(
+        case=case,
+        evidence=evidence,
+        truth=truth,
+        report=report,
+        entries=entries,
+        partial=partial_spearman(fade.scores, accuracies, covariates, **variants, **options),
+        audit=audit,
+        rows=row_coefficients(
+            combined_alpha(evidence.supernets, config.bilevel.estimator, evidence.features),
+            evidence.paths,
+            accuracies.mean(axis=1),
+        ),
+        missing=missing,
+    )
 
-    run.metrics(headline(report, partial, audit, rows, entries))
-    text = summary(report, partial, audit, rows, samples[report.seeds], entries, missing)
+
+def report(judged: Sequence[Judged], predictors: Sequence[str], config: ValidationConfig, run: tracking.Run) -> None:
+    """Means over all hyper-architectures, and each: metrics, tables, figures, and a summary on the terminal."""
+    entries = {
+        name: figures.Entry(
+            mean_estimate([one.entries[name].estimate for one in judged], config.seed),
+            sum(one.entries[name].seconds for one in judged),
+        )
+        for name in predictors
+        if all(name in one.entries for one in judged)
+    }
+    missing = {name: reason for one in judged for name, reason in one.missing.items()}
+    partials = [one.partial for one in judged if one.partial is not None]
+    partial = mean_estimate(partials, config.seed) if len(partials) == len(judged) else None
+    run.metrics(headline(judged, entries, partial))
+    text = summary(judged, entries, partial, missing)
     print("\n" + text)
     run.text(text + "\n", "report.txt")
-    write_tables(entries, missing, evidence, fade.scores, truth, run)
-    run.figure(figures.draw_ranks(fade.scores, mean, report.spearman, report.seeds), "figures/ranks.png")
-    cost = truth.seconds * accuracies.size
-    run.figure(figures.draw_predictors(entries, report.ceiling, cost), "figures/predictors.png")
-    epochs = figures.epoch_curve(evidence.history, evidence.paths, mean)
-    repetitions = figures.repetition_curve(evidence.history[:, -1], evidence.paths, mean, config.seed)
-    run.figure(figures.draw_curves(epochs, repetitions, samples), "figures/curves.png")
-    for name, curve in (("epoch", epochs), ("repetitions", repetitions)):
-        points = zip(curve.x.tolist(), curve.median.tolist(), strict=True)
-        run.series([(x, {f"curve/{name}/spearman": value}) for x, value in points])
-    return report
+    write_tables(judged, entries, missing, run)
+    ceilings = [one.report.ceiling for one in judged if one.report.ceiling is not None]
+    ceiling = float(np.mean(ceilings)) if ceilings else None
+    cost = sum(one.truth.seconds * one.truth.test.size for one in judged)
+    run.figure(figures.draw_predictors(entries, ceiling, cost), "figures/predictors.png")
+    run.figure(
+        figures.draw_ranks(
+            {
+                one.case.name: (predict("fade", one.evidence, 0, config.seed).scores, one.truth.test.mean(axis=1),
+                                one.report.spearman)
+                for one in judged
+            }
+        ),
+        "figures/ranks.png",
+    )  # fmt: skip
+    curves = {one.case.name: repetition_curve(one, config) for one in judged}
+    run.figure(figures.draw_repetitions(curves), "figures/repetitions.png")
+    mean_curve = np.mean([curve.median for curve in curves.values()], axis=0)
+    counts = range(1, len(mean_curve) + 1)
+    run.series([(k, {"curve/repetitions/spearman": v}) for k, v in zip(counts, mean_curve.tolist(), strict=True)])
+    for one in judged:
+        alphas = np.stack([result.alpha for result in one.evidence.supernets])
+        keys = [[cell.key for cell in row] for row in one.case.hyper_architecture.rows]
+        run.figure(figures.draw_marginals(alphas, keys), f"figures/alphas_{one.case.name.replace(' ', '_')}.png")
+
+
+def repetition_curve(one: Judged, config: ValidationConfig) -> figures.Curve:
+    """Coefficient of FaDE-ranks from 1 .. R supernets."""
+
+    def coefficient(chosen: Sequence[int]) -> float:
+        supernets = [one.evidence.supernets[i] for i in chosen]
+        evidence = dataclasses.replace(one.evidence, supernets=supernets)
+        scores = predict("fade", evidence, 0, config.seed).scores
+        return figures.coefficient(scores, one.truth.test.mean(axis=1))
+
+    return figures.repetition_curve(coefficient, len(one.evidence.supernets), config.seed)
 
 
 def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float | None]:
@@ -322,99 +506,111 @@ def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) 
     return coefficients
 
 
-def headline(
-    report: RankReport,
-    partial: Estimate | None,
-    audit: Audit | None,
-    rows: Sequence[float | None],
-    entries: dict[str, figures.Entry],
-) -> dict[str, float]:
-    """The figures by which runs are compared; what is not available is left out."""
+def headline(judged: Sequence[Judged], entries: dict[str, figures.Entry], partial: Estimate | None) -> dict[str, float]:
+    """The figures by which runs are compared, means over hyper-architectures; what is not available is left out."""
+    reports = [one.report for one in judged]
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        return None if any(value is None for value in values) else float(np.mean(values))  # pyright: ignore
+
     metrics: dict[str, float | None] = {
-        "fade/spearman": report.spearman.value,
-        "fade/spearman_low": report.spearman.low,
-        "fade/spearman_high": report.spearman.high,
-        "fade/spearman_p": report.spearman.p,
-        "fade/kendall": report.kendall.value,
-        "fade/sparse_kendall": None if report.sparse_kendall is None else report.sparse_kendall.value,
-        "fade/ceiling": report.ceiling,
-        "fade/relative": report.relative,
-        "fade/partial_spearman": None if partial is None else partial.value,
-        "ground_truth/reliability": report.reliability,
-        "ground_truth/architectures": report.architectures,
-        "ground_truth/seeds": report.seeds,
-        "audit/additive_r2": None if audit is None else audit.additive_r2,
-        "audit/pairwise_r2": None if audit is None else audit.pairwise_r2,
-        "audit/additive_spearman": None if audit is None else audit.additive_spearman,
+        "fade/kendall": mean([report.kendall.value for report in reports]),
+        "fade/ceiling": mean([report.ceiling for report in reports]),
+        "fade/relative": mean([report.relative for report in reports]),
+        "ground_truth/reliability": mean([report.reliability for report in reports]),
+        "ground_truth/architectures": float(sum(report.architectures for report in reports)),
+        "ground_truth/seeds": mean([report.seeds for report in reports]),
+        "ground_truth/hyper_architectures": float(len(reports)),
+        "audit/additive_r2": mean([None if one.audit is None else one.audit.additive_r2 for one in judged]),
+        "audit/additive_spearman": mean([None if one.audit is None else one.audit.additive_spearman for one in judged]),
     }
-    for k in report.precision:
-        metrics |= {f"fade/precision_{k}": report.precision[k], f"fade/regret_{k}": report.regret[k]}
-        metrics[f"fade/best_rank_{k}"] = report.best_rank[k]
-    metrics |= {f"fade/row{i}/spearman": coefficient for i, coefficient in enumerate(rows)}
+    for prefix, estimate in (
+        ("fade/spearman", entries["fade"].estimate),
+        ("fade/partial_spearman", partial),
+        ("straight_through/spearman", entries["straight_through"].estimate if "straight_through" in entries else None),
+    ):
+        if estimate is not None:
+            metrics |= {prefix: estimate.value, f"{prefix}_low": estimate.low, f"{prefix}_high": estimate.high,
+                        f"{prefix}_p": estimate.p}  # fmt: skip
+    for k in reports[0].precision:
+        metrics |= {
+            f"fade/precision_{k}": mean([report.precision.get(k) for report in reports]),
+            f"fade/regret_{k}": mean([report.regret.get(k) for report in reports]),
+            f"fade/best_rank_{k}": mean([report.best_rank.get(k) for report in reports]),
+        }
+    for i in range(max(len(one.rows) for one in judged)):
+        metrics[f"fade/row{i}/spearman"] = mean([one.rows[i] if i < len(one.rows) else None for one in judged])
     for name, (estimate, seconds) in entries.items():
         metrics |= {f"predictor/{name}/spearman": estimate.value, f"predictor/{name}/seconds": seconds}
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
 def summary(
-    report: RankReport,
-    partial: Estimate | None,
-    audit: Audit | None,
-    rows: Sequence[float | None],
-    sample: figures.Curve,
+    judged: Sequence[Judged],
     entries: dict[str, figures.Entry],
+    partial: Estimate | None,
     missing: dict[str, str],
 ) -> str:
     """The report as text."""
-    lines = ["FaDE-ranks against from-scratch test accuracy", str(report)]
-    lines.append(f"partial    {partial or 'not available because operations and longest path explain all'}"
+    lines = ["FaDE-ranks against from-scratch test accuracy"]
+    for one in judged:
+        lines += [f"\n{one.case.name}:", str(one.report)]
+        if one.audit is not None:
+            lines.append(
+                f"accuracy as a sum over rows: adjusted R² {one.audit.additive_r2:.2f}; such a sum, fitted to the "
+                f"others, ranks each with {one.audit.additive_spearman:.2f}"
+            )
+        cells = ", ".join("not available" if coefficient is None else f"{coefficient:.2f}" for coefficient in one.rows)
+        lines.append(f"row by row, alphas against the mean accuracies of their cells: {cells}")
+    lines.append(f"\npartial    {partial or 'not available because operations and longest path explain all'}"
                  " (given operations and longest path)")  # fmt: skip
-    if audit is not None:
-        pairs = "" if audit.pairwise_r2 is None else f", with all pairs of rows {audit.pairwise_r2:.2f}"
-        lines.append(f"accuracy as a sum over rows: adjusted R² {audit.additive_r2:.2f}{pairs}; "
-                     f"such a sum, fitted to the others, ranks each with {audit.additive_spearman:.2f}")  # fmt: skip
-    cells = ", ".join("not available" if coefficient is None else f"{coefficient:.2f}" for coefficient in rows)
-    lines.append(f"row by row, alphas against the mean accuracies of their cells: {cells}")
-    for n, low, high in zip(sample.x.tolist(), sample.low, sample.high, strict=True):
-        if n == FEW:
-            lines.append(f"of samples of {n} of these architectures, 95 % give between {low:.2f} and {high:.2f}")
-    lines.append(f"\n{'predictor':16} Spearman [95 %], p{'':20} core-seconds")
+    over = f"mean over {len(judged)} hyper-architectures, " if len(judged) > 1 else ""
+    lines.append(f"\n{'predictor':24} Spearman, {over}[95 %], p{'':10} core-seconds")
     for name, (estimate, seconds) in sorted(entries.items(), key=lambda item: -abs(item[1].estimate.value)):
-        lines.append(f"{name:16} {estimate!s:38} {seconds:.4g}")
-    lines += [f"{name:16} not available because {reason}" for name, reason in missing.items()]
+        lines.append(f"{name:24} {estimate!s:38} {seconds:.4g}")
+    lines += [f"{name:24} not available because {reason}" for name, reason in missing.items()]
     return "\n".join(lines)
 
 
 def write_tables(
-    entries: dict[str, figures.Entry],
-    missing: dict[str, str],
-    evidence: Evidence,
-    scores: Array,
-    truth: Trainings,
-    run: tracking.Run,
+    judged: Sequence[Judged], entries: dict[str, figures.Entry], missing: dict[str, str], run: tracking.Run
 ) -> None:
     """Predictors and architectures, as tables that the MLflow UI shows, and as CSV."""
+
+    def numbers(estimate: Estimate) -> dict[str, float]:
+        return {name: getattr(estimate, name) for name in ("value", "low", "high", "p")}
+
     predictors = [
-        {"predictor": name, **dataclasses.asdict(estimate), "seconds": seconds, "note": ""}
+        {
+            "predictor": name,
+            **numbers(estimate),
+            "seconds": seconds,
+            **{one.case.name: one.entries[name].estimate.value for one in judged},
+            "note": "",
+        }
         for name, (estimate, seconds) in entries.items()
     ]
-    nothing = dict.fromkeys(("value", "low", "high", "p", "seconds"))
+    nothing = dict.fromkeys(("value", "low", "high", "p", "seconds", *(one.case.name for one in judged)))
     predictors += [
         {"predictor": name, **nothing, "note": f"not available because {reason}"} for name, reason in missing.items()
     ]
-    architectures = [
-        {
-            "path": "".join(map(str, path)),
-            "fade_rank": float(score),
-            "test_mean": float(test.mean()),
-            "test_sd": float(test.std(ddof=1)) if len(test) > 1 else None,
-            "validation_mean": float(validation.mean()),
-            "one_shot": float(one_shot),
-        }
-        for path, score, test, validation, one_shot in zip(
-            evidence.paths.tolist(), scores, truth.test, truth.validation, evidence.one_shot.mean(axis=0), strict=True
-        )
-    ]
+    architectures = []
+    for one in judged:
+        scores = predict("fade", one.evidence, 0, 0).scores
+        shots = np.mean([result.path_accuracies for result in one.evidence.supernets], axis=0)
+        columns = (one.evidence.paths.tolist(), scores, one.truth.test, one.truth.validation, shots)
+        architectures += [
+            {
+                "hyper_architecture": one.case.name,
+                "path": "".join(map(str, path)),
+                "fade_rank": float(np.exp(score)),
+                "test_mean": float(test.mean()),
+                "test_sd": float(test.std(ddof=1)) if len(test) > 1 else None,
+                "validation_mean": float(validation.mean()),
+                "one_shot": float(one_shot),
+            }
+            for path, score, test, validation, one_shot in zip(*columns, strict=True)
+        ]
     for name, rows in (("predictors", predictors), ("architectures", architectures)):
         run.table({column: [row[column] for row in rows] for column in rows[0]}, f"{name}.json")
         text = io.StringIO()

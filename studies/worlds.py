@@ -5,6 +5,7 @@ Both count costs in training steps, and both know an oracle: alphas from true ac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any, Protocol
 
@@ -15,7 +16,8 @@ from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSp
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
-from fade_study.training import Data, recipe, train_from_scratch, train_hyper_architecture
+from fade_study.space import feature_table
+from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
 from studies.trainings import seed_of
 
 __all__ = ["Tabulated", "Trained", "World"]
@@ -39,8 +41,8 @@ class World(Protocol):
         """The cells, embedded by the configured features or by others."""
         ...
 
-    def alphas(self, batch: Batch, seed: int) -> Array:
-        """Of a trained hyper-architecture, ``(d, w)``."""
+    def alphas(self, batch: Batch, seeds: Sequence[int]) -> Array:
+        """Of a hyper-architecture that is trained once for each seed, ``(d, w)``."""
         ...
 
     def check_oracle(self) -> None:
@@ -73,13 +75,14 @@ class Trained:
         sizes = self.config.space
         return _open_space(sizes.max_vertices, sizes.min_vertices, features or sizes.features)
 
-    def alphas(self, batch: Batch, seed: int) -> Array:
+    def alphas(self, batch: Batch, seeds: Sequence[int]) -> Array:
         """As World."""
-        config = self.config
-        result = train_hyper_architecture(
-            batch.hyper_architecture, self.data, config.bilevel, network=config.network, seed=seed
-        )
-        return result.alpha
+        config, hyper_architecture = self.config, batch.hyper_architecture
+        results = [
+            train_hyper_architecture(hyper_architecture, self.data, config.bilevel, network=config.network, seed=seed)
+            for seed in seeds
+        ]
+        return combined_alpha(results, config.bilevel.estimator, feature_table(hyper_architecture.rows))
 
     def check_oracle(self) -> None:
         """As World."""
@@ -146,14 +149,15 @@ class Tabulated:
         sizes = [cell.vertices for cell in self.cells]
         return _open_space(max(sizes), min(sizes), features or self.config.space.features, self.cells)
 
-    def alphas(self, batch: Batch, seed: int) -> Array:
-        """As World."""
-        rng = np.random.default_rng([seed, 6])
-        utility = self._utility(batch)
-        # The same cell has the same noise, in whatever column.
-        noise = rng.standard_normal(self.marginals.shape)
-        drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
-        return _softmax(utility + self.config.alpha_noise * np.array(drawn))
+    def alphas(self, batch: Batch, seeds: Sequence[int]) -> Array:
+        """As World: alphas with noise of each seed, averaged."""
+        utility, found = self._utility(batch), []
+        for seed in seeds:
+            # The same cell has the same noise, in whatever column.
+            noise = np.random.default_rng([seed, 6]).standard_normal(self.marginals.shape)
+            drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
+            found.append(_softmax(utility + self.config.alpha_noise * np.array(drawn)))
+        return np.mean(found, axis=0)
 
     def check_oracle(self) -> None:
         """As World: it does."""

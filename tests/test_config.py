@@ -55,22 +55,17 @@ def test_what_does_not_go_together():
     )  # fmt: skip
 
 
-def test_a_validation_needs_as_many_architectures_as_it_asks_for():
+def test_what_a_validation_can_not_do():
     def problems(**settings):
         with pytest.raises(ConfigError) as error:
             ValidationConfig(**settings)
         return error.value.problems
 
-    assert problems(cells=2, depth=3, architectures=9) == (
-        "architectures: expected up to 8, of 8 in all, got 9",
-    )  # fmt: skip
-    assert problems(cells=2, depth=3, half="report", architectures=5) == (
-        "architectures: expected up to 4, of 8 in all, got 5",
-    )  # fmt: skip
     for epochs in ((1, 1), (3, 20)):
         assert "not the 20 epochs of the ground truth" in problems(early_epochs=epochs)[0]
     assert "up to 1000000" in problems(cells=50, depth=4)[0]
-    assert "8 architectures or more to divide" in problems(cells=2, depth=2, half="report")[-1]
+    assert problems(tables=("a", "b", "a")) == ("tables: expected each once, got a, b, a",)
+    assert "straight_through.estimator: expected straight-through" in problems(straight_through=BilevelConfig())[0]
     assert "one number or one per row (4)" in problems(bilevel=BilevelConfig(regularization=(1.0, 2.0)))[0]
 
 

@@ -10,6 +10,7 @@ from scipy import stats
 from fade_study.correlation import (
     architectures_needed,
     independence_audit,
+    mean_estimate,
     noise_ceiling,
     partial_spearman,
     rank_report,
@@ -180,6 +181,29 @@ def test_advice_on_seeds_reaches_its_goal(rng):
     report = rank_report(quality, y, **QUICK)
     more = quality[:, None] + rng.normal(size=(3000, 2 + report.more_seeds))
     assert noise_ceiling(more) == pytest.approx(0.95, abs=0.01)
+
+
+def test_the_mean_over_hyper_architectures_holds_their_choice(rng):
+    """Two alike give an interval as narrow as twice the architectures; two that differ, one that reaches both."""
+
+    def estimate(rho, seed):
+        x = rng.normal(size=200)
+        y = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=200)
+        return spearman(x, y, resamples=500, permutations=500, seed=seed)
+
+    alike = [estimate(0.6, seed) for seed in (1, 2)]
+    mean = mean_estimate(alike)
+    assert mean.value == pytest.approx((alike[0].value + alike[1].value) / 2)
+    assert mean.high - mean.low < min(one.high - one.low for one in alike)
+    assert mean.p == pytest.approx(1 / 501)
+    different = mean_estimate([estimate(0.9, 1), estimate(-0.1, 2)])
+    assert different.low < 0.1
+    assert different.high > 0.8
+    assert mean_estimate([mean_estimate(alike)] * 2).value == pytest.approx(mean.value)
+    assert mean_estimate(alike[:1]) is alike[0]
+    nothing = mean_estimate([estimate(0.0, seed) for seed in range(5)])
+    assert nothing.low < 0 < nothing.high
+    assert nothing.p > 0.01
 
 
 def test_what_covariates_explain_is_taken_out(rng):

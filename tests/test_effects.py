@@ -7,7 +7,7 @@ from fade_study.effects import (
     PathLosses,
     average_effects,
     effects_to_alpha,
-    marginal_alpha,
+    marginal_effects,
     path_effects,
     pool_effects,
 )
@@ -139,8 +139,8 @@ def test_marginal_alphas_are_alphas(rng):
     features = feature_table((cells, cells))
     assert features.shape == (2, 4, 12)
     effects = [Effects(centered(rng.normal(size=(2, 4))), np.full((2, 4), 0.3)) for _ in range(3)]
-    alpha = marginal_alpha(effects, features)
+    alpha = effects_to_alpha(marginal_effects(effects, features))
     check_alpha(alpha, (2, 4))
-    assert not np.allclose(alpha, marginal_alpha(effects))
-    np.testing.assert_array_equal(marginal_alpha(effects), effects_to_alpha(average_effects(effects)))
+    assert not np.allclose(alpha, effects_to_alpha(marginal_effects(effects)))
+    np.testing.assert_array_equal(marginal_effects(effects).value, average_effects(effects).value)
     assert feature_table((("no Dag",),)) is None

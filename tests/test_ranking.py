@@ -5,17 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fade_study.ranking import (
-    RULES,
-    borda_rank,
-    check_alpha,
-    fade_rank,
-    geometric_rank,
-    marginals,
-    path_frequency,
-    top_k,
-    weighted_rank,
-)
+from fade_study.ranking import borda, check_alpha, fade_rank, marginals, top_k
 
 
 @st.composite
@@ -99,47 +89,7 @@ def test_k_is_1_or_more():
         top_k([[0.5, 0.5]], 0)
 
 
-PATHS = np.array(list(itertools.product(range(3), repeat=2)))
-
-
-def test_rules_agree_where_repetitions_do(rng):
-    alpha = rng.dirichlet(np.ones(3), size=2)
-    again = np.stack([alpha, alpha, alpha])
-    expected = fade_rank(alpha, PATHS)
-    for rule in (fade_rank, geometric_rank, path_frequency):
-        np.testing.assert_allclose(rule(again, PATHS), expected)
-    np.testing.assert_allclose(weighted_rank(again, PATHS) / expected, (weighted_rank(again, PATHS) / expected)[0])
-    for rule in RULES.values():
-        scores = rule(np.broadcast_to(again[:, None], (3, 4, 2, 3)), PATHS)
-        assert scores.argmax() == expected.argmax()
-        assert scores.argmin() == expected.argmin()
-
-
-def test_one_repetition_near_zero_vetoes_in_the_geometric_mean():
-    alpha = np.array([[[0.5, 0.3, 0.2]], [[0.5, 0.3, 0.2]], [[1e-9, 0.5, 0.5]]])
-    paths = [[0], [1], [2]]
-    assert fade_rank(alpha, paths).argmax() == 1
-    assert fade_rank(alpha, paths).argmin() == 2
-    assert geometric_rank(alpha, paths).argmin() == 0
-
-
-def test_a_row_whose_repetitions_contradict_each_other_counts_nothing():
-    steady, fickle = [0.6, 0.3, 0.1], ([0.9, 0.05, 0.05], [0.05, 0.05, 0.9], [0.05, 0.9, 0.05])
-    scores = weighted_rank([[steady, row] for row in fickle], PATHS).reshape(3, 3)
-    np.testing.assert_allclose(scores, scores[:, [0]] * np.ones(3))
-    assert (np.diff(scores[:, 0]) < 0).all()
-    with pytest.raises(ValueError, match="2 repetitions or more, got 1"):
-        weighted_rank([[steady, steady]], PATHS)
-
-
-def test_path_frequency_remembers_which_columns_went_together():
-    """Two repetitions that each prefer one diagonal path: the product of their means likes all four alike."""
-    alpha = [[[0.9, 0.1], [0.9, 0.1]], [[0.1, 0.9], [0.1, 0.9]]]
-    paths = [[0, 0], [0, 1], [1, 0], [1, 1]]
-    np.testing.assert_allclose(fade_rank(alpha, paths), 0.25)
-    np.testing.assert_allclose(path_frequency(alpha, paths), [0.41, 0.09, 0.09, 0.41])
-
-
-def test_borda_adds_up_ranks():
+def test_borda_is_the_mean_rank_of_each_column():
     alpha = [[[0.7, 0.2, 0.1]], [[0.2, 0.5, 0.3]], [[0.4, 0.4, 0.2]]]
-    np.testing.assert_allclose(borda_rank(alpha, [[0], [1], [2]]), [(3 + 1 + 2.5) / 3, (2 + 3 + 2.5) / 3, 4 / 3])
+    np.testing.assert_allclose(borda(alpha), [[(3 + 1 + 2.5) / 3, (2 + 3 + 2.5) / 3, 4 / 3]])
+    np.testing.assert_array_equal(borda(alpha[0]), [[3, 2, 1]])

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
-from fade_study.config import BilevelConfig, NetworkConfig
-from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, path_effects
+from fade_study.config import BilevelConfig, Estimator, NetworkConfig
+from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, marginal_effects, path_effects
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
+from fade_study.ranking import marginals
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths
 from fade_study.training.checkpoint import Progress, Stateful
 from fade_study.training.data import Batches, Data, Minibatch
@@ -40,7 +41,7 @@ from fade_study.training.session import (
     session,
 )
 
-__all__ = ["HyperResult", "check_schedule", "train_hyper_architecture"]
+__all__ = ["HyperResult", "check_schedule", "combined_alpha", "train_hyper_architecture"]
 
 BILEVEL_VERSION = 2
 """Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
@@ -170,6 +171,24 @@ def train_hyper_architecture(
     )
 
 
+def combined_alpha(
+    results: Sequence[HyperResult], estimator: Estimator, features: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """Alphas ``(d, w)`` of one hyper-architecture from several trainings of it.
+
+    Args:
+        results: of R trainings.
+        estimator: with which they were trained. Marginal effects are averaged before they become alphas;
+            straight-through alphas are averaged themselves (section 3.1).
+        features: of the cells, ``(d, w, F)``, by which marginal effects of rows borrow from each other
+            (:func:`fade_study.space.feature_table`); None where cells have none.
+    """
+    effects = [result.effects for result in results if result.effects is not None]
+    if estimator == "straight-through" or not effects:
+        return marginals(np.stack([result.alpha for result in results]))
+    return effects_to_alpha(marginal_effects(effects, features))
+
+
 class _Trainer:
     """Supernet, alphas and their optimizers, and the two kinds of steps."""
 
@@ -207,7 +226,8 @@ class _Trainer:
             self.straight_through = StraightThrough(self.supernet, logits, config, accelerator)
         self.fair_paths = None
         if config.paths == "fair":
-            self.fair_paths = fair_paths(self.weight_batches.steps * config.epochs, logits.shape, generator)
+            steps = self.weight_batches.steps * config.epochs
+            self.fair_paths = fair_paths(steps, (self.depth, self.width), generator)
         self.parts: dict[str, Stateful] = {
             "supernet": self.supernet,
             "optimizer": self.optimizer,

@@ -1,6 +1,7 @@
 """The validation as a user starts it, and its parts."""
 
 import dataclasses
+import itertools
 import json
 
 import mlflow
@@ -10,16 +11,20 @@ import pytest
 from fade_study import HyperArchitecture, enumerate_dags
 from fade_study.benchmarks import Table
 from fade_study.config import ValidationConfig, parse_config
+from fade_study.effects import PathLosses, path_effects
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
-from fade_study.training import load_data
+from fade_study.ranking import fade_rank
+from fade_study.training import DataConfig, HyperResult, combined_alpha, load_data
 from studies import trainings
 from studies.command import CONFIGS
-from studies.predictors import Evidence, Measured, names, predict
-from studies.validate_ranks import choose_paths, row_coefficients, train_scratch, validate
+from studies.predictors import Evidence, Measured, cell_effects, names, predict
+from studies.validate_ranks import Case, all_paths, choose_paths, row_coefficients, train_scratch, validate
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])
-FIGURES = {f"figures/{name}.png" for name in ("alphas", "ranks", "predictors", "curves")}
+FIGURES = {f"figures/{name}.png" for name in ("alphas_equal_cells", "ranks", "predictors", "repetitions")}
+TRAININGS = 9 * 2 + 9 + 3
+"""Ground truth of 9 architectures, one epoch of each (the designed ones are among them), and of 3 chains."""
 TABLES = {
     "report.txt",
     "ground_truth.json",
@@ -33,7 +38,7 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert "9 architectures × 2 seeds" in output
-    assert "operations       not available because it is the same for all architectures" in output
+    assert "operations               not available because it is the same for all architectures" in output
     (parent,) = runs("validation")
     assert parent.info.status == "FINISHED"
     assert artifacts(parent) >= TABLES | {"report.txt", "ground_truth.json"}
@@ -49,7 +54,7 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
         "fade/row1/spearman",
     } <= metrics.keys()
     assert "predictor/operations/spearman" not in metrics
-    assert (len(runs("hyper")), len(runs("scratch"))) == (2, 9 * 2 + 9)
+    assert (len(runs("hyper")), len(runs("scratch"))) == (2 + 2, TRAININGS)
     table = mlflow.load_table("predictors.json", run_ids=[parent.info.run_id])
     row = table[table.predictor == "fade"].iloc[0]
     assert row.value == pytest.approx(metrics["fade/spearman"])
@@ -57,33 +62,40 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
 
     # What is on record, or in a table, is not trained again, and gives the same report.
     again = validate(SMOKE)
-    assert len(runs("scratch")) == 27
-    assert again.spearman.value == pytest.approx(metrics["fade/spearman"])
+    assert len(runs("scratch")) == TRAININGS
+    assert again[0].report.spearman.value == pytest.approx(metrics["fade/spearman"])
     text = mlflow.artifacts.load_text(f"runs:/{parent.info.run_id}/ground_truth.json")
     path = tmp_path / "ground_truth.json"
     path.write_text(text)
     for run in runs("scratch"):
         mlflow.delete_run(run.info.run_id)
-    assert validate(dataclasses.replace(SMOKE, table=str(path))) == again
+    (from_table,) = validate(dataclasses.replace(SMOKE, tables=(str(path),), predictors=("synflow",)))
+    assert from_table.report == again[0].report
     assert not runs("scratch")
+    with pytest.raises(InvalidInputError, match=r"expected a table of trainings by the recipe .* of these images"):
+        validate(dataclasses.replace(SMOKE, tables=(str(path),), data=DataConfig(limit=301)))
     assert json.loads(text)["trainings"].keys() == Table.from_json(text).trainings.keys()
 
 
 def test_halves_are_disjoint_whatever_the_seed():
-    halves = [{tuple(p) for p in choose_paths((3, 3), half, "all", 7).tolist()} for half in ("selection", "report")]
+    halves = [
+        {tuple(p) for p in choose_paths(all_paths((3, 3)), half, "all", 7).tolist()} for half in ("selection", "report")
+    ]
     assert not halves[0] & halves[1]
-    assert sorted(halves[0] | halves[1]) == [tuple(p) for p in choose_paths((3, 3), "both", "all", 0).tolist()]
-    some = {tuple(p) for p in choose_paths((3, 3), "report", 5, 1).tolist()}
+    assert sorted(halves[0] | halves[1]) == [
+        tuple(p) for p in choose_paths(all_paths((3, 3)), "both", "all", 0).tolist()
+    ]
+    some = {tuple(p) for p in choose_paths(all_paths((3, 3)), "report", 5, 1).tolist()}
     assert some < halves[1]
 
 
 @pytest.mark.parametrize("count", [10, 25, 100])
 def test_every_column_is_as_frequent_as_any_other_in_its_row(count):
-    paths = choose_paths((4, 5), "both", count, 3)
+    paths = choose_paths(all_paths((4, 5)), "both", count, 3)
     assert len(np.unique(paths, axis=0)) == count
     frequencies = np.array([np.bincount(row, minlength=5) for row in paths.T])
     assert np.ptp(frequencies) <= max(2, count // 25)
-    assert not np.array_equal(paths, choose_paths((4, 5), "both", count, 4))
+    assert not np.array_equal(paths, choose_paths(all_paths((4, 5)), "both", count, 4))
 
 
 def test_unknown_predictors_are_refused_before_anything_is_recorded(mlflow_store):
@@ -97,21 +109,31 @@ def test_some_predictors_can_be_chosen():
     assert set(names((), None)) > {"fade", "borda", "one_shot", "synflow"}
 
 
+def result(rng, shape=(2, 3), paths=9):
+    """What a training might have found."""
+    alpha = rng.dirichlet(np.ones(shape[1]), size=shape[0])
+    columns = np.array(list(itertools.product(range(shape[1]), repeat=shape[0])) * 3)
+    losses = PathLosses(columns, rng.normal(size=len(columns)), np.zeros(len(columns), dtype=int))
+    effects = path_effects(losses, shape[1])
+    return HyperResult(
+        alpha=alpha, alpha_history=alpha[None], accuracy=0.5, path_accuracies=rng.random(paths), losses=losses,
+        sweep=losses, effects=effects, epochs=(), warning=None, seconds=10.0, path_seconds=0.5, weights=None,
+    )  # fmt: skip
+
+
 @pytest.fixture
 def evidence(rng):
-    paths = choose_paths((2, 3), "both", "all", 0)
     return Evidence(
-        paths=paths,
-        history=rng.dirichlet(np.ones(3), size=(4, 5, 2)),
-        one_shot=rng.random((4, 9)),
-        hyper_seconds=40.0,
-        one_shot_seconds=2.0,
+        paths=choose_paths(all_paths((2, 3)), "both", "all", 0),
+        estimator="marginal",
+        supernets=[result(rng) for _ in range(4)],
         single={"flops": Measured(np.arange(9.0), 1.0), "operations": Measured(np.ones(9), 0.0)},
+        by_cell={"chains": Measured(np.array([[1.0, 2.0, 3.0], [0.0, 20.0, 10.0]]), 7.0)},
     )
 
 
 def test_rows_are_judged_one_by_one(rng):
-    paths = choose_paths((2, 3), "both", "all", 0)
+    paths = choose_paths(all_paths((2, 3)), "both", "all", 0)
     effects = np.array([[0.0, 1.0, 2.0], [0.0, 20.0, 10.0]])
     alpha = np.array([[0.1, 0.3, 0.6], [0.6, 0.1, 0.3]])  # the first row is right, the second the wrong way round
     coefficients = row_coefficients(alpha, paths, effects[[0, 1], paths].sum(axis=1))
@@ -121,28 +143,45 @@ def test_rows_are_judged_one_by_one(rng):
 def test_predictors_with_repetitions_say_how_they_vary(evidence):
     fade = predict("fade", evidence, 50, 0)
     assert (fade.seconds, fade.replicates.shape) == (40.0, (50, 9))
-    assert predict("one_shot", evidence, 50, 0).seconds == 42.0
-    np.testing.assert_allclose(predict("one_shot", evidence, 5, 0).scores, evidence.one_shot.mean(axis=0))
+    one_shot = predict("one_shot", evidence, 50, 0)
+    assert one_shot.seconds == 42.0
+    np.testing.assert_allclose(one_shot.scores, np.mean([s.path_accuracies for s in evidence.supernets], axis=0))
     assert predict("flops", evidence, 50, 0).replicates is None
-    one = dataclasses.replace(evidence, history=evidence.history[:1], one_shot=evidence.one_shot[:1])
+    one = dataclasses.replace(evidence, supernets=evidence.supernets[:1])
     assert predict("fade", one, 50, 0).replicates is None
 
 
-def test_row_effects_of_one_shot_accuracies_are_their_means_by_column(evidence):
-    scores = predict("one_shot_rows", evidence, 5, 0).scores.reshape(3, 3)
-    table = evidence.one_shot.mean(axis=0).reshape(3, 3)
-    expected = table.mean(axis=0) + table.mean(axis=1, keepdims=True) - table.mean()
-    np.testing.assert_allclose(scores, expected)
+def test_fade_is_the_logarithm_of_the_fade_rank(evidence):
+    alpha = combined_alpha(evidence.supernets, "marginal")
+    np.testing.assert_allclose(np.exp(predict("fade", evidence, 5, 0).scores), fade_rank(alpha, evidence.paths))
+    paper = dataclasses.replace(evidence, estimator="straight-through")
+    alpha = np.mean([one.alpha for one in evidence.supernets], axis=0)
+    np.testing.assert_allclose(np.exp(predict("fade", paper, 5, 0).scores), fade_rank(alpha, evidence.paths))
+
+
+def test_what_cells_add_is_added_up_and_permuted_within_rows(evidence):
+    chains = predict("chains", evidence, 40, 0)
+    np.testing.assert_allclose(chains.scores, [1, 21, 11, 2, 22, 12, 3, 23, 13])
+    assert chains.seconds == 7.0
+    for scores in chains.permuted:
+        assert sorted(scores) == sorted(chains.scores)
+    assert len(np.unique(chains.permuted, axis=0)) > 20
+
+
+def test_designed_trainings_find_what_cells_add(rng):
+    truth = np.array([[0.0, 1.0, 2.0], [0.0, 20.0, 10.0]])
+    paths = np.array(list(itertools.product(range(3), repeat=2)))
+    found = cell_effects(paths, truth[np.arange(2), paths].sum(axis=1) + 0.1 * rng.normal(size=9), 3, None)
+    assert found.argsort(axis=1).tolist() == [[0, 1, 2], [0, 2, 1]]
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [("operations", "the same for all"), ("weighted_rows", "2 repetitions"), ("snip", "not measured")],
+    [("operations", "the same for all"), ("straight_through", "no supernet"), ("snip", "not measured")],
 )
 def test_predictors_that_are_not_available_say_why(evidence, name, reason):
-    one = dataclasses.replace(evidence, history=evidence.history[:1])
     with pytest.raises(InvalidInputError, match=reason):
-        predict(name, one, 5, 0)
+        predict(name, evidence, 5, 0)
 
 
 @pytest.mark.filterwarnings("ignore:no from-scratch result")
@@ -163,11 +202,12 @@ def test_an_architecture_that_could_not_be_trained_is_left_out(mlflow_store, mon
     from fade_study.execution import InlineExecutor
 
     data = load_data(SMOKE.data)
-    paths = choose_paths((3, 2), "both", "all", 0)
+    paths = choose_paths(all_paths((3, 2)), "both", "all", 0)
     with tracking.start_study("validation", SMOKE, "cpu", data):
-        table, complete = train_scratch(hyper, paths, [1], data, SMOKE, InlineExecutor(), None)
+        case = Case("some", hyper, paths, None)
+        table, complete = train_scratch(case, [1], data, SMOKE, InlineExecutor())
         assert complete == [0, 1, 3, 4, 5, 6, 7]
         assert lost not in [architecture.key for architecture in table.architectures]
         assert table.ground_truth.test.shape == (7, 2)
         with pytest.raises(RuntimeError, match="4 architectures or more with all their trainings, got 3 of 4"):
-            train_scratch(hyper, paths[:4], [], data, SMOKE, InlineExecutor(), None)
+            train_scratch(Case("few", hyper, paths[:4], None), [], data, SMOKE, InlineExecutor())
