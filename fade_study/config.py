@@ -389,8 +389,10 @@ class SearchConfig(_StudyConfig):
         max_failures: trainings of one hyper-architecture that may diverge, each with another seed, before the search
             gives up.
         patience: stop when no anchor has changed its cell for so many generations; null never stops early.
-        evaluate_every: generations between from-scratch evaluations of the anchor architecture; the last one is always
-            evaluated. 0 evaluates none: ``-e evaluate`` can do so later.
+        evaluate: which architecture of a generation is trained from scratch: the ``best_ranked`` of its
+            hyper-architecture, or the ``anchor``'s (the paper's).
+        evaluate_every: generations between these evaluations; the last one is always evaluated. 0 evaluates none: ``-e
+            evaluate`` can do so later.
         evaluation_seeds: trainings per evaluation.
     """
 
@@ -405,6 +407,7 @@ class SearchConfig(_StudyConfig):
     checkpoint_dir: str = "checkpoints"
     max_failures: NonNegative = 3
     patience: Positive | None = None
+    evaluate: Literal["anchor", "best_ranked"] = "best_ranked"
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
 

@@ -33,8 +33,10 @@ class SearchRecord:
     """Points of the anchors' cells, ``(T, d, f)``."""
     cells: tuple[tuple[tuple[str, ...], ...], ...]
     """Keys ``(T, d, w)``, the anchors' first."""
+    evaluated: tuple[str, ...]
+    """Keys ``(T,)`` of the architectures whose accuracies are of interest: the anchors', or the best-ranked ones."""
     evaluations: Mapping[int, tuple[Scratch, ...]]
-    """By generation: the from-scratch trainings of its anchor architecture, one per seed."""
+    """By generation: the from-scratch trainings of that architecture, one per seed."""
 
     @classmethod
     def of(cls, study: FadeStudy, evaluations: Mapping[int, Sequence[Scratch]]) -> SearchRecord:
@@ -51,12 +53,9 @@ class SearchRecord:
                 anchors.shape
             ),
             cells=cells,
+            evaluated=tuple(architecture.key for architecture in study.evaluated_architectures()),
             evaluations={generation: tuple(scratch) for generation, scratch in sorted(evaluations.items())},
         )
-
-    def architecture(self, generation: int) -> str:
-        """Key of a generation's anchor architecture."""
-        return "|".join(row[0] for row in self.cells[generation])
 
     @property
     def trend(self) -> tuple[list[int], list[float]]:
@@ -72,6 +71,7 @@ class SearchRecord:
             "anchors": self.anchors.tolist(),
             "embedded": self.embedded.tolist(),
             "cells": self.cells,
+            "evaluated": self.evaluated,
             "evaluations": {generation: list(found) for generation, found in self.evaluations.items()},
         }
         return json.dumps(content)
@@ -92,6 +92,9 @@ class SearchRecord:
                 int(generation): tuple(Scratch(*map(float, scratch)) for scratch in found)
                 for generation, found in content["evaluations"].items()
             }
+            evaluated = tuple(map(str, content["evaluated"]))
+            if len(evaluated) != len(cells):
+                raise ValueError(f"{len(evaluated)} evaluated architectures of {len(cells)} generations")
             if not evaluations.keys() <= set(range(len(cells))):
                 raise ValueError(f"evaluations of generations {sorted(evaluations)} of {len(cells)}")
             return cls(
@@ -100,6 +103,7 @@ class SearchRecord:
                 anchors=np.array(content["anchors"], dtype=float).reshape(shape),
                 embedded=np.array(content["embedded"], dtype=float).reshape(shape),
                 cells=cells,
+                evaluated=evaluated,
                 evaluations=evaluations,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import optuna
@@ -106,28 +106,29 @@ def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
 
 
 def claim_evaluation(
-    study: optuna.Study, generation: int, trial: FrozenTrial, held: Collection[int]
+    study: optuna.Study, generation: int, trial: FrozenTrial, cells: Sequence[str], held: Collection[int]
 ) -> FrozenTrial | None:
     """A new running trial that is to bring the value of a generation, for this process alone.
 
     Args:
         study: of Optuna.
         generation: that has no value.
-        trial: the generation's own.
+        trial: with the params that this one gets.
+        cells: keys of the architecture that is to be evaluated, ``(d,)``.
         held: ids of the running trials that this process is at work on.
 
     Returns:
         None where a living process is at work on the same architecture, or has told the value meanwhile. Where
         processes begin at the same moment, the lowest number has it.
     """
-    cells = [row[:1] for row in trial.user_attrs[CELLS]]
+    rows = [[key] for key in cells]
 
     def others() -> list[FrozenTrial]:
         trials = [t for t in study.get_trials(deepcopy=False) if EVALUATES in t.user_attrs and t._trial_id not in held]
         same = [t for t in trials if t.user_attrs[EVALUATES] == generation]
         complete = [t for t in same if t.state == TrialState.COMPLETE]
         return complete + [
-            t for t in trials if t.state == TrialState.RUNNING and (t in same or t.user_attrs[CELLS] == cells)
+            t for t in trials if t.state == TrialState.RUNNING and (t in same or t.user_attrs[CELLS] == rows)
         ]
 
     for other in others():
@@ -138,7 +139,7 @@ def claim_evaluation(
         state=TrialState.RUNNING,
         params=trial.params,
         distributions=trial.distributions,
-        user_attrs={EVALUATES: generation, CELLS: cells, OWNER: _this_process()},
+        user_attrs={EVALUATES: generation, CELLS: rows, OWNER: _this_process()},
     )
     trial_id = study._storage.create_new_trial(study._study_id, begun)
     # Only now: nobody can begin, or end, unseen.

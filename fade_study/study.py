@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import optuna
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fade_study import samplers
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.exceptions import InvalidInputError, OpenGenerationError, StorageError
-from fade_study.ranking import check_alpha
+from fade_study.ranking import check_alpha, top_k
 from fade_study.samplers._base import (
     ALPHA,
     CELLS,
@@ -65,6 +65,7 @@ __all__ = [
     "load_study",
 ]
 
+Evaluates = Literal["anchor", "best_ranked"]
 GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
 DETAILS = "fade:details"
@@ -83,7 +84,7 @@ class CellTrial:
 
 
 class Evaluation(NamedTuple):
-    """A from-scratch accuracy of a generation's anchor architecture."""
+    """A from-scratch accuracy of an architecture of a generation."""
 
     generation: int
     architecture: Architecture
@@ -100,7 +101,7 @@ class OpenEvaluation:
     trial_number: int
     """Number of the Optuna trial."""
     architecture: Architecture
-    """The generation's anchor architecture."""
+    """The generation's anchor architecture, or its best-ranked one: what the study evaluates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,8 @@ class FadeStudy:
         self.optuna_study = optuna_study
         self.space = space
         self.depth: int = settings["depth"]
+        self.evaluate: Evaluates = settings["evaluate"]
+        """Which architecture of a generation its value is about."""
         self._names = anchor_names(self.depth, space.features)
         self._cells = {cell.key: cell for cell in space}
         self._open: _Open | None = None
@@ -247,7 +250,8 @@ class FadeStudy:
         Args:
             batch: from :meth:`ask`.
             alpha: ``(d, w)``, after the softmax over columns.
-            value: from-scratch accuracy of ``batch.architecture``, where it was trained. Never an alpha.
+            value: from-scratch accuracy of ``batch.architecture``, where it was trained. Never an alpha. A study that
+                evaluates the best-ranked architecture takes it by :meth:`add_evaluation`.
             one_shot_accuracy: accuracy of the supernet, which Optuna keeps as the trial's intermediate value.
             details: whatever else to keep with the generation, as plain JSON values; :meth:`details` gives it back.
 
@@ -258,6 +262,11 @@ class FadeStudy:
         """
         opened = self._opened(batch)
         array = check_alpha(alpha, batch.hyper_architecture.shape)
+        if value is not None and self.evaluate == "best_ranked" and array.shape[1] > 1:
+            raise InvalidInputError(
+                "expected no value with the alphas, since this study evaluates the best-ranked architecture, which "
+                f"they decide, got {value!r}; tell the alphas, then add_evaluation({batch.number}, value)"
+            )
         for name, number in (("value", value), ("one_shot_accuracy", one_shot_accuracy)):
             if number is not None:
                 _check_finite(name, number)
@@ -279,15 +288,16 @@ class FadeStudy:
     # --- evaluations that come later than the alphas ----------------------------------------------
 
     def ask_evaluation(self, generations: Collection[int] | None = None) -> OpenEvaluation | None:
-        """The first generation without a value that nobody evaluates, to train its anchor architecture from scratch.
+        """The first generation without a value that nobody evaluates, to train its architecture from scratch.
 
         So trainings from scratch may go on while the search does, and several processes may share them: an evaluation
         belongs to the process that asked it, as long as that lives, and so does its architecture, which other
         generations may have as well. (A second object in the same process would take it over.) It becomes a trial of
-        its own, with the generation's anchors as its params, since Optuna's trials are final when they are told.
+        its own, with the points of that architecture as its params, since Optuna's trials are final when told.
 
         Args:
-            generations: none but these, among them the one that is open in this object; default all that were told.
+            generations: none but these, among them the one that is open in this object, where anchors are evaluated;
+                default all that were told.
 
         Returns:
             None where there is nothing to take: all have a value, or are evaluated, here or by another process. That
@@ -301,11 +311,13 @@ class FadeStudy:
             found = self._without_value()
             if generations is not None:
                 found = {generation: trial for generation, trial in found.items() if generation in generations}
-                if self._open is not None and (number := self._open.asked.number) in generations:
+                known = self.evaluate == "anchor" and self._open is not None  # others are known by their alphas
+                if known and self._open and (number := self._open.asked.number) in generations:
                     found[number] = self.optuna_study._storage.get_trial(self._open.trial_id)
             held = {opened.trial_id for opened in self._evaluating.values()}
             for generation in sorted(found.keys() - self._evaluating.keys()):
-                trial = claim_evaluation(self.optuna_study, generation, found[generation], held)
+                own, cells = self._to_evaluate(found[generation])
+                trial = claim_evaluation(self.optuna_study, generation, own, cells, held)
                 if trial is not None:
                     asked = OpenEvaluation(generation, trial.number, self._architecture(trial))
                     beat = Beat(self.optuna_study._storage, trial._trial_id)
@@ -338,7 +350,8 @@ class FadeStudy:
         _check_finite("value", value)
         kept = _plain_details(details)
         past, number = self._told(), evaluation.generation
-        if number >= len(past) or self._architecture(past[number]) != evaluation.architecture:
+        wanted = self._to_evaluate(past[number])[1] if number < len(past) else []
+        if wanted != [cell.key for cell in evaluation.architecture]:
             raise InvalidInputError(
                 f"expected generation {number} to be told before its evaluation, got {len(past)} generations"
                 f"{', that one with other anchors' if number < len(past) else ''}; tell it first, or fail_evaluation"
@@ -388,6 +401,21 @@ class FadeStudy:
         """Generations that were told without a value."""
         known = {evaluation.generation for evaluation in self.evaluations()}
         return {number: trial for number, trial in enumerate(told(self.optuna_study)) if number not in known}
+
+    def _to_evaluate(self, trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
+        """What is evaluated of a generation: its cells, and the trial with the params of their points."""
+        rows = trial.user_attrs[CELLS]
+        path = [0] * self.depth
+        if self.evaluate == "best_ranked":
+            path = top_k(trial.user_attrs[ALPHA], 1)[0][0].tolist()
+        points = [row[column] for row, column in zip(trial.user_attrs[POINTS], path, strict=True)]
+        own = copy.copy(trial)
+        own.params = {
+            name: value
+            for names, point in zip(self._names, points, strict=True)
+            for name, value in zip(names, point, strict=True)
+        }
+        return own, [row[column] for row, column in zip(rows, path, strict=True)]
 
     def _evaluation(self, evaluation: OpenEvaluation) -> _Open:
         """The open evaluation."""
@@ -551,9 +579,14 @@ class FadeStudy:
         """The anchors' cells in all generations that were told, T of them."""
         return [self._architecture(trial) for trial in self._told()]
 
+    def evaluated_architectures(self) -> list[Architecture]:
+        """What the study evaluates of each generation that was told, T of them: the anchor's, or the best-ranked."""
+        cells = [self._to_evaluate(trial)[1] for trial in self._told()]
+        return [Architecture(tuple(self._cells[key] for key in keys)) for keys in cells]
+
     @property
     def best_architecture(self) -> Architecture:
-        """Anchor architecture with the best from-scratch accuracy seen.
+        """Architecture with the best from-scratch accuracy seen.
 
         Raises:
             ValueError: as Optuna's ``best_trial``, where no generation was told with a value.
@@ -623,6 +656,7 @@ def create_study(
     storage: str | optuna.storages.BaseStorage | None = None,
     load_if_exists: bool = False,
     seed: int | None = None,
+    evaluate: Evaluates = "anchor",
     conditions: Mapping[str, Any] | None = None,
 ) -> FadeStudy:
     """A new study, or with ``load_if_exists`` the one of that name.
@@ -635,6 +669,8 @@ def create_study(
         storage: an Optuna storage or its URL; None keeps the study in memory.
         load_if_exists: continue a study of this name; its space, depth and sampler settings must be the same.
         seed: root of the batches' seeds and of ties between cells; default the sampler's seed, else a fresh one.
+        evaluate: which architecture of a generation its value is about: the ``anchor``'s (the paper's), or the
+            ``best_ranked`` of all its hyper-architecture holds.
         conditions: whatever else must stay the same for the study's values to be comparable, such as the data's digest
             and the training's settings, as plain values; compared when the study is continued.
 
@@ -645,6 +681,8 @@ def create_study(
     """
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
         raise InvalidInputError(f"expected a depth of 1 or more, got {depth!r}; it is the number of cells in a chain")
+    if evaluate not in get_args(Evaluates):
+        raise InvalidInputError(f"expected evaluate to be one of {', '.join(get_args(Evaluates))}, got {evaluate!r}")
     sampler = samplers.PseudoGradientSampler(seed=seed) if sampler is None else sampler
     settings = plain(
         {
@@ -652,6 +690,7 @@ def create_study(
             "depth": depth,
             "sampler": describe_sampler(sampler),
             "seed": _first(seed, getattr(sampler, "seed", None)),
+            "evaluate": evaluate,
             "conditions": conditions or {},
         }
     )

@@ -1,4 +1,4 @@
-"""Trains anchors of a finished search from scratch, which it left out, and analyzes it with them.
+"""Trains from scratch what a finished search left out, and analyzes it with that.
 
 mlflow run . -e evaluate -P run_id=...
 """
@@ -52,12 +52,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
 def evaluate_one(
     record: SearchRecord, config: EvaluateConfig, search: SearchConfig, data: Data, executor: Executor
 ) -> SearchRecord:
-    """A search's record with the trainings of its anchors from scratch, those that it has already among them."""
+    """A search's record with trainings from scratch of its generations, those that it has already among them."""
     last = len(record.cells) - 1
     chosen = [t for t in range(last + 1) if is_due(t, config.every, last=t == last)]
     try:
         architectures = {
-            t: Architecture(tuple(Dag.from_key(key) for key in record.architecture(t).split("|"))) for t in chosen
+            t: Architecture(tuple(Dag.from_key(key) for key in record.evaluated[t].split("|"))) for t in chosen
         }
     except ValueError as error:
         raise InvalidInputError(f"expected a search over graphs as cells, got another space: {error}") from None

@@ -145,6 +145,7 @@ def search_once(
             while batch is not None:
                 batch, results = train(study, batch, config, data, executor, processes, evaluations)
                 tell(study, batch, results, config)
+                evaluations.begin(batch.number, last=batch.number == config.generations - 1)
                 record_generations(study, run, batch.number)
                 evaluations.collect()
                 bar.update()
@@ -170,12 +171,13 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
         study_name=config.study,
         storage=config.storage,
         load_if_exists=True,
+        evaluate=config.evaluate,
         conditions=conditions,
     )
 
 
 class Evaluations:
-    """Anchor architectures that are trained from scratch, by worker processes while this one searches on.
+    """Architectures that are trained from scratch, by worker processes while this one searches on.
 
     Those that an earlier session left out, or was stopped in, are begun at once. What another living process evaluates
     for the same study is left to it.
@@ -315,7 +317,8 @@ def train(
     number, failures = batch.number, 0
     weights = read_weights(study, number - 1, config) if config.carry_over else None
     while True:
-        evaluations.begin(number, last=number == config.generations - 1)
+        if study.evaluate == "anchor":  # which is known before any alpha is
+            evaluations.begin(number, last=number == config.generations - 1)
         try:
             return batch, train_hyper(
                 number,

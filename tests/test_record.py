@@ -34,7 +34,7 @@ def test_a_record_is_of_what_the_study_asked_for(searched):
         np.testing.assert_array_equal(record.embedded[generation], [study.space.embed(cell) for cell in cells])
         rows = batch.hyper_architecture.rows
         assert record.cells[generation] == tuple(tuple(cell.key for cell in row) for row in rows)
-        assert record.architecture(generation) == batch.architecture.key
+        assert record.evaluated[generation] == batch.architecture.key
     assert list(record.evaluations.items()) == [(0, EVALUATIONS[0]), (2, tuple(EVALUATIONS[2]))]
     assert record.trend == ([0, 2], [0.25, 0.625])
 

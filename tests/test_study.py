@@ -99,6 +99,40 @@ def test_alphas_are_never_the_value():
         _ = study.best_architecture
 
 
+def test_a_study_of_best_ranked_architectures_evaluates_these():
+    """Their points become the params of the trial that has the value, so that Optuna compares what belongs together."""
+    study = create_study(space=SPACE, depth=2, sampler=sampler(offset=0.5), evaluate="best_ranked")
+    alpha = np.full((2, 7), 0.1)
+    alpha[0, 3] = alpha[1, 5] = 0.4
+    batch = study.ask()
+    assert study.ask_evaluation([0]) is None, "the alphas decide which one is the best ranked"
+    with pytest.raises(ValueError, match=r"tell the alphas, then add_evaluation\(0, value\)"):
+        study.tell(batch, alpha, value=0.5)
+    study.tell(batch, alpha)
+    best = batch.hyper_architecture.architecture([3, 5])
+    assert study.evaluated_architectures() == [best]
+    evaluation = study.ask_evaluation()
+    assert evaluation.architecture == best
+    study.tell_evaluation(evaluation, 0.5)
+    assert study.best_architecture == best
+    assert study.evaluations()[0].architecture == best
+    params = study.optuna_study.best_trial.params
+    points = [[params[f"row{i}/{name}"] for name in SPACE.features] for i in range(2)]
+    np.testing.assert_array_equal(points, [batch.points[0, 3], batch.points[1, 5]])
+    np.testing.assert_array_equal(study.trajectory()[0], batch.anchors)
+
+
+def test_what_a_study_evaluates_stays_the_same(tmp_path):
+    where = {"study_name": "s", "storage": f"sqlite:///{tmp_path}/s.db", "load_if_exists": True}
+    create_study(space=SPACE, depth=2, evaluate="best_ranked", **where)
+    with pytest.raises(ValueError, match="evaluate is 'best_ranked' in the study and 'anchor' here"):
+        create_study(space=SPACE, depth=2, **where)
+    loaded = load_study(study_name="s", storage=where["storage"], space=SPACE)
+    assert loaded.evaluate == "best_ranked"
+    with pytest.raises(ValueError, match="expected evaluate to be one of anchor, best_ranked, got 'all'"):
+        create_study(space=SPACE, depth=2, evaluate="all")
+
+
 def test_best_architecture_has_the_best_value():
     study = create_study(space=SPACE, depth=2, sampler=sampler())
     architectures = []
