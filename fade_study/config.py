@@ -60,7 +60,7 @@ MOST_PATHS = 1_000_000
 """Of a hyper-architecture whose paths are all listed."""
 LONGEST_PRESET = 20_000
 """Characters; ours have less than 1,000."""
-SamplerName = Literal["pseudo-gradient", "preference", "champion", "evolution-strategy", "random-anchors"]
+SamplerName = Literal["pseudo-gradient", "champion", "successive-rejects", "evolution-strategy", "random-anchors"]
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 
 
@@ -280,21 +280,17 @@ class SamplerConfig:
     """An outer search of ours.
 
     Args:
-        name: ``pseudo-gradient`` (the paper's), ``preference``, ``champion``, ``evolution-strategy`` or
+        name: ``pseudo-gradient`` (the paper's), ``champion``, ``successive-rejects``, ``evolution-strategy`` or
             ``random-anchors``.
-        offset: of the pseudo-gradient and the evolution strategy: distance from an anchor to its neighbors.
+        offset: of all but ``champion`` and ``random-anchors``: distance from an anchor to its neighbors.
         step_size: of the pseudo-gradient; negative is the printed sign of Eq. 1.
-        log_alpha: differences of log alpha instead of alpha.
-        snap: go on from the point of the anchor's cell.
         width: candidates in a row, of all searches but the pseudo-gradient, which has 1 + 2 · features.
-        kappa: of the preference model: how many standard deviations an unknown cell is given in advance.
+        kappa: of successive rejects: standard errors by which a cell has to be worse than the champion to be dropped.
     """
 
     name: SamplerName = "pseudo-gradient"
     offset: PositiveFloat = 0.5
     step_size: Annotated[float, Field(allow_inf_nan=False)] = 1.0
-    log_alpha: bool = False
-    snap: bool = False
     width: Annotated[int, Field(ge=2)] = 7
     kappa: NonNegativeFloat = 1.0
 
@@ -308,15 +304,9 @@ class SamplerConfig:
     def open(self, seed: int) -> samplers.RowSampler:
         """The sampler that these settings describe."""
         if self.name == "pseudo-gradient":
-            return samplers.PseudoGradientSampler(
-                self.offset,
-                self.step_size,
-                log_alpha=self.log_alpha,
-                snap=self.snap,
-                seed=seed,
-            )
-        if self.name == "preference":
-            return samplers.PreferenceSampler(self.width, self.kappa, seed=seed)
+            return samplers.PseudoGradientSampler(self.offset, self.step_size, seed=seed)
+        if self.name == "successive-rejects":
+            return samplers.SuccessiveRejectsSampler(self.width, self.offset, self.kappa, seed=seed)
         if self.name == "evolution-strategy":
             return samplers.EvolutionStrategySampler(self.width, self.offset, seed=seed)
         simple = {"champion": samplers.ChampionSampler, "random-anchors": samplers.RandomAnchorSampler}

@@ -79,7 +79,7 @@ SEARCHERS: dict[str, Searcher] = {
     "printed_sign": Searcher(_printed_sign, "supernet"),
     "evolution_strategy": Searcher(_ours("evolution-strategy"), "supernet"),
     "champion": Searcher(_ours("champion"), "supernet"),
-    "preference": Searcher(_ours("preference"), "supernet"),
+    "successive_rejects": Searcher(_ours("successive-rejects"), "supernet"),
     "random_anchors": Searcher(_ours("random-anchors"), "ignored"),
     "random": Searcher(lambda _, seed: optuna.samplers.RandomSampler(seed=seed), "none"),
     "tpe": Searcher(lambda _, seed: optuna.samplers.TPESampler(seed=seed), "none"),
@@ -89,8 +89,6 @@ SEARCHERS: dict[str, Searcher] = {
     "oracle": Searcher(_ours(), "oracle"),
     "shuffled": Searcher(_ours(), "shuffled"),
     # repairs, one at a time
-    "fade_log_alpha": Searcher(_ours(log_alpha=True, step_size=0.2), "supernet"),
-    "fade_snap": Searcher(_ours(snap=True), "supernet"),
     "fade_offset_015": Searcher(_ours(offset=0.15), "supernet"),
     "fade_offset_03": Searcher(_ours(offset=0.3), "supernet"),
     "fade_paper_features": Searcher(_ours(), "supernet", features=fade_study.PAPER_FEATURES),

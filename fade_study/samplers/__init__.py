@@ -3,19 +3,19 @@
 from fade_study.samplers._base import RowGeneration, RowHistory, RowSampler
 from fade_study.samplers._champion import ChampionSampler
 from fade_study.samplers._evolution_strategy import EvolutionStrategySampler
-from fade_study.samplers._preference import PreferenceSampler
 from fade_study.samplers._pseudo_gradient import PseudoGradientSampler
 from fade_study.samplers._random_anchors import RandomAnchorSampler
 from fade_study.samplers._regularized_evolution import RegularizedEvolutionSampler
+from fade_study.samplers._successive_rejects import SuccessiveRejectsSampler
 
 __all__ = [
     "ChampionSampler",
     "EvolutionStrategySampler",
-    "PreferenceSampler",
     "PseudoGradientSampler",
     "RandomAnchorSampler",
     "RegularizedEvolutionSampler",
     "RowGeneration",
     "RowHistory",
     "RowSampler",
+    "SuccessiveRejectsSampler",
 ]

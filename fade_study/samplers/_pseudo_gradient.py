@@ -10,34 +10,20 @@ from fade_study.samplers._base import RowHistory, RowSampler
 
 __all__ = ["PseudoGradientSampler"]
 
-FLOOR = 1e-2
-"""Of alphas whose logarithms are compared: one that has collapsed to 0 says no more than that others are better."""
-
 
 class PseudoGradientSampler(RowSampler):
     """Move the anchor along the differences of alpha over a cross-shaped neighborhood of w = 1 + 2f points.
 
     Memory-less: it reads the last generation alone, since alphas of several hyper-architectures cannot be compared.
-    All options are off by default: that is Eq. (1). What they are worth is measured by the arena, see the README.
 
     Args:
         offset: gamma, distance from the anchor to its neighbors, above 0. Small offsets collide on the same cell.
         step_size: lambda. Positive ascends alpha, towards the better ranked cells, as the paper's Fig. 3 shows;
             negative descends it, as Eq. 1 is printed: a control.
-        log_alpha: take differences of log alpha, which do not depend on the alphas of the other cells.
-        snap: go on from the point of the anchor's cell instead of from the anchor itself.
         seed: root of the random first anchors; None takes the study's.
     """
 
-    def __init__(
-        self,
-        offset: float = 0.15,
-        step_size: float = 0.5,
-        *,
-        log_alpha: bool = False,
-        snap: bool = False,
-        seed: int | None = None,
-    ) -> None:
+    def __init__(self, offset: float = 0.15, step_size: float = 0.5, *, seed: int | None = None) -> None:
         if not (np.isfinite(offset) and offset > 0):
             raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.15")
         if not (np.isfinite(step_size) and step_size != 0):
@@ -45,8 +31,6 @@ class PseudoGradientSampler(RowSampler):
         super().__init__(seed=seed)
         self.offset = offset
         self.step_size = step_size
-        self.log_alpha = log_alpha
-        self.snap = snap
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
         """Neighborhood ``(1 + 2f, f)``: the anchor, then anchor + offset·e_1, anchor - offset·e_1, and so on."""
@@ -55,10 +39,8 @@ class PseudoGradientSampler(RowSampler):
             anchor = rng.random(f)
         else:
             last = history[-1]
-            start = self.embed(last.cells[:1])[0] if self.snap else last.anchor
-            beta = np.log(np.maximum(last.alpha, FLOOR)) if self.log_alpha else last.alpha
             # Eq. (1), with the sign of Fig. 3: beta(M + gamma e_k) - beta(M - gamma e_k) for all k at once
-            anchor = start + self.step_size * (beta[1::2] - beta[2::2])
+            anchor = last.anchor + self.step_size * (last.alpha[1::2] - last.alpha[2::2])
             anchor = np.clip(anchor, 0.0, 1.0)  # before its neighbors are placed, so that they surround it
         axes = np.stack([np.eye(f), -np.eye(f)], axis=1).reshape(-1, f)
         return np.concatenate([anchor[None], np.clip(anchor + self.offset * axes, 0.0, 1.0)])

@@ -47,40 +47,6 @@ def test_anchors_stay_in_the_box_and_neighbors_around_them():
     np.testing.assert_allclose(proposed[2], [0.85, 0.5])
 
 
-def test_differences_of_log_alpha_by_hand():
-    points = [[0.5, 0.5], [0.6, 0.5], [0.4, 0.5], [0.5, 0.6], [0.5, 0.4]]
-    sampler = PseudoGradientSampler(offset=0.1, step_size=0.05, log_alpha=True)
-    proposed = sampler.propose(history(points, [0.2, 0.4, 0.1, 0.0, 0.3]), np.random.default_rng(0))
-    anchor = [0.5 + 0.05 * np.log(0.4 / 0.1), 0.5 + 0.05 * np.log(0.01 / 0.3)]  # 0 counts as a hundredth
-    np.testing.assert_allclose(proposed[0], anchor)
-    np.testing.assert_allclose(proposed[1] - anchor, [0.1, 0], atol=1e-12)
-
-
-def test_log_alphas_do_not_depend_on_the_alphas_of_other_cells():
-    """The anchor's share grows at the cost of the others, whose ratios stay."""
-    points = [[0.5, 0.5], [0.6, 0.5], [0.4, 0.5], [0.5, 0.6], [0.5, 0.4]]
-    neighbors = np.array([0.4, 0.1, 0.2, 0.3])
-    pasts = [history(points, [anchor, *(1 - anchor) * neighbors]) for anchor in (0.0, 0.8)]
-    for log_alpha in (True, False):
-        sampler = PseudoGradientSampler(0.1, 0.05, log_alpha=log_alpha)
-        one, other = (sampler.propose(past, np.random.default_rng(0)) for past in pasts)
-        assert np.allclose(one, other, rtol=0, atol=1e-12) == log_alpha
-
-
-def test_a_snapped_anchor_starts_from_the_point_of_its_cell():
-    alpha = np.array([[0.1, 0.3, 0.1, 0.2, 0.1, 0.0, 0.2], np.full(7, 1 / 7)])
-    step = 0.2 * (alpha[:, 1::2] - alpha[:, 2::2])
-    for snap in (True, False):
-        study = create_study(space=DagSpace(4), depth=2, sampler=PseudoGradientSampler(0.4, 0.2, snap=snap, seed=0))
-        batch = study.ask()
-        study.tell(batch, alpha)
-        cells = np.array([study.space.embed(cell) for cell in batch.architecture])
-        assert np.abs(cells - batch.anchors).min() > 0.01
-        assert batch.hyper_architecture.rows[0][0] != batch.hyper_architecture.rows[0][1]
-        expected = np.clip((cells if snap else batch.anchors) + step, 0, 1)
-        np.testing.assert_allclose(study.ask().anchors, expected, rtol=0, atol=1e-12)
-
-
 def climb(step_size, seed):
     study = create_study(space=DagSpace(4), depth=3, sampler=PseudoGradientSampler(0.1, step_size, seed=seed))
     for _ in range(60):

@@ -1,0 +1,74 @@
+"""Successive rejects: each row keeps what may still be its best cell, and tries neighbors of the best one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.exceptions import InvalidInputError
+from fade_study.samplers._base import RowHistory, RowSampler, check_width
+
+__all__ = ["SuccessiveRejectsSampler"]
+
+FLOOR = 1e-6
+"""Share of the largest alpha of a row, below which a smaller one says nothing more."""
+
+
+class SuccessiveRejectsSampler(RowSampler):
+    """Keep the champion and all cells that are not yet shown to be worse; fill up with neighbors of the champion.
+
+    Alphas compare cells of one generation only. But cells that stay link the generations: the logarithms of alphas are
+    taken for a utility of the cell, plus a constant of the generation, plus noise of size 1 (marginal alphas are in
+    units of their standard error), and least squares on the past gives the difference of each cell to the champion,
+    with its error. A cell whose upper confidence bound lies below the champion is dropped.
+
+    Args:
+        width: points of a neighborhood w.
+        offset: distance from the champion to the neighbors that replace dropped cells.
+        kappa: how many standard errors an upper bound lies above a difference, 0 or more.
+        seed: root of all random numbers; None takes the study's.
+    """
+
+    def __init__(self, width: int = 7, offset: float = 0.5, kappa: float = 1.0, *, seed: int | None = None) -> None:
+        if not (np.isfinite(offset) and offset > 0):
+            raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.5")
+        if not (np.isfinite(kappa) and kappa >= 0):
+            raise InvalidInputError(f"expected a kappa of 0 or more, got {kappa}; it is a bound on errors, try 1")
+        super().__init__(seed=seed)
+        self.width = check_width(width)
+        self.offset = offset
+        self.kappa = kappa
+
+    def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Points ``(w, f)``: the champion's, those of the cells that stay, best first, and neighbors."""
+        f = len(history.features)
+        if len(history) == 0:
+            return rng.random((self.width, f))
+        present = list(dict.fromkeys(history[-1].cells))
+        utility, covariance = _utilities(history, present)
+        champion = int(utility.argmax())
+        difference = utility - utility[champion]
+        variance = covariance.diagonal() + covariance[champion, champion] - 2 * covariance[:, champion]
+        stays = difference + self.kappa * np.sqrt(np.maximum(variance, 0)) >= 0
+        kept = [i for i in np.argsort(-utility, kind="stable").tolist() if stays[i]][: self.width - 1]
+        points = self.embed([present[i] for i in kept])
+        directions = rng.normal(size=(self.width - len(kept), f))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        return np.concatenate([points, np.clip(points[0] + self.offset * directions, 0.0, 1.0)])
+
+
+def _utilities(history: RowHistory, present: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Utilities of the cells that are present ``(n,)``, of which only differences count, and their covariance."""
+    cells = list(dict.fromkeys(key for generation in history for key in generation.cells))
+    number = {key: i for i, key in enumerate(cells)}
+    precision, right = np.zeros((len(cells), len(cells))), np.zeros(len(cells))
+    for generation in history:
+        logs = np.log(np.maximum(generation.alpha, FLOOR * generation.alpha.max()))
+        taken = np.zeros((len(logs), len(cells)))
+        taken[np.arange(len(logs)), [number[key] for key in generation.cells]] = 1
+        centered = taken - taken.mean(axis=0)  # a generation's constant is taken out
+        precision += centered.T @ centered
+        right += centered.T @ logs
+    covariance = np.linalg.pinv(precision, hermitian=True)
+    chosen = [number[key] for key in present]
+    return (covariance @ right)[chosen], covariance[np.ix_(chosen, chosen)]
