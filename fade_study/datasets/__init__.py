@@ -5,7 +5,7 @@ licence, https://github.com/zalandoresearch/fashion-mnist) at 14×14: the first 
 the 10,000 test images; each pixel is the mean of 2×2. It is made from the original files, which Debian's package
 ``dataset-fashion-mnist`` installs, by::
 
-    python -m fade_study.datasets /usr/share/datasets/fashion-mnist
+    python -m studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """
 
 from __future__ import annotations
