@@ -58,6 +58,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 MOST_PATHS = 1_000_000
 """Of a hyper-architecture whose paths are all listed."""
+SWEEP_IMAGES = 1000
+"""Of the alpha split, on which a trained supernet's paths are compared."""
 LONGEST_PRESET = 20_000
 """Characters; ours have less than 1,000."""
 SamplerName = Literal["pseudo-gradient", "champion", "successive-rejects", "evolution-strategy", "random-anchors"]
@@ -250,10 +252,11 @@ class BilevelConfig:
         return self.estimator == "straight-through" or self.paths == "alphas"
 
     def steps(self, epoch: int) -> int:
-        """Training steps of both kinds, with so many weight steps in an epoch."""
+        """Training steps of both kinds, with so many weight steps in an epoch; forward passes count as a third."""
         steps, start = self.epochs * epoch, self.alpha_start * epoch
         every = self.alpha_every
-        return steps + (steps // every - start // every if self.straight_through else 0)
+        alpha_steps = steps // every - start // every if self.straight_through else 0
+        return steps + alpha_steps + self.sweep_paths * SWEEP_IMAGES // (3 * self.batch_size)
 
 
 @_settings
@@ -384,6 +387,8 @@ class SearchConfig(_StudyConfig):
         evaluate_every: generations between these evaluations; the last one is always evaluated. 0 evaluates none: ``-e
             evaluate`` can do so later.
         evaluation_seeds: trainings per evaluation.
+        final_seeds: trainings, that nothing is chosen by, of the architecture that a search ends with and of the first
+            generation's anchor architecture: how much better is the answer? 0 leaves that out.
     """
 
     generations: Positive = 8
@@ -400,6 +405,7 @@ class SearchConfig(_StudyConfig):
     evaluate: Literal["anchor", "best_ranked"] = "best_ranked"
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
+    final_seeds: NonNegative = 0
 
     def _problems(self) -> list[str]:
         images, parts = self.bilevel.batch_size, self.bilevel.micro_batches

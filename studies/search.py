@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import time
 import uuid
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -40,6 +41,7 @@ from fade_study.training.data import load_data
 from fade_study.training.processes import Processes, everywhere
 from fade_study.training.session import check_alike, open_accelerator
 from studies.analyze import analyze
+from studies.answer import against_random_search, difference, final_accuracies, random_table, regime
 from studies.command import again, command
 from studies.trainings import (
     ScratchTrainings,
@@ -53,6 +55,8 @@ from studies.trainings import (
 
 BEST_RANKED = 5
 """Architectures of each generation in the table of ranks."""
+USEFUL = 0.3
+"""Rank correlation from which on a search on ranks is worth its price."""
 POLL_SECONDS = 2.0
 """Between two looks at what other processes evaluate."""
 
@@ -92,6 +96,7 @@ def gather(config: SearchConfig, accelerator: Accelerator) -> tuple[SearchConfig
 def search_all(config: SearchConfig, data: Data, processes: Processes, device: str) -> list[fade_study.FadeStudy]:
     """The same, in the main process."""
     tracking.check_server()
+    tell_regime(data, config)
     if config.study is None:
         config = dataclasses.replace(config, study=f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
         print(f"New study; should it be killed, this goes on with it: {again(str(config.study))}")
@@ -154,6 +159,7 @@ def search_once(
             evaluations.finish()
         record = SearchRecord.of(study, evaluated(study))
         finish(study, record, config, run)
+        judge_answer(study, config, data, executor, run)
         run.metrics({"seconds": time.perf_counter() - begin})
     return study, run.id, record
 
@@ -450,6 +456,51 @@ def finish(study: fade_study.FadeStudy, record: SearchRecord, config: SearchConf
         f"Study {study.optuna_study.study_name!r} in {masked_url(config.storage)}\n"
         f"Look at run {run.id}: {tracking.ui_command()}"
     )
+
+
+def judge_answer(
+    study: fade_study.FadeStudy, config: SearchConfig, data: Data, executor: Executor, run: tracking.Run
+) -> None:
+    """Train the search's answer anew, and compare it with where the search began and with random search."""
+    evaluations = study.evaluations()
+    if not evaluations or not config.final_seeds:
+        return
+    best = max(evaluations, key=lambda evaluation: evaluation.value).architecture
+    found = final_accuracies([best, study.architectures()[0]], data, config, executor)
+    (answer, first), table = found, random_table(data, config)
+    metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}
+    print(f"The answer, trained anew with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}")
+    if (gain := difference(answer, first)) is not None:
+        metrics |= {"answer/gain": gain.value, "answer/gain_low": gain.low, "answer/gain_high": gain.high}
+        print(f"  against the first generation's anchor architecture, {first.mean():.4f}: {gain}")
+    scratch = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
+    hyper = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
+    steps = len(study.trajectory()) * hyper + len(evaluations) * config.evaluation_seeds * scratch
+    run.metrics({"steps": steps})
+    if table is not None:
+        trainings = round(steps / scratch)
+        lead, share = against_random_search(answer, table, trainings, config.seed)
+        metrics |= {"answer/over_random": lead.value, "answer/over_random_low": lead.low,
+                    "answer/over_random_high": lead.high, "answer/better_than_random": share}  # fmt: skip
+        print(
+            f"  against random searches for the same {steps} training steps ({trainings} trainings from scratch): "
+            f"{lead}, better than {share:.0%} of them"
+        )
+    run.metrics({name: value for name, value in metrics.items() if value is not None and np.isfinite(value)})
+
+
+def tell_regime(data: Data, config: SearchConfig) -> None:
+    """Say at once what validations have found of ranks like these, and warn where they say little."""
+    known = regime(data, config)
+    if known is None:
+        print("How well ranks predict accuracy with these settings was not measured: mlflow run . -e validate does")
+        return
+    value, low, high = known["spearman"]
+    said = f"rank correlation {value:.2f} [{low:.2f}, {high:.2f}] with from-scratch accuracy ({known['of']})"
+    if value >= USEFUL and low > 0:
+        print(f"Ranks like these have had a {said}")
+    else:
+        warnings.warn(f"ranks like these say little: {said}; the search may be no better than chance", stacklevel=2)
 
 
 def summarize(evaluations: list[Evaluation], record: SearchRecord, run: tracking.Run) -> None:

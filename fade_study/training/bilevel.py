@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
-from fade_study.config import BilevelConfig, Estimator, NetworkConfig
+from fade_study.config import SWEEP_IMAGES, BilevelConfig, Estimator, NetworkConfig
 from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, marginal_effects, path_effects
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
@@ -45,8 +45,6 @@ __all__ = ["HyperResult", "check_schedule", "combined_alpha", "train_hyper_archi
 
 BILEVEL_VERSION = 2
 """Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
-SWEEP_IMAGES = 1000
-"""Of the alpha split, on which a trained supernet's paths are compared."""
 ONE_HOT = 0.99
 """Alpha from which on a row has collapsed to one cell."""
 

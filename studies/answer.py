@@ -1,0 +1,127 @@
+"""How good a search's answer is: against where it began, and against random search for the same price."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fade_study import Architecture
+from fade_study.benchmarks import FOLDER, Table, load_table
+from fade_study.config import SearchConfig
+from fade_study.training import Data, recipe
+from studies.trainings import ScratchTrainings
+
+__all__ = [
+    "Difference",
+    "against_random_search",
+    "difference",
+    "final_accuracies",
+    "random_searches",
+    "random_table",
+    "regime",
+]
+
+FINAL_SEED = 2000
+"""First of the seeds of trainings from scratch that no search chooses by."""
+DRAWS = 2000
+"""Random searches that are drawn from a table."""
+REGIMES = FOLDER / "regimes.jsonl"
+"""What validations have found, a line each."""
+Array = NDArray[np.float64]
+
+
+class Difference(NamedTuple):
+    """Of two mean accuracies, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def final_accuracies(
+    architectures: Sequence[Architecture], data: Data, config: SearchConfig, executor: Executor
+) -> list[Array]:
+    """Test accuracies of each architecture, one for each of ``final_seeds`` trainings that chose nothing."""
+    seeds = range(FINAL_SEED, FINAL_SEED + config.final_seeds)
+    wanted = [(architecture, seed) for architecture in architectures for seed in seeds]
+    folder = Path(config.checkpoint_dir)
+    found = ScratchTrainings(wanted, data, config.scratch, config.network, executor, checkpoints=folder).collect()
+    return [
+        np.array([found[architecture.key, seed].test for seed in seeds if (architecture.key, seed) in found])
+        for architecture in architectures
+    ]
+
+
+def difference(one: Array, other: Array) -> Difference | None:
+    """Mean of one less mean of the other, with Welch's interval; None unless both have two trainings or more."""
+    if min(len(one), len(other)) < 2:
+        return None
+    result: Any = stats.ttest_ind(one, other, equal_var=False)
+    interval = result.confidence_interval(0.95)
+    value = float(one.mean() - other.mean())
+    low, high = float(interval.low), float(interval.high)
+    return Difference(value, *((low, high) if np.isfinite([low, high]).all() else (value, value)))
+
+
+def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[np.int64] | None = None) -> Array:
+    """Test accuracies that random searches end with, ``(DRAWS,)``.
+
+    Each trains so many architectures of the table once, takes the one of the best validation accuracy, and is judged by
+    another training of that one.
+
+    Args:
+        table: of random architectures, with two seeds of each.
+        trainings: how many a search can pay for.
+        seed: of the draws.
+        index: of the table's architectures that there are, which may repeat; default all.
+    """
+    truth = table.ground_truth
+    index = np.arange(len(table.paths)) if index is None else index
+    rng = np.random.default_rng([seed, 9])
+    drawn = index[rng.integers(len(index), size=(DRAWS, max(1, trainings)))]
+    best = drawn[np.arange(DRAWS), truth.validation[drawn, 0].argmax(axis=1)]
+    return truth.test[best, 1:].mean(axis=1)
+
+
+def against_random_search(answer: Array, table: Table, trainings: int, seed: int = 0) -> tuple[Difference, float]:
+    """Mean of an answer's accuracies less that of random searches, and the share of these that are below it.
+
+    The interval holds the noise of the answer's trainings and the choice of the table's architectures.
+    """
+    searches = random_searches(table, trainings, seed)
+    rng = np.random.default_rng([seed, 10])
+    count = len(table.paths)
+    again = [random_searches(table, trainings, seed, rng.integers(count, size=count)).mean() for _ in range(200)]
+    error = np.hypot(answer.std(ddof=1) / np.sqrt(len(answer)) if len(answer) > 1 else np.nan, np.std(again))
+    reach = stats.t.ppf(0.975, max(1, len(answer) - 1)) * error
+    value = float(answer.mean() - searches.mean())
+    share = float((searches < answer.mean()).mean())
+    return Difference(value, value - float(reach), value + float(reach)), share
+
+
+def random_table(data: Data, config: SearchConfig) -> Table | None:
+    """The shipped table of random architectures of the same space, data and trainings from scratch, if there is one."""
+    wanted = recipe(data, config.scratch, config.network)
+    for file in sorted(FOLDER.glob("*-random.json")):
+        table = load_table(file.stem)
+        cells = {cell.key for cell in table.hyper_architecture.rows[0]}
+        if table.recipe == wanted and cells == {cell.key for cell in config.space.open()}:
+            return table
+    return None
+
+
+def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
+    """What validations have found of this estimator's ranks with these data and trainings; None where there are none."""
+    wanted = recipe(data, config.scratch, config.network)
+    known = map(json.loads, REGIMES.read_text(encoding="utf-8").splitlines())
+    return next((one for one in known if (one["recipe"], one["estimator"]) == (wanted, config.bilevel.estimator)), None)
