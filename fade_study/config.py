@@ -60,6 +60,7 @@ MOST_PATHS = 1_000_000
 """Of a hyper-architecture whose paths are all listed."""
 SWEEP_IMAGES = 1000
 """Of the alpha split, on which a trained supernet's paths are compared."""
+DEFAULT_PRESET = "fashion14"
 LONGEST_PRESET = 20_000
 """Characters; ours have less than 1,000."""
 SamplerName = Literal["pseudo-gradient", "champion", "successive-rejects", "evolution-strategy", "random-anchors"]
@@ -89,8 +90,8 @@ class DataConfig:
     """Which images, and how they are split.
 
     Args:
-        name: ``digits`` (embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or ``npz:PATH`` for a file with
-            arrays ``images`` and ``labels``, which may take 16 GiB.
+        name: ``fashion14`` or ``digits`` (embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or ``npz:PATH`` for
+            a file with arrays ``images`` and ``labels``, which may take 16 GiB.
         data_dir: folder of downloaded data sets; it may be a link, but no link in it may lead out of it.
         split_seed: of the stratified 4 : 1 : 1 split; apart from the search's seed, so that seeds share their data.
         limit: use only so many images, stratified; null for all.
@@ -487,6 +488,9 @@ class ComparisonConfig(_StudyConfig):
             from scratch.
         searchers: names of those that are compared; null for all but repairs and, in tabular mode, the slow ``gp``.
         baseline: that all are compared with; it takes part in any case.
+        repetitions: trainings of each hyper-architecture, all paid for.
+        straight_through: training of hyper-architectures by the paper's estimator, for the searcher of that name, as
+            often as the others. Null leaves that searcher out.
         final_seeds: trainings, that no search has seen, of the architecture that each search ends with.
         sampler: settings of the pseudo-gradient ``fade`` and its controls.
         table: of tabular mode, and of the oracle where networks are trained: the name of a shipped one, or the path of
@@ -499,10 +503,18 @@ class ComparisonConfig(_StudyConfig):
     budget: Positive = 3626
     searchers: tuple[str, ...] | None = None
     baseline: str = "random"
+    repetitions: Positive = 1
+    straight_through: BilevelConfig | None = None
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()
     table: str | None = None
     alpha_noise: NonNegativeFloat = 1.0
+
+    def _problems(self) -> list[str]:
+        compared = self.straight_through
+        if compared is not None and compared.estimator != "straight-through":
+            return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
+        return []
 
 
 @_settings
@@ -584,7 +596,7 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
     if folder is not None:
         presets = [word for word in words if word.startswith("--preset=")]
         words = [word for word in words if word not in presets]
-        path = _preset_path(presets[-1].removeprefix("--preset=") if presets else "digits", folder)
+        path = _preset_path(presets[-1].removeprefix("--preset=") if presets else DEFAULT_PRESET, folder)
         settings = _read_preset(path)
     if {"-h", "--help"} & {*words}:
         _print_help(cls, folder, settings)
@@ -692,7 +704,7 @@ def _print_help(cls: Any, folder: Path | None, preset: dict[str, Any]) -> NoRetu
 
     parser = jsonargparse.ArgumentParser()
     if folder is not None:
-        parser.add_argument("--preset", default="digits", help=_preset_choices(folder))
+        parser.add_argument("--preset", default=DEFAULT_PRESET, help=_preset_choices(folder))
     parser.add_class_arguments(cls)
     for action in parser._actions:
         if action.metavar == "CONFIG":  # a file for a section

@@ -1,7 +1,7 @@
 """Does the outer search find better architectures than others with the same budget (paper section 3.2)?
 
 mlflow run . -e compare
-mlflow run . -e compare -P mode=tabular -P seeds=200
+mlflow run . -e compare -P preset=digits -P mode=tabular -P seeds=200
 python -m studies.compare --help
 """
 
@@ -36,15 +36,17 @@ from studies.worlds import Tabulated, Trained, World
 
 GRID = 50
 """Budgets at which anytime curves are drawn."""
-HIGHLIGHT = ("fade", "random", "champion", "oracle", "shuffled")
-ARENA_VERSION = 1
+HIGHLIGHT = ("fade", "fade_best_ranked", "random", "champion", "oracle", "shuffled")
+ARENA_VERSION = 2
 """Raised when a change of the code changes what a search gives."""
 
 
 def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     """All searches of all searchers, and who is best."""
     begin = time.perf_counter()
-    searchers = names(config.searchers, config.mode, config.baseline)
+    searchers = names(
+        config.searchers, config.mode, config.baseline, straight_through=config.straight_through is not None
+    )
     tabular = config.mode == "tabular"
     data = None if tabular else load_data(config.data)
     if data is not None:
@@ -118,18 +120,21 @@ def run_all(
 def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
     """Hash of all that a searcher's outcomes depend on, but for the seed."""
     alphas = SEARCHERS[name].alphas
+    paper = config.straight_through if alphas == "straight-through" else None
+    bilevel = config.bilevel if paper is None else paper
     settings = {
         "version": ARENA_VERSION,
         "searcher": name,
         "sampler": describe_sampler(SEARCHERS[name].make(config.sampler, 0)),
         "data": None if data is None else data.digest,
-        "bilevel": None if alphas == "none" else dataclasses.asdict(config.bilevel),
+        "bilevel": None if alphas == "none" else dataclasses.asdict(bilevel),
         "budget": config.budget,
         "depth": config.depth,
         "final_seeds": config.final_seeds,
         "space": dataclasses.asdict(config.space),
         "features": SEARCHERS[name].features,
-        "repetitions": SEARCHERS[name].repetitions,
+        "evaluate": SEARCHERS[name].evaluate,
+        "repetitions": None if alphas == "none" else config.repetitions,
         "network": dataclasses.asdict(config.network),
         "scratch": dataclasses.asdict(config.scratch),
     }
@@ -198,7 +203,7 @@ def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, worl
 
     lines = [
         f"Final test accuracy after {config.budget} training steps, {config.seeds} paired seeds from {config.seed} on "
-        f"(a training from scratch: {world.scratch_steps} steps; a hyper-architecture: {world.hyper_steps})",
+        f"(a training from scratch: {world.scratch_steps} steps; a hyper-architecture: {world.hyper_steps[0]})",
         comparison.summary_table(standings),
     ]
     for name in ("fade", "shuffled", "oracle"):

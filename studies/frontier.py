@@ -10,26 +10,35 @@ soon as it is done, and is not repeated.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy import stats
 
 from fade_study import HyperArchitecture
-from fade_study.benchmarks import FOLDER
+from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.config import BilevelConfig, OptimizerConfig
-from fade_study.effects import path_effects
+from fade_study.correlation import noise_ceiling, reliability
+from fade_study.effects import Effects, average_effects, path_effects, pool_effects
 from fade_study.execution import completed, open_executor
+from fade_study.space import feature_table, longest_path, operations
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 from studies.tabulate import DATA, NETWORK, PLANS
 from studies.trainings import submit
 
 LINES = FOLDER / "frontier.jsonl"
 CHOOSING = ("fashion14-h0", "fashion14-h1")
+FIGURE = Path(__file__).parents[1] / "analysis" / "pictures" / "frontier.png"
+STEPS_PER_EPOCH = 375
 UNIT = 1e-5
 """Of loss, in which effects are kept."""
 DRAWS = 100
@@ -123,3 +132,144 @@ def read() -> Iterator[dict[str, Any]]:
     """The supernets that were trained."""
     for text in LINES.read_text(encoding="utf-8").splitlines() if LINES.exists() else ():
         yield json.loads(text)
+
+
+class Supernets(NamedTuple):
+    """All trainings of one setting on one hyper-architecture."""
+
+    epochs: Array
+    """Effects on training losses by epoch, ``(R, E, d, w)``."""
+    sweep: Array
+    """Effects on the losses of the sweep, ``(R, d, w)``."""
+    alpha: Array
+    """``(R, d, w)``"""
+    one_shot: float
+    """Mean one-shot accuracy."""
+    seconds: float
+    """Of one training, mean."""
+
+
+def collect() -> dict[tuple[str, str], Supernets]:
+    """Trainings by table and setting."""
+    lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for line in read():
+        lines[line["table"], line["setting"]].append(line)
+    return {
+        key: Supernets(
+            epochs=np.array([line["epochs"] for line in found]) * UNIT,
+            sweep=np.array([line["sweep"] for line in found]) * UNIT,
+            alpha=np.array([line["alpha"] for line in found]),
+            one_shot=float(np.mean([line["one_shot"] for line in found])),
+            seconds=float(np.mean([line["seconds"] for line in found])),
+        )
+        for key, found in lines.items()
+    }
+
+
+def parts(supernets: Supernets) -> dict[str, Array]:
+    """Ways to read effects ``(R, d, w)`` from a supernet: the sweep, or the training losses of some epochs."""
+    epochs = supernets.epochs.shape[1]
+    found = {"sweep": supernets.sweep, "second half": supernets.epochs[:, epochs // 2 :].mean(axis=1)}
+    if epochs > 1:
+        found["all but the first epoch"] = supernets.epochs[:, 1:].mean(axis=1)
+    if epochs >= 4:
+        found["last quarter"] = supernets.epochs[:, -(epochs // 4) :].mean(axis=1)
+    return found
+
+
+def pooled(values: Array, features: Array) -> Array:
+    """Effects of R trainings ``(R, d, w)``, averaged and pooled: ``(d, w)``."""
+    error = np.full(values.shape[1:], 1e-9)  # of a single training, nobody knows it
+    return pool_effects(average_effects([Effects(value, error) for value in values]), features).value
+
+
+def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: dict[str, Table]) -> list[dict]:
+    """Mean coefficient over the hyper-architectures, by part of the losses and number of supernets."""
+    rows = []
+    config = SETTINGS[setting].config
+    steps = config.steps(STEPS_PER_EPOCH)
+    known = {name: found[name, setting] for name in tables if (name, setting) in found}
+    if len(known) < len(tables):
+        return rows
+    smallest = min(len(supernets.sweep) for supernets in known.values())
+    for part in parts(next(iter(known.values()))):
+        for count in (k for k in (1, 2, 4, 8, 16) if k <= smallest):
+            values: dict[str, list[float]] = defaultdict(list)
+            for name, table in tables.items():
+                effects = parts(known[name])[part]
+                rng = np.random.default_rng(0)
+                features = feature_table(table.hyper_architecture.rows)
+                assert features is not None
+                for _ in range(DRAWS if count < len(effects) else 1):
+                    drawn = effects[rng.permutation(len(effects))[:count]]
+                    values[f"{name} raw"].append(rank(-drawn.mean(axis=0), table))
+                    values[f"{name} pooled"].append(rank(-pooled(drawn, features), table))
+            means = {key: float(np.mean(one)) for key, one in values.items()}
+            rows.append({"setting": setting, "part": part, "supernets": count, "steps": count * steps, **means})
+    return rows
+
+
+def rank(scores: Array, table: Table) -> float:
+    """Spearman's coefficient of what cells add up to ``(d, w)`` with from-scratch accuracy."""
+    return correlate(scores[np.arange(len(scores)), table.paths].sum(axis=1), table)
+
+
+def correlate(scores: Array, table: Table) -> float:
+    """Spearman's coefficient of scores ``(n,)`` with from-scratch accuracy."""
+    result: Any = stats.spearmanr(scores, table.ground_truth.test.mean(axis=1))
+    return float(result.statistic)
+
+
+def report() -> None:
+    """The table on the terminal, and the figure."""
+    tables = {name: load_table(name) for name in CHOOSING}
+    found = collect()
+    rows = [row for setting in SETTINGS for row in coefficients(setting, found, tables)]
+    for name, table in tables.items():
+        truth = table.ground_truth.test
+        sizes = {f.__name__: feature_sum(f, table) for f in (operations, longest_path)}
+        known = ", ".join(f"{key} {correlate(value, table):.2f}" for key, value in sizes.items())
+        print(
+            f"{name}: reliability {reliability(truth):.2f}, ceiling {noise_ceiling(truth) or float('nan'):.2f}; {known}"
+        )
+    columns = [f"{name} {kind}" for kind in ("raw", "pooled") for name in tables]
+    print(
+        f"{'setting':32} {'part':24} {'supernets':>9} {'steps':>7} " + " ".join(f"{column:>20}" for column in columns)
+    )
+    for row in rows:
+        numbers = " ".join(f"{row[column]:20.2f}" for column in columns)
+        print(f"{row['setting']:32} {row['part']:24} {row['supernets']:9} {row['steps']:7} {numbers}")
+    for (name, setting), supernets in found.items():
+        if SETTINGS[setting].config.estimator == "straight-through":
+            logs = np.log(np.maximum(supernets.alpha.mean(axis=0), 1e-300))
+            print(f"{setting} on {name}, {len(supernets.alpha)} trainings, FaDE-rank: {rank(logs, tables[name]):.2f}")
+    draw(rows).savefig(FIGURE, dpi=200)
+
+
+def feature_sum(feature: Any, table: Table) -> Array:
+    """A feature of cells, added up along the paths of a table, ``(n,)``."""
+    values = np.array([[feature(cell) for cell in row] for row in table.hyper_architecture.rows])
+    return values[np.arange(len(values)), table.paths].sum(axis=1)
+
+
+def draw(rows: list[dict]) -> Figure:
+    """Coefficients of pooled effects by the sweep against training steps, a line for each setting."""
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    ax = figure.subplots()
+    chosen = [row for row in rows if row["part"] == "sweep"]
+    for number, setting in enumerate(dict.fromkeys(row["setting"] for row in chosen)):
+        own = [row for row in chosen if row["setting"] == setting]
+        values = [np.mean([row[f"{name} pooled"] for name in CHOOSING]) for row in own]
+        ax.plot([row["steps"] for row in own], values, "o-", color=f"C{number}", label=setting)
+    ax.axhline(0, color="C7", linewidth=0.6)
+    ax.set(xscale="log", xlabel="training steps of all supernets", ylabel="Spearman coefficient (mean of two)")
+    ax.legend(fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "report"))
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each (default: 2)")
+    arguments = parser.parse_args()
+    train(arguments.workers) if arguments.what == "train" else report()

@@ -19,15 +19,16 @@ from fade_study.benchmarks import Scratch
 from fade_study.config import SamplerConfig, SamplerName
 from fade_study.exceptions import InvalidInputError
 from fade_study.record import SearchRecord
-from studies.trainings import repetition_seeds, seed_of
+from fade_study.study import Evaluates
+from studies.trainings import seed_of
 from studies.worlds import World
 
 __all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
 
 CONTROLS = ("oracle", "shuffled")
 SEVEN_FEATURES = (*fade_study.PAPER_FEATURES, "operations", "longest_path", "sources", "sinks")
-Alphas = Literal["supernet", "oracle", "shuffled", "ignored", "none"]
-"""Whence a search has its alphas. Those that are ignored are paid for, as if they had been trained."""
+Alphas = Literal["supernet", "straight-through", "oracle", "shuffled", "ignored", "none"]
+"""Where a search has its alphas from. Those that are ignored are paid for, as if they had been trained."""
 
 
 class Searcher(NamedTuple):
@@ -35,10 +36,10 @@ class Searcher(NamedTuple):
 
     make: Callable[[SamplerConfig, int], optuna.samplers.BaseSampler]
     alphas: Alphas
+    evaluate: Evaluates = "anchor"
+    """Which architecture of a generation is trained from scratch."""
     features: tuple[str, ...] | None = None
     """Of its space, where they are not the comparison's."""
-    repetitions: int = 1
-    """Trainings of each hyper-architecture, all paid for, whose alphas are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,49 +77,58 @@ def _gp(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
 
 SEARCHERS: dict[str, Searcher] = {
     "fade": Searcher(_ours(), "supernet"),
+    "fade_best_ranked": Searcher(_ours(), "supernet", "best_ranked"),
+    "straight_through": Searcher(_ours(), "straight-through"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
     "evolution_strategy": Searcher(_ours("evolution-strategy"), "supernet"),
-    "champion": Searcher(_ours("champion"), "supernet"),
-    "successive_rejects": Searcher(_ours("successive-rejects"), "supernet"),
+    "champion": Searcher(_ours("champion"), "supernet", "best_ranked"),
+    "successive_rejects": Searcher(_ours("successive-rejects"), "supernet", "best_ranked"),
     "random_anchors": Searcher(_ours("random-anchors"), "ignored"),
     "random": Searcher(lambda _, seed: optuna.samplers.RandomSampler(seed=seed), "none"),
     "tpe": Searcher(lambda _, seed: optuna.samplers.TPESampler(seed=seed), "none"),
     "gp": Searcher(_gp, "none"),
     "cmaes": Searcher(lambda _, seed: optuna.samplers.CmaEsSampler(seed=seed), "none"),
     "regularized_evolution": Searcher(lambda _, seed: samplers.RegularizedEvolutionSampler(seed=seed), "none"),
-    "oracle": Searcher(_ours(), "oracle"),
-    "shuffled": Searcher(_ours(), "shuffled"),
+    "oracle": Searcher(_ours(), "oracle", "best_ranked"),
+    "shuffled": Searcher(_ours(), "shuffled", "best_ranked"),
     # repairs, one at a time
     "fade_offset_015": Searcher(_ours(offset=0.15), "supernet"),
     "fade_offset_03": Searcher(_ours(offset=0.3), "supernet"),
     "fade_paper_features": Searcher(_ours(), "supernet", features=fade_study.PAPER_FEATURES),
     "fade_seven_features": Searcher(_ours(), "supernet", features=SEVEN_FEATURES),
-    "fade_two_repetitions": Searcher(_ours(), "supernet", repetitions=2),
 }
 """By name: the method, the printed sign, other searches on alphas, searches on accuracies, controls, repairs."""
 
 
-def names(chosen: tuple[str, ...] | None, mode: str, baseline: str) -> list[str]:
-    """Searchers to compare; with the baseline.
+REPAIRS = tuple(name for name in SEARCHERS if name.startswith("fade_") and name != "fade_best_ranked")
+
+
+def names(chosen: tuple[str, ...] | None, mode: str, baseline: str, *, straight_through: bool = False) -> list[str]:
+    """Searchers to compare; with the baseline, and with the paper's alphas where their training is configured.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for an unknown one.
     """
     if chosen is None:
-        chosen = tuple(
-            name for name in SEARCHERS if not (name.startswith("fade_") or (mode == "tabular" and name == "gp"))
-        )
+        left_out = {
+            *REPAIRS,
+            *(() if straight_through else ("straight_through",)),
+            *(("gp",) if mode == "tabular" else ()),
+        }
+        chosen = tuple(name for name in SEARCHERS if name not in left_out)
     wanted = list(dict.fromkeys((*chosen, baseline)))
     unknown = sorted(set(wanted) - set(SEARCHERS))
     if unknown:
         raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
+    if "straight_through" in wanted and not straight_through:
+        raise InvalidInputError("searchers: expected straight_through.* settings for straight_through, got none")
     return wanted
 
 
 def cost(searcher: str, world: World) -> int:
     """Training steps of a generation: the hyper-architecture, where there is one, and the anchor from scratch."""
-    found = SEARCHERS[searcher]
-    return world.scratch_steps + (0 if found.alphas == "none" else found.repetitions * world.hyper_steps)
+    alphas = SEARCHERS[searcher].alphas
+    return world.scratch_steps + (0 if alphas == "none" else world.hyper_steps[alphas == "straight-through"])
 
 
 def check_budget(searchers: list[str], world: World, budget: int) -> None:
@@ -135,14 +145,18 @@ def check_budget(searchers: list[str], world: World, budget: int) -> None:
 def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth: int, budget: int) -> Outcome:
     """One search, as far as its budget goes.
 
-    Every generation's anchor architecture is trained from scratch; Optuna's samplers have nothing else. One that comes
-    back is trained with another seed, and counts with its mean.
+    An architecture of every generation is trained from scratch, its anchor's or its best-ranked one; Optuna's samplers
+    have nothing else. One that comes back is trained with another seed, and counts with its mean.
     """
     begin = time.perf_counter()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # in a worker, too
     searcher = SEARCHERS[name]
     study = fade_study.create_study(
-        space=world.space(searcher.features), depth=depth, sampler=searcher.make(sampler, seed), seed=seed
+        space=world.space(searcher.features),
+        depth=depth,
+        sampler=searcher.make(sampler, seed),
+        seed=seed,
+        evaluate=searcher.evaluate,
     )
     found: dict[str, list[Scratch]] = defaultdict(list)
     architectures: dict[str, fade_study.Architecture] = {}
@@ -151,10 +165,18 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     one = cost(name, world)
     for generation in range(budget // one):
         batch = study.ask()
-        scratch = world.evaluate(batch.architecture, seed_of(seed, len(found[batch.architecture.key]), 0))
-        study.tell(batch, _alphas(searcher, batch, world), scratch.validation)
-        found[batch.architecture.key].append(scratch)
-        architectures[batch.architecture.key] = batch.architecture
+        alpha = _alphas(searcher, batch, world)
+        architecture = batch.architecture
+        if searcher.evaluate == "best_ranked":
+            architecture = batch.hyper_architecture.architecture(fade_study.ranking.top_k(alpha, 1)[0][0].tolist())
+        scratch = world.evaluate(architecture, seed_of(seed, len(found[architecture.key]), 0))
+        if searcher.evaluate == "best_ranked":
+            study.tell(batch, alpha)
+            study.add_evaluation(generation, scratch.validation)
+        else:
+            study.tell(batch, alpha, scratch.validation)
+        found[architecture.key].append(scratch)
+        architectures[architecture.key] = architecture
         evaluations[generation] = [scratch]
         spent.append((generation + 1) * one)
     best = max(found, key=lambda key: float(np.mean([scratch.validation for scratch in found[key]])))
@@ -173,7 +195,7 @@ def _alphas(searcher: Searcher, batch: fade_study.Batch, world: World) -> np.nda
         return np.full((depth, width), 1 / width)
     if searcher.alphas == "oracle":
         return world.oracle(batch)
-    alpha = world.alphas(batch, repetition_seeds(batch.seed, searcher.repetitions))
+    alpha = world.alphas(batch, batch.seed, straight_through=searcher.alphas == "straight-through")
     if searcher.alphas == "shuffled":
         alpha = np.random.default_rng([batch.seed, 8]).permuted(alpha, axis=1)
     return alpha

@@ -5,7 +5,6 @@ Both count costs in training steps, and both know an oracle: alphas from true ac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, cached_property
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.space import feature_table
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
-from studies.trainings import seed_of
+from studies.trainings import repetition_seeds, seed_of
 
 __all__ = ["Tabulated", "Trained", "World"]
 
@@ -34,15 +33,15 @@ class World(Protocol):
 
     scratch_steps: int
     """Of a training from scratch."""
-    hyper_steps: int
-    """Of the training of a hyper-architecture."""
+    hyper_steps: tuple[int, int]
+    """Of all trainings of a hyper-architecture, by the comparison's estimator and by the paper's."""
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
         """The cells, embedded by the configured features or by others."""
         ...
 
-    def alphas(self, batch: Batch, seeds: Sequence[int]) -> Array:
-        """Of a hyper-architecture that is trained once for each seed, ``(d, w)``."""
+    def alphas(self, batch: Batch, seed: int, *, straight_through: bool = False) -> Array:
+        """Of a hyper-architecture that is trained, by the comparison's estimator or by the paper's, ``(d, w)``."""
         ...
 
     def check_oracle(self) -> None:
@@ -67,7 +66,7 @@ class Trained:
 
     def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
         self.config, self.data, self.table = config, data, table
-        self.hyper_steps = config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
+        self.hyper_steps = _hyper_steps(config, len(data.weight))
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
@@ -75,14 +74,15 @@ class Trained:
         sizes = self.config.space
         return _open_space(sizes.max_vertices, sizes.min_vertices, features or sizes.features)
 
-    def alphas(self, batch: Batch, seeds: Sequence[int]) -> Array:
+    def alphas(self, batch: Batch, seed: int, *, straight_through: bool = False) -> Array:
         """As World."""
         config, hyper_architecture = self.config, batch.hyper_architecture
+        bilevel = config.bilevel if config.straight_through is None or not straight_through else config.straight_through
         results = [
-            train_hyper_architecture(hyper_architecture, self.data, config.bilevel, network=config.network, seed=seed)
-            for seed in seeds
+            train_hyper_architecture(hyper_architecture, self.data, bilevel, network=config.network, seed=one)
+            for one in repetition_seeds(seed, config.repetitions)
         ]
-        return combined_alpha(results, config.bilevel.estimator, feature_table(hyper_architecture.rows))
+        return combined_alpha(results, bilevel.estimator, feature_table(hyper_architecture.rows))
 
     def check_oracle(self) -> None:
         """As World."""
@@ -131,7 +131,7 @@ class Tabulated:
         self.marginals, self.mean, self.residual = _marginals(table, self.complete)  # (d, n), mean of cells, (m,)
         self.column = {cell.key: j for j, cell in enumerate(cells)}
         self.index = {tuple(path): i for i, path in enumerate(table.paths.tolist())}
-        scratch, hyper = config.scratch, config.bilevel
+        scratch = config.scratch
         settings = table.ground_truth.settings.get("scratch", {})
         epochs, batch_size = settings.get("epochs"), settings.get("batch_size")
         if (scratch.epochs, scratch.batch_size) != (epochs, batch_size):
@@ -140,8 +140,7 @@ class Tabulated:
                 f"with which the table was trained, got {scratch.epochs} and {scratch.batch_size}"
             )
         images = 4 * table.images[1]  # the weight split is four times as large as the alpha split
-        steps = images // hyper.batch_size * hyper.epochs
-        self.hyper_steps = hyper.steps(steps // hyper.epochs)
+        self.hyper_steps = _hyper_steps(config, images)
         self.scratch_steps = images // scratch.batch_size * scratch.epochs
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
@@ -149,12 +148,12 @@ class Tabulated:
         sizes = [cell.vertices for cell in self.cells]
         return _open_space(max(sizes), min(sizes), features or self.config.space.features, self.cells)
 
-    def alphas(self, batch: Batch, seeds: Sequence[int]) -> Array:
-        """As World: alphas with noise of each seed, averaged."""
+    def alphas(self, batch: Batch, seed: int, *, straight_through: bool = False) -> Array:
+        """As World: alphas with noise of each repetition, averaged."""
         utility, found = self._utility(batch), []
-        for seed in seeds:
+        for one in repetition_seeds(seed, self.config.repetitions):
             # The same cell has the same noise, in whatever column.
-            noise = np.random.default_rng([seed, 6]).standard_normal(self.marginals.shape)
+            noise = np.random.default_rng([one, 6]).standard_normal(self.marginals.shape)
             drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
             found.append(_softmax(utility + self.config.alpha_noise * np.array(drawn)))
         return np.mean(found, axis=0)
@@ -194,6 +193,15 @@ class Tabulated:
         return np.array(
             [[scaled[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
         )
+
+
+def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
+    """Training steps of a generation's hyper-architecture, by the comparison's estimator and by the paper's."""
+    own, paper = (
+        config.repetitions * bilevel.steps(images // bilevel.batch_size)
+        for bilevel in (config.bilevel, config.straight_through or config.bilevel)
+    )
+    return own, paper
 
 
 @cache

@@ -36,14 +36,20 @@ def test_every_preset_is_valid_and_says_how_to_run_it(path):
     assert isinstance(parse("--preset", path.stem, study=study), STUDIES[study])
     assert isinstance(parse("--preset", str(path), study=study), STUDIES[study])
     header = path.read_text().split("\n\n")[0]
-    command = f"mlflow run . -e {study}" + ("" if path.stem == "digits" else f" -P preset={path.stem}")
+    command = f"mlflow run . -e {study}" + ("" if path.stem == "fashion14" else f" -P preset={path.stem}")
     assert f"#   {command}" in header
 
 
 def test_there_are_the_presets_that_the_readme_names():
-    assert {path.stem for path in CONFIGS.glob("search/*.yaml")} == {"smoke", "digits", "fashion", "paper"}
-    assert {path.stem for path in CONFIGS.glob("compare/*.yaml")} == {"smoke", "digits"}
-    assert {path.stem for path in CONFIGS.glob("validate/*.yaml")} == {"smoke", "digits", "paper"}
+    assert {path.stem for path in CONFIGS.glob("search/*.yaml")} == {"smoke", "digits", "fashion", "fashion14", "paper"}
+    assert {path.stem for path in CONFIGS.glob("compare/*.yaml")} == {"smoke", "digits", "fashion14"}
+    assert {path.stem for path in CONFIGS.glob("validate/*.yaml")} == {
+        "smoke",
+        "digits",
+        "fashion14",
+        "paper",
+        "report",
+    }
 
 
 def test_what_does_not_go_together():
@@ -81,8 +87,8 @@ def test_the_papers_numbers():
     assert config.space.features == ("eccentricity_variance", "degree_variance", "vertices")
 
 
-def test_digits_is_the_default():
-    assert parse() == parse("--preset=digits")
+def test_fashion14_is_the_default():
+    assert parse() == parse("--preset=fashion14")
 
 
 def test_the_command_line_overrides_the_preset():
@@ -111,7 +117,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--preset=missing", "preset: expected one of digits, fashion, paper, smoke"),
+        ("--preset=missing", "preset: expected one of digits, fashion, fashion14, paper, smoke"),
         ("--generations=0", "generations: Input should be greater than 0, got 0"),
         ("--generations=2.5", "generations: "),
         ("--bilevel.batch_size=-1", "bilevel.batch_size: "),
@@ -126,8 +132,8 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--bilevel.regularization=-1", "bilevel.regularization: expected finite numbers of 0 or more"),
         ("--network.min_channels=32", "network.min_channels: expected at most final_channels = 16"),
         ("--bilevel.alpha_start=99", "bilevel.alpha_start: expected an epoch before the last of"),
-        ("--bilevel.micro_batches=6", "bilevel.micro_batches: expected a power of 2 up to batch_size = 32, got 6"),
-        ("--bilevel.micro_batches=64", "bilevel.micro_batches: expected a power of 2 up to batch_size = 32, got 64"),
+        ("--bilevel.micro_batches=6", "bilevel.micro_batches: expected a power of 2 up to batch_size = 64, got 6"),
+        ("--bilevel.micro_batches=128", "bilevel.micro_batches: expected a power of 2 up to batch_size = 64, got 128"),
         ("--seed=4294967296", "seed: "),
         ("--study=", "study"),
         ("--data.name.x=3", "data.name.x: unknown name"),

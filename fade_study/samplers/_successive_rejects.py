@@ -69,6 +69,6 @@ def _utilities(history: RowHistory, present: list[str]) -> tuple[NDArray[np.floa
         centered = taken - taken.mean(axis=0)  # a generation's constant is taken out
         precision += centered.T @ centered
         right += centered.T @ logs
-    covariance = np.linalg.pinv(precision, hermitian=True)
+    covariance: NDArray[np.float64] = np.linalg.pinv(precision, hermitian=True).astype(float)
     chosen = [number[key] for key in present]
     return (covariance @ right)[chosen], covariance[np.ix_(chosen, chosen)]

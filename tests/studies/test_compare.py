@@ -11,12 +11,12 @@ from fade_study.config import ComparisonConfig, parse_config
 from fade_study.exceptions import InvalidInputError
 from studies.command import CONFIGS
 from studies.compare import best_so_far, compare, recipe_of
-from studies.searchers import SEARCHERS, check_budget, names, run_search
+from studies.searchers import check_budget, names, run_search
 from studies.worlds import Tabulated
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "smoke"])
-DIGITS = parse_config(ComparisonConfig, CONFIGS / "compare", ["--mode", "tabular"])
+DIGITS = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "digits", "--mode", "tabular"])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,11 @@ def test_a_sample_is_extended_by_a_linear_model():
 
 def test_names_and_budgets(world):
     assert "gp" not in names(None, "tabular", "random")
-    assert names(None, "train", "random") == [name for name in SEARCHERS if not name.startswith("fade_")]
+    assert {"fade", "fade_best_ranked", "gp"} <= {*names(None, "train", "random")}
+    assert not {"straight_through", "fade_offset_03"} & {*names(None, "train", "random")}
+    assert "straight_through" in names(None, "train", "random", straight_through=True)
+    with pytest.raises(InvalidInputError, match=r"expected straight_through\.\* settings"):
+        names(("straight_through",), "train", "random")
     assert names(("tpe",), "train", "random") == ["tpe", "random"]
     with pytest.raises(InvalidInputError, match=r"expected names among fade, .*, got nobody"):
         names(("nobody",), "train", "random")
