@@ -60,21 +60,19 @@ class Setting(NamedTuple):
     seeds: int
 
 
-def _fair(epochs: int, seeds: int, learning_rate: float = 3e-3, **changes: Any) -> Setting:
+def _fair(epochs: int, seeds: int, learning_rate: float = 1e-2, **changes: Any) -> Setting:
     config = dataclasses.replace(BASE, epochs=epochs, optimizer=OptimizerConfig(learning_rate=learning_rate))
     return Setting(dataclasses.replace(config, **changes), seeds)
 
 
 SETTINGS: dict[str, Setting] = {
-    "2 epochs": _fair(2, 16),
-    "4 epochs": _fair(4, 16),
-    "8 epochs": _fair(8, 16),
-    "16 epochs": _fair(16, 8),
-    "32 epochs": _fair(32, 4),
-    "8 epochs, constant rate": _fair(8, 8, schedule="constant"),
-    "4 epochs, rate 0.01": _fair(4, 8, 1e-2),
-    "8 epochs, rate 0.01": _fair(8, 8, 1e-2),
-    "8 epochs, shared": _fair(8, 4, share_weights=True),
+    "4 epochs": _fair(4, 8),
+    "8 epochs": _fair(8, 8),
+    "16 epochs": _fair(16, 4),
+    "32 epochs": _fair(32, 2),
+    "8 epochs, rate 0.003": _fair(8, 8, 3e-3),
+    "8 epochs, constant rate": _fair(8, 4, schedule="constant"),
+    "8 epochs, shared": _fair(8, 2, share_weights=True),
     "straight-through": Setting(STRAIGHT_THROUGH, 2),
     "straight-through, fair": Setting(dataclasses.replace(STRAIGHT_THROUGH, paths="fair"), 2),
     "straight-through, shared": Setting(dataclasses.replace(STRAIGHT_THROUGH, share_weights=True), 2),
