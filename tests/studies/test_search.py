@@ -16,8 +16,12 @@ import pytest
 import torch
 
 import fade_study
+from fade_study import HyperArchitecture
+from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.config import SearchConfig, parse_config
 from fade_study.nn import Supernet
+from fade_study.training import load_data, recipe
+from studies import answer
 from studies.command import CONFIGS
 from studies.search import search as search_study
 
@@ -326,3 +330,36 @@ def test_a_search_whose_trainings_all_diverge_gives_up(project, mlflow_store):
     )
     assert "DivergedError: expected finite losses and gradients" in output
     assert [run.info.status for run in runs("hyper")] == ["FAILED", "FAILED"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, monkeypatch, capsys):
+    """Against the first anchor, and against random search by a table of the same trainings from scratch."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--preset", "smoke", "--study", "s", "--final_seeds", "3", "--evaluate_every", "1"]
+    config = parse_config(SearchConfig, CONFIGS / "search", arguments)
+    data = load_data(config.data)
+    cells = tuple(config.space.open())
+    paths = np.random.default_rng(0).integers(len(cells), size=(20, 2))
+    rng, found = np.random.default_rng(1), recipe(data, config.scratch, config.network)
+    trainings = Trainings({}, (0, 1), rng.uniform(0.0, 0.05, (20, 2)), rng.uniform(0.0, 0.05, (20, 2)), 1.0)
+    table = Table(HyperArchitecture((cells, cells)), paths, found, {found: trainings}, (1000, 1000), "x")
+    (tmp_path / "some-random.json").write_text(table.to_json())
+    monkeypatch.setattr(answer, "FOLDER", tmp_path)
+    monkeypatch.setattr(answer, "load_table", lambda name: load_table(str(tmp_path / f"{name}.json")))
+
+    (study,) = search_study(config)
+    output = capsys.readouterr().out
+    assert "How well ranks predict accuracy with these settings was not measured" in output
+    assert "trained anew with 3 seeds that chose nothing" in output
+    assert "against the first generation's anchor architecture" in output
+    assert "better than 100% of them" in output
+    (parent,) = runs("search")
+    metrics = parent.data.metrics
+    assert metrics["answer/over_random_low"] <= metrics["answer/over_random"] <= metrics["answer/over_random_high"]
+    assert metrics["answer/better_than_random"] == 1
+    steps = data.weight.steps(20) * 3
+    assert metrics["steps"] == 2 * steps + 2 * 2 * data.weight.steps(50) * 2
+    assert study.evaluate == "best_ranked"
+    trained = {run.data.params["architecture"] for run in runs("scratch") if int(run.data.params["seed"]) >= 2000}
+    assert trained == {study.best_architecture.key, study.architectures()[0].key}
