@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import os
 import re
 import sys
@@ -93,12 +94,15 @@ class DataConfig:
         name: ``fashion14`` or ``digits`` (embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or ``npz:PATH`` for
             a file with arrays ``images`` and ``labels``, which may take 16 GiB.
         data_dir: folder of downloaded data sets; it may be a link, but no link in it may lead out of it.
+        layout: of images with four dimensions: ``channels-first`` (N, C, H, W) or ``channels-last`` (N, H, W, C); null
+            where it can be told, since one reading alone gives square images of up to 4 channels.
         split_seed: of the stratified 4 : 1 : 1 split; apart from the search's seed, so that seeds share their data.
         limit: use only so many images, stratified; null for all.
     """
 
     name: str = "digits"
     data_dir: str = "data"
+    layout: Literal["channels-first", "channels-last"] | None = None
     split_seed: Seed = 0
     limit: Positive | None = None
 
@@ -461,9 +465,9 @@ class ValidationConfig(_StudyConfig):
         problems = []
         if len({*self.tables}) < len(self.tables):
             problems.append(f"tables: expected each once, got {', '.join(self.tables)}")
-        paths = self.cells**self.depth
-        if not self.tables and paths > MOST_PATHS:
-            problems.append(f"cells: expected cells to the power of depth up to {MOST_PATHS}, got {paths}")
+        if not self.tables and self.depth * math.log(self.cells) > math.log(MOST_PATHS):
+            got = f"{self.cells} to the power of {self.depth}"
+            problems.append(f"cells: expected cells to the power of depth up to {MOST_PATHS}, got {got}")
         if len({*self.early_epochs, self.scratch.epochs}) <= len(self.early_epochs):
             problems.append(
                 f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "

@@ -212,7 +212,7 @@ def load_data(config: DataConfig) -> Data:
         DataError: (a ``ValueError``) for an unknown name, missing files, or images that can't be trained on.
     """
     images, labels, official_test = _read(config)
-    images, labels = _checked(config.name, images, labels)
+    images, labels = _checked(config.name, images, labels, config.layout)
     chosen = np.arange(len(labels))
     if config.limit is not None:
         most = len(labels) - (labels.max() + 1)  # what is left out needs an image of every class, too
@@ -268,7 +268,7 @@ def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed
         raise DataError(f"expected enough images of every class in every split, got {len(index)}: {error}") from None
 
 
-def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray, NDArray[np.int64]]:
+def _checked(name: str, images: NDArray, labels: NDArray, layout: str | None) -> tuple[NDArray, NDArray[np.int64]]:
     """Images ``(N, C, H, W)``, as they are stored, and labels 0 .. classes-1, if a network can be trained on them."""
     if images.ndim not in (3, 4) or min(images.shape, default=0) == 0:
         raise DataError(f"{name}: expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {images.shape}")
@@ -290,9 +290,23 @@ def _checked(name: str, images: NDArray, labels: NDArray) -> tuple[NDArray, NDAr
         raise DataError(f"{name}: expected more images than classes, got {len(images)} for {len(classes)}")
     if images.ndim == 3:
         images = images[:, None]
-    elif images.shape[3] <= 4 < images.shape[1]:  # channels last, as NumPy and Keras have them
+    elif (layout or _layout(name, images.shape)) == "channels-last":  # as NumPy and Keras have them
         images = images.transpose(0, 3, 1, 2)
     return images, labels.astype(np.int64)
+
+
+def _layout(name: str, shape: tuple[int, ...]) -> str:
+    """Which dimension of images ``(N, ·, ·, ·)`` holds the channels, where one reading alone is an ordinary picture."""
+    _, first, middle, last = shape
+    readings = {"channels-first": (first, middle, last), "channels-last": (last, first, middle)}
+    ordinary = [layout for layout, (channels, *sides) in readings.items() if channels <= 4 and len({*sides}) == 1]
+    if len(ordinary) == 1:
+        return ordinary[0]
+    (c, h, w), (c2, h2, w2) = readings.values()
+    raise DataError(
+        f"{name}: expected square images of up to 4 channels, whose layout can be told, got {shape}, which may be {c} "
+        f"channels of {h}x{w} or {c2} of {h2}x{w2}; set data.layout to channels-first or channels-last"
+    )
 
 
 def _read(config: DataConfig) -> tuple[NDArray, NDArray, int]:

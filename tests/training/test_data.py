@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def rows_of(images):
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"), [((8, 8), (1, 8, 8)), ((3, 8, 8), (3, 8, 8)), ((8, 6, 3), (3, 8, 6)), ((9, 5), (1, 9, 5))]
+    ("shape", "expected"), [((8, 8), (1, 8, 8)), ((3, 8, 8), (3, 8, 8)), ((6, 6, 3), (3, 6, 6)), ((9, 5), (1, 9, 5))]
 )
 def test_npz_of_ones_own(npz, shape, expected):
     data = load_data(npz(**images(shape=shape)))
@@ -133,8 +134,31 @@ def test_npz_of_ones_own(npz, shape, expected):
     assert data.classes == 3
 
 
+@pytest.mark.parametrize(
+    ("shape", "layout", "understood"),
+    [
+        ((8, 8), None, (1, 8, 8)),
+        ((3, 8, 8), None, (3, 8, 8)),
+        ((8, 8, 4), None, (4, 8, 8)),
+        ((9, 9, 13), "channels-last", (13, 9, 9)),
+        ((8, 16, 3), "channels-first", (8, 16, 3)),
+        ((8, 16, 3), "channels-last", (3, 8, 16)),
+        ((3, 3, 3), "channels-last", (3, 3, 3)),
+    ],
+)
+def test_layouts(npz, shape, layout, understood):
+    data = load_data(dataclasses.replace(npz(**images(shape=shape)), layout=layout))
+    assert data.image_shape == understood
+
+
+@pytest.mark.parametrize("shape", [(9, 9, 13), (8, 16, 3), (3, 8, 16), (3, 3, 3), (5, 5, 5)])
+def test_a_layout_that_can_be_read_in_two_ways_is_refused(npz, shape):
+    with pytest.raises(DataError, match=r"which may be \d+ channels of .*; set data\.layout"):
+        load_data(npz(**images(shape=shape)))
+
+
 def test_channels_last_arrays_are_transposed(npz):
-    arrays = images(shape=(8, 6, 3))
+    arrays = images(shape=(8, 8, 3))
     first = load_data(npz(images=arrays["images"].transpose(0, 3, 1, 2), labels=arrays["labels"]))
     last = load_data(npz(**arrays))
     torch.testing.assert_close(first.weight.images, last.weight.images)
