@@ -666,7 +666,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read_preset(path: Path) -> dict[str, Any]:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             text = file.read(LONGEST_PRESET + 1)
         if len(text) > LONGEST_PRESET:
             raise yaml.YAMLError(f"more than {LONGEST_PRESET} characters")

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
+from fade_study.arrays import to_array
 from fade_study.exceptions import InvalidInputError
 
 __all__ = [
@@ -449,7 +450,7 @@ class _Draws:
 
 def _checked(scores: ArrayLike, accuracies: ArrayLike) -> tuple[Array, Array]:
     """Scores ``(n,)`` and accuracies ``(n, S)``, if they can be compared."""
-    x, y = np.asarray(scores, dtype=float), _matrix(accuracies)
+    x, y = to_array(scores), _matrix(accuracies)
     if x.ndim != 1 or len(x) != len(y):
         raise InvalidInputError(
             f"expected scores (n,) and accuracies (n, S) or (n,), got {np.shape(scores)} and {np.shape(accuracies)}; "
@@ -466,7 +467,7 @@ def _checked(scores: ArrayLike, accuracies: ArrayLike) -> tuple[Array, Array]:
 
 def _matrix(accuracies: ArrayLike) -> Array:
     """Accuracies ``(n, S)``, if they are."""
-    y = np.asarray(accuracies, dtype=float)
+    y = to_array(accuracies)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[1] < 1:
         raise InvalidInputError(f"expected accuracies (n, S) or (n,), got {y.shape}; one row for each architecture")

@@ -26,9 +26,14 @@ __all__ = ["Outbox", "Record"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds without a new attempt after the first failure, and after many."""
+ATTEMPTS = 3
+"""At a record while the server takes others, before it is taken for refused."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS records (
     number INTEGER PRIMARY KEY, session TEXT, server TEXT, run TEXT, kind TEXT, content TEXT, data BLOB, tried INTEGER
+);
+CREATE TABLE IF NOT EXISTS refused (
+    number INTEGER PRIMARY KEY, server TEXT, run TEXT, kind TEXT, content TEXT, data BLOB, reason TEXT
 );
 CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, session TEXT, server TEXT, id TEXT, open INTEGER);
 """
@@ -56,6 +61,7 @@ class Outbox:
         deliver: hands over a record, with the id of its run; returns the id of a run that it has made. A record that
             was tried before may be there already.
         is_away: whether an error of ``deliver`` means that the server does not answer, so that it pays to wait.
+        may_refuse: whether such an error may also mean that the server will never take this record.
 
     Raises:
         StorageError: (an ``OSError``) where the file can't be written.
@@ -67,9 +73,12 @@ class Outbox:
         server: str,
         deliver: Callable[[Record, str], str | None],
         is_away: Callable[[Exception], bool],
+        may_refuse: Callable[[Exception], bool] = lambda _: False,
     ) -> None:
         self.path = Path(path)
-        self._server, self._deliver, self._is_away = server, deliver, is_away
+        self._server, self._deliver, self._is_away, self._may_refuse = server, deliver, is_away, may_refuse
+        self._failures: dict[int, int] = {}
+        """How often records failed while the server took others, by number."""
         self._session = uuid.uuid4().hex
         self._pause, self._next = FIRST_PAUSE, 0.0
         try:
@@ -121,7 +130,8 @@ class Outbox:
     def flush(self, patience: float = 0.0) -> int:
         """Deliver, and try again for so many seconds while the server is away.
 
-        A record that the server refuses, such as one of a run that somebody has deleted, is told of and dropped.
+        A record that the server refuses, such as one of a run that somebody has deleted, is told of and set aside in
+        the table ``refused`` of the file. So is one that fails as if the server were away, while it takes others.
 
         Returns:
             How many records are left.
@@ -132,8 +142,7 @@ class Outbox:
         deadline = time.monotonic() + patience
         while True:
             try:
-                for number, record in self._waiting():
-                    self._hand_over(number, record)
+                self._deliver_all()
                 if self._pause > FIRST_PAUSE:
                     warnings.warn(f"{self._server} is back, and has been told all", stacklevel=2)
                 self._pause, self._next = FIRST_PAUSE, 0.0
@@ -189,14 +198,44 @@ class Outbox:
     def _waiting(self) -> Iterator[tuple[int, Record]]:
         """Oldest first; one by one, since they may be large."""
         for number in self._numbers():
-            run, kind, content, data, tried = self._database.execute(
+            found = self._database.execute(
                 "SELECT run, kind, content, data, tried FROM records WHERE number = ?", (number,)
             ).fetchone()
-            yield number, Record(run, kind, json.loads(content), data, bool(tried))
+            if found is not None:  # else it was delivered meanwhile
+                run, kind, content, data, tried = found
+                yield number, Record(run, kind, json.loads(content), data, bool(tried))
 
     def _numbers(self) -> list[int]:
         rows = self._database.execute("SELECT number FROM records WHERE session = ? ORDER BY number", (self._session,))
         return [number for (number,) in rows.fetchall()]
+
+    def _deliver_all(self) -> None:
+        """Oldest first. What fails though the server takes other records is tried again when these are delivered."""
+        failed = None
+        for number, record in self._waiting():
+            try:
+                self._hand_over(number, record)
+            except Exception as error:
+                if record.kind == "create" or not self._may_refuse(error) or not self._takes_another(number):
+                    raise
+                self._failures[number] = self._failures.get(number, 0) + 1
+                if self._failures[number] < ATTEMPTS:
+                    failed = error
+                else:
+                    self._set_aside(number, record, error)
+        if failed is not None:
+            raise failed
+
+    def _takes_another(self, number: int) -> bool:
+        """Whether the server takes a later record; False where there is none."""
+        for later, record in self._waiting():
+            if later > number and record.kind != "create":
+                try:
+                    self._hand_over(later, record)
+                except Exception:  # of whatever kind: the server is not known to be there
+                    return False
+                return True
+        return False
 
     def _hand_over(self, number: int, record: Record) -> None:
         self._write("UPDATE records SET tried = 1 WHERE number = ?", number)
@@ -206,11 +245,25 @@ class Outbox:
         except Exception as error:
             if isinstance(error, FadeError) or self._is_away(error):
                 raise
-            reason = masked(f"{type(error).__name__}: {error}")
-            warnings.warn(f"{self._server} refuses {record.kind} of run {record.run}: {reason}", stacklevel=2)
+            self._set_aside(number, record, error)
+            return
         with self._transaction():
             if made is not None:
                 self._write("UPDATE runs SET id = ? WHERE run = ?", made, record.run)
+            self._write("DELETE FROM records WHERE number = ?", number)
+
+    def _set_aside(self, number: int, record: Record, error: Exception) -> None:
+        """Keep for a look what the server will never take, and tell of it once."""
+        reason = masked(f"{type(error).__name__}: {error}")
+        warnings.warn(
+            f"{self._server} refuses {record.kind} of run {record.run}: {reason} (kept in {self.path}, table refused)",
+            stacklevel=2,
+        )
+        with self._transaction():
+            self._write(
+                "INSERT OR REPLACE INTO refused VALUES (?, ?, ?, ?, ?, ?, ?)",
+                *(number, self._server, record.run, record.kind, json.dumps(record.content), record.data, reason),
+            )
             self._write("DELETE FROM records WHERE number = ?", number)
 
     @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fade_study.arrays import resolution, to_array
 from fade_study.exceptions import InvalidInputError
 
 __all__ = ["borda", "check_alpha", "fade_rank", "marginals", "top_k"]
@@ -19,18 +20,18 @@ TOLERANCE = 1e-4
 
 
 def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
-    """The alphas as an array, ``(d, w)`` or ``(R, d, w)``, if they are alphas.
+    """The alphas in double precision, ``(d, w)`` or ``(R, d, w)``, if they are alphas; rows then sum to 1.
 
     Args:
-        alpha: architecture parameters after the softmax over columns.
+        alpha: architecture parameters after the softmax over columns: an array, a tensor, or lists.
         shape: the ``(d, w)`` that is expected, where it is known.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for a wrong shape, non-finite or negative numbers, or rows that do not
-            sum to 1 within 1e-4.
+            sum to 1 within 1e-4, or within what half precision can hold.
     """
     try:
-        array = np.asarray(alpha, dtype=float)
+        array = to_array(alpha)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"expected an array of alphas, (d, w), got {type(alpha).__name__}: {error}") from None
     if array.ndim not in (2, 3) or array.size == 0 or (shape is not None and array.shape != shape):
@@ -44,13 +45,15 @@ def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArr
     if (array < 0).any():
         raise InvalidInputError(f"expected alphas of 0 or more, got {array.min():.4g}; give them after the softmax")
     sums = array.sum(axis=-1)
-    if (np.abs(sums - 1) > TOLERANCE).any():
+    tolerance = max(TOLERANCE, 4 * resolution(alpha))
+    if (np.abs(sums - 1) > tolerance).any():
         worst = sums.flat[np.abs(sums - 1).argmax()]
         raise InvalidInputError(
-            f"expected rows of alpha that sum to 1 (tolerance {TOLERANCE}), got one that sums to {worst:.6g}; "
+            f"expected rows of alpha that sum to 1 (tolerance {tolerance:.2g}), got one that sums to {worst:.6g}; "
             "apply a softmax over the columns"
         )
-    return array
+    exact = np.abs(sums - 1) < 1e-12  # to divide these would only move their last bits
+    return np.where(exact[..., None], array, array / sums[..., None])
 
 
 def marginals(alpha: ArrayLike) -> NDArray[np.float64]:

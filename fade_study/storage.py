@@ -13,8 +13,10 @@ import socket
 import threading
 import time
 import traceback
+import uuid
 import weakref
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -192,11 +194,15 @@ def _this_process() -> dict[str, Any]:
 
 
 def _here() -> dict[str, str]:
-    """Where a pid means anything: this host, and in it this container."""
+    """Where a pid means anything: this host since it was booted, and in it this container.
+
+    Machines made from one image may share their name, and the ids of their containers; a boot has an id of its own.
+    """
     try:
-        return {"host": socket.gethostname(), "namespace": os.readlink("/proc/self/ns/pid")}
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return {"host": socket.gethostname(), "boot": boot, "namespace": os.readlink("/proc/self/ns/pid")}
     except OSError:  # not Linux
-        return {"host": socket.gethostname(), "namespace": ""}
+        return {"host": socket.gethostname(), "boot": f"{uuid.getnode():x}", "namespace": ""}
 
 
 def _is_here(owner: dict[str, Any]) -> bool:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-import numbers
 import time
+import uuid
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study import samplers
 from fade_study.architecture import Architecture, HyperArchitecture
-from fade_study.exceptions import InvalidInputError, OpenGenerationError, StorageError
+from fade_study.exceptions import InvalidInputError, OpenGenerationError
 from fade_study.ranking import check_alpha, top_k
 from fade_study.samplers._base import (
     ALPHA,
@@ -35,6 +36,7 @@ from fade_study.samplers._base import (
     RowSampler,
     anchor_names,
     row_history,
+    row_sampler,
     told,
 )
 from fade_study.settings import check_same, describe_sampler, describe_space, plain
@@ -66,6 +68,8 @@ __all__ = [
 ]
 
 Evaluates = Literal["anchor", "best_ranked"]
+IDENTITY = "fade:identity"
+"""Attribute of a study: what no other study has, of whatever name and storage."""
 GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
 DETAILS = "fade:details"
@@ -190,8 +194,8 @@ class FadeStudy:
                 f"expected no open generation, but generation {number} is; study.tell(batch, alpha) it, "
                 "or give it up with study.fail(batch)"
             )
-        sampler = self.optuna_study.sampler
-        if isinstance(sampler, RowSampler):
+        sampler = row_sampler(self.optuna_study)
+        if sampler is not None:
             sampler.bind(self.space)
 
         def begin() -> _Open:
@@ -210,10 +214,15 @@ class FadeStudy:
         anchors = [[trial.suggest_float(name, 0.0, 1.0) for name in row] for row in self._names]
         # From the storage, since the trial does not notice what its sampler writes; a copy, as memory gives its own.
         stored = dict(trial.storage.get_trial_user_attrs(trial._trial_id))
-        if POINTS not in stored:  # a sampler of Optuna's: anchors alone, w = 1
-            stored[POINTS] = [[anchor] for anchor in anchors]
-            trial.set_user_attr(POINTS, stored[POINTS])
-        points = np.array(stored[POINTS])  # (d, w, f)
+        sampler = row_sampler(self.optuna_study)
+        if POINTS not in stored and sampler is not None:  # all coordinates are fixed, so Optuna has not asked it
+            stored[POINTS] = sampler.neighborhoods(self.optuna_study).tolist()
+        points = np.array(stored.get(POINTS, [[anchor] for anchor in anchors]))  # (d, w, f); w = 1 with Optuna's own
+        if CELLS not in stored and sampler is not None and not np.array_equal(points[:, 0], anchors):
+            points = np.stack([sampler.surround(np.array(a), row) for a, row in zip(anchors, points, strict=True)])
+            points[:, 0] = anchors  # to the last bit: there is one truth about an anchor
+        if CELLS not in stored:
+            trial.set_user_attr(POINTS, points.tolist())
         if CELLS not in stored:
             rngs = [np.random.default_rng([seed, row, generation, 1]) for row in range(self.depth)]
             stored[CELLS] = [
@@ -267,9 +276,8 @@ class FadeStudy:
                 "expected no value with the alphas, since this study evaluates the best-ranked architecture, which "
                 f"they decide, got {value!r}; tell the alphas, then add_evaluation({batch.number}, value)"
             )
-        for name, number in (("value", value), ("one_shot_accuracy", one_shot_accuracy)):
-            if number is not None:
-                _check_finite(name, number)
+        value = None if value is None else _number("value", value)
+        one_shot_accuracy = None if one_shot_accuracy is None else _number("one_shot_accuracy", one_shot_accuracy)
         attributes = {ALPHA: array.tolist(), DETAILS: _plain_details(details)}
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         self._finish(opened, state, attributes, value, one_shot_accuracy)
@@ -347,7 +355,7 @@ class FadeStudy:
             StorageError: (an ``OSError``) where the storage does not answer. The evaluation stays open: tell it again.
         """
         opened = self._evaluation(evaluation)
-        _check_finite("value", value)
+        value = _number("value", value)
         kept = _plain_details(details)
         past, number = self._told(), evaluation.generation
         wanted = self._to_evaluate(past[number])[1] if number < len(past) else []
@@ -385,7 +393,7 @@ class FadeStudy:
                 another process, or a bad value.
             StorageError: (an ``OSError``) where the storage does not answer; call again when it is back.
         """
-        _check_finite("value", value)
+        value = _number("value", value)
         _plain_details(details)
         waiting = retried(self._without_value, self.optuna_study)
         opened = self._evaluating.get(generation)
@@ -461,14 +469,19 @@ class FadeStudy:
                 for name, x in missing.items():
                     storage.set_trial_user_attr(trial_id, name, x)
                 if one_shot_accuracy is not None:
-                    storage.set_trial_intermediate_value(trial_id, 0, float(one_shot_accuracy))
+                    storage.set_trial_intermediate_value(trial_id, 0, one_shot_accuracy)
                 if opened is self._open:
-                    self.optuna_study.tell(stored.number, None if value is None else float(value), state)
+                    self.optuna_study.tell(stored.number, value, state)
                 else:  # of which its sampler need not hear before it reads the history
-                    storage.set_trial_state_values(trial_id, state, None if value is None else [float(value)])
+                    storage.set_trial_state_values(trial_id, state, None if value is None else [value])
             except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # Optuna's, of a trial that has ended
                 self._check_open(storage.get_trial(trial_id), opened)  # by another process, a moment ago
                 raise
+            except RuntimeError as error:  # of a sampler's hook, which Optuna calls once all is stored
+                if storage.get_trial(trial_id).state != state:
+                    raise
+                self._stopped = True  # as GridSampler asks for, once its grid is exhausted
+                warnings.warn(f"{opened.name} is told; then its sampler raised {error!r}", stacklevel=2)
 
         retried(store, self.optuna_study)
         self._close(opened)
@@ -503,14 +516,15 @@ class FadeStudy:
         timeout: float | None = None,
         *,
         callbacks: Sequence[Callable[[FadeStudy, Batch], None]] = (),
-        catch: type[Exception] | tuple[type[Exception], ...] = (),
+        catch: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]] = (),
         show_progress_bar: bool = False,
     ) -> None:
         """Ask, evaluate and tell, as ``optuna.Study.optimize`` does.
 
         Args:
             evaluate: from a batch to its alphas ``(d, w)``, or to ``(alpha, value)``, or to
-                ``(alpha, value, one_shot_accuracy)``: what :meth:`tell` takes.
+                ``(alpha, value, one_shot_accuracy)``: what :meth:`tell` takes. Where it can't be taken, the generation
+                stays open, for :meth:`tell` or the next ``optimize``.
             n_generations: how many more; None for no limit.
             timeout: seconds after which no generation is begun.
             callbacks: called with the study and the batch after each generation, told or failed.
@@ -521,6 +535,7 @@ class FadeStudy:
         """
         if self._in_optimize:
             raise RuntimeError("expected one optimize() at a time, got one inside another; call ask and tell instead")
+        caught = tuple(catch) if isinstance(catch, list) else catch
         self._in_optimize, self._stopped = True, False
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
@@ -532,21 +547,32 @@ class FadeStudy:
                     batch = self._open.asked if self._open else self.ask()
                     try:
                         result = evaluate(batch)
-                        self.tell(batch, *result) if isinstance(result, tuple) else self.tell(batch, result)
-                    except StorageError:
-                        raise  # what was trained is worth more than the storage's bad moment: not failed
                     except Exception as error:
                         if self._open is not None:
                             self.fail(batch)
-                        if not isinstance(error, catch):
+                        if not isinstance(error, caught):
                             raise
                         optuna.logging.get_logger(__name__).warning(f"generation {batch.number} failed: {error!r}")
+                    else:  # what was trained is worth more than a slip in what is told of it: never failed
+                        self._tell_result(batch, result)
                     for callback in callbacks:
                         callback(self, batch)
                     done += 1
                     bar.update()
         finally:
             self._in_optimize = False
+
+    def _tell_result(self, batch: Batch, result: Any) -> None:
+        """What ``evaluate`` has returned; an error says that the generation stays open."""
+        try:
+            self.tell(batch, *result) if isinstance(result, tuple) else self.tell(batch, result)
+        except (InvalidInputError, TypeError) as error:
+            if self._open is not None and _same(self._open.asked, batch):
+                error.add_note(
+                    f"Generation {batch.number} is still open: tell(study.open_batch, ...) with what was trained, or "
+                    "optimize() to evaluate it again"
+                )
+            raise
 
     def stop(self) -> None:
         """End :meth:`optimize` after the generation in hand; for callbacks and ``evaluate``."""
@@ -564,6 +590,16 @@ class FadeStudy:
     def history(self, row: int) -> RowHistory:
         """What a row has seen so far: points, cells and alphas of each generation that was told."""
         return row_history(self._told(), row, tuple(self.space.features))
+
+    @property
+    def identity(self) -> str:
+        """What tells this study from all others, made once and kept in its storage."""
+        return retried(lambda: self.optuna_study.user_attrs[IDENTITY], self.optuna_study)
+
+    @property
+    def open_batch(self) -> Batch | None:
+        """The batch that was asked in this object, and neither told nor failed yet; None where there is none."""
+        return self._open.asked if self._open else None
 
     @property
     def anchors(self) -> NDArray[np.float64]:
@@ -713,6 +749,7 @@ def create_study(
                     f"expected a study of fade_study, got {study_name!r}, another one; choose a name"
                 )
             stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
+            optuna_study.set_user_attr(IDENTITY, uuid.uuid4().hex)
             optuna_study.set_user_attr(STUDY, stored)
         check_same(stored, settings, optuna_study.study_name)
         return FadeStudy(optuna_study, space, stored)
@@ -766,10 +803,15 @@ def delete_study(*, study_name: str, storage: str | optuna.storages.BaseStorage)
     optuna.delete_study(study_name=study_name, storage=open_storage(storage))
 
 
-def _check_finite(name: str, number: Any) -> None:
-    """Raise unless a number is finite."""
-    if not (isinstance(number, numbers.Real) and math.isfinite(number)):
+def _number(name: str, number: Any) -> float:
+    """A finite number, of whatever type: Python's, NumPy's, or a tensor of one element."""
+    try:
+        value = math.nan if isinstance(number, str | bytes | bool) else float(number)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if not math.isfinite(value):
         raise InvalidInputError(f"expected a finite {name}, got {number!r}; leave it out where there is none")
+    return value
 
 
 def _plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:

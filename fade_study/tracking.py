@@ -31,6 +31,7 @@ import pandas as pd
 import requests
 import sqlalchemy.exc
 import yaml
+from mlflow import entities
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ __all__ = [
     "Run",
     "adopt",
     "alpha_metrics",
+    "check_data",
     "check_server",
     "commit",
     "deliver",
@@ -219,7 +221,7 @@ def _outbox() -> Outbox:
     uri = mlflow.get_tracking_uri()
     if _open is None or _open[0] != uri:
         _close()
-        _open = uri, Outbox(OUTBOX, masked_url(uri), _deliver, _is_away)
+        _open = uri, Outbox(OUTBOX, masked_url(uri), _deliver, _is_away, _may_refuse)
         for run in _open[1].abandoned:
             _end(run, "KILLED")
         _open[1].flush()
@@ -247,6 +249,11 @@ def _is_away(error: Exception) -> bool:
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in AWAY_STATUS or error.response.status_code >= 500
     return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
+
+
+def _may_refuse(error: Exception) -> bool:
+    """MLflow has one code for a database that is locked and for a metric that its store can't hold."""
+    return isinstance(error, mlflow.MlflowException) and error.error_code == "INTERNAL_ERROR"
 
 
 def _deliver(record: Record, run_id: str) -> str | None:
@@ -441,11 +448,11 @@ def adopt(run: Run, study: str, generations: int) -> None:
 
     Args:
         run: of the study, newly started.
-        study: its name.
+        study: its identity.
         generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
     """
     adopted = set()
-    for earlier in _find_or_none(f"tags.`fade.study` = '{study}' and tags.`fade.kind` = 'search'"):
+    for earlier in _find_or_none(f"tags.`fade.study_id` = '{study}' and tags.`fade.kind` = 'search'"):
         if earlier.data.tags.get(NAME) == run.name:
             continue
         done = f"tags.`{PARENT}` = '{earlier.info.run_id}' and attributes.status = 'FINISHED'"
@@ -545,8 +552,8 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
     if not architectures:
         return {}
     condition = f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
-    if len(architectures) == 1:
-        condition += f" and params.architecture = '{next(iter(architectures))}'"
+    if len(architectures) == 1 and "'" not in (architecture := next(iter(architectures))):  # can't be quoted
+        condition += f" and params.architecture = '{architecture}'"
     results: dict[tuple[str, int], Scratch] = {}
     for run in _find_or_none(condition):  # where the server is away, it is paid twice
         name = run.data.params["architecture"], int(run.data.params["seed"])
@@ -596,6 +603,21 @@ def read_config(run_id: str) -> dict[str, Any]:
     return yaml.safe_load(text)
 
 
+def check_data(run_id: str, data: Data) -> None:
+    """Raise unless data are those that a run was recorded with.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) that names both.
+    """
+    inputs = mlflow.MlflowClient().get_run(run_id).inputs
+    recorded = [(one.dataset.name, one.dataset.digest) for one in (inputs.dataset_inputs if inputs else ())]
+    if recorded != [(data.name, data.digest)]:
+        raise InvalidInputError(
+            f"expected the images that run {run_id} was recorded with, {recorded}, got {data.name} with digest "
+            f"{data.digest}; its accuracies would be those of other images: bring the file back that it was made with"
+        )
+
+
 def _find_runs(condition: str) -> Any:
     """Runs of all experiments, newest first."""
     return mlflow.search_runs(
@@ -617,7 +639,7 @@ def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | Non
     """A text artifact, where it is there."""
     if file not in {artifact.path for artifact in client.list_artifacts(run_id)}:
         return None
-    return Path(client.download_artifacts(run_id, file)).read_text()
+    return Path(client.download_artifacts(run_id, file)).read_text(encoding="utf-8")
 
 
 def read_times(uri: str) -> tuple[float, float]:
@@ -650,12 +672,13 @@ def ui_command() -> str:
 
 
 def check_server() -> None:
-    """Raise, within seconds, unless the tracking store can be read.
+    """Raise, within seconds, unless the tracking store can be read, and has a fresh run if it has one to be used.
 
     Raises:
         StorageError: (an ``OSError``) that names it.
+        InvalidInputError: (a ``ValueError``) where MLFLOW_RUN_ID names a run that was used before.
     """
-    uri = mlflow.get_tracking_uri()
+    uri, made = mlflow.get_tracking_uri(), os.environ.get(MADE[0])
     try:
         with _http(IMPATIENT):
             if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow would try for minutes
@@ -663,12 +686,27 @@ def check_server() -> None:
                 engine.connect().close()
                 engine.dispose()
             mlflow.MlflowClient().search_experiments(max_results=1)
+            used = None if made is None else _used(mlflow.MlflowClient().get_run(made))
     except (ImportError, OSError, mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         reason = masked(" ".join(str(error).partition("(Background")[0].split()))
         raise StorageError(
             f"expected an MLflow tracking store, got {masked_url(uri)}: {reason}. "
             "Set MLFLOW_TRACKING_URI to a server that runs, or to a file such as sqlite:///mlflow.db"
         ) from None
+    if used is not None:
+        raise InvalidInputError(
+            f"expected MLFLOW_RUN_ID to name a run that nothing was recorded in yet, as `mlflow run` makes it, got "
+            f"{made}, which {used}; unset MLFLOW_RUN_ID, and a new run is made"
+        )
+
+
+def _used(run: entities.Run) -> str | None:
+    """Why a run is not one that `mlflow run` has just made; None if it may be."""
+    if run.info.status != "RUNNING":
+        return f"is {run.info.status}"
+    if kind := run.data.tags.get("fade.kind"):
+        return f"holds another {kind}"
+    return "has metrics already" if run.data.metrics else None
 
 
 def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:
@@ -677,9 +715,18 @@ def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:
 
 
 def commit() -> str:
-    """Commit of the code, with ``-dirty`` where it was changed since."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
+    """Commit of the code, with ``-dirty`` where it was changed since; ``unknown`` unless git tracks this file.
+
+    An installed package may lie in an environment inside another repository, whose commit says nothing of it.
+    """
+    folder, name = os.path.split(os.path.abspath(__file__))
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", folder, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", name)
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

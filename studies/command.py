@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
@@ -39,6 +40,9 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
     interrupt.listen(twice=not launched)
     if launched:
         end_with_parent()  # the launcher; what would train on without it could not be continued
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no ± may end a search where the output knows ASCII alone
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not main:

@@ -29,6 +29,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     records = tracking.read_searches(config.run_id)
     searches = {run_id: SearchConfig(**tracking.read_config(run_id)) for run_id in records}
     data = load_data(next(iter(searches.values())).data)
+    for run_id in records:
+        tracking.check_data(run_id, data)
     device = str(open_accelerator().device)
     tags = {"fade.evaluated": config.run_id}
     with (

@@ -139,11 +139,11 @@ def search_once(
     """One search, with the id of its run, which may have a name, and its record."""
     begin = time.perf_counter()
     study = open_study(config, data)
-    tags = {"fade.study": study.optuna_study.study_name}
     batch = ask(study, config)  # first of all: another process that has the generation keeps its record, too
+    tags = {"fade.study": study.optuna_study.study_name, "fade.study_id": study.identity}
     with tracking.start_study("search", config, device, data, tags=tags, name=name) as run:
         done = len(study.trajectory())
-        tracking.adopt(run, study.optuna_study.study_name, done)
+        tracking.adopt(run, study.identity, done)
         record_generations(study, run, 0)
         evaluations = Evaluations(study, config, data, executor, run)
         with tqdm(total=config.generations, initial=done, unit="generation") as bar:
@@ -356,7 +356,7 @@ def forget_all(batch: fade_study.Batch, config: SearchConfig) -> None:
 
 def weights_file(study: fade_study.FadeStudy, generation: int, config: SearchConfig) -> Checkpoint:
     """Where the weights of a generation's supernets are kept, for the next one."""
-    file = checkpoint_file(Path(config.checkpoint_dir), "weights", study.optuna_study.study_name, generation)
+    file = checkpoint_file(Path(config.checkpoint_dir), "weights", study.identity, generation)
     assert file is not None
     return Checkpoint(file)
 
@@ -391,7 +391,7 @@ def record_generations(study: fade_study.FadeStudy, run: tracking.Run, first: in
         alpha = np.array([row.alpha for row in cells])
         if number >= first:
             details = study.details(number)
-            metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "seconds/hyper": details["seconds"]}
+            metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "hyper_seconds": details["seconds"]}
             steps.append((number, metrics | generation_metrics(study, cells, alpha)))
         paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
         for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):

@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import sqlite3
+import warnings
 
 import pytest
 
@@ -131,3 +133,52 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, server):
     (tmp_path / "box").write_text("no folder")
     with pytest.raises(StorageError, match=r"expected to write records for server to .*outbox.db"):
         open_box(tmp_path, server)
+
+
+def test_a_record_that_fails_while_others_are_taken_is_set_aside(tmp_path, monkeypatch):
+    """A server that says "internal error" for good, of one record; the others arrive, and none is held back."""
+    monkeypatch.setattr("fade_study.outbox.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.outbox.LONGEST_PAUSE", 0.0)
+    told = []
+
+    def deliver(record, run):
+        if record.content.get("poison"):
+            raise ConnectionError("internal error")
+        told.append(record.content["number"])
+
+    def away(error):
+        return isinstance(error, ConnectionError)
+
+    box = Outbox(tmp_path / "outbox.db", "server", deliver, away, away)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        box.put("a", "batch", {"poison": True}, b"data")
+        for number in range(6):
+            box.put("a", "batch", {"number": number})
+    assert told == list(range(6))
+    assert [str(warning.message) for warning in caught if "refuses" in str(warning.message)] == [
+        f"server refuses batch of run a: ConnectionError: internal error (kept in {tmp_path}/outbox.db, table refused)"
+    ]
+    assert box.flush() == 0
+    with sqlite3.connect(tmp_path / "outbox.db") as database:
+        assert database.execute("SELECT run, kind, content, data FROM refused").fetchall() == [
+            ("a", "batch", '{"poison": true}', b"data")
+        ]
+
+
+@pytest.mark.filterwarnings("ignore:server does not answer")
+def test_a_server_that_is_away_refuses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("fade_study.outbox.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.outbox.LONGEST_PAUSE", 0.0)
+    server = Server()
+
+    def away(error):
+        return isinstance(error, ConnectionError)
+
+    box = Outbox(tmp_path / "outbox.db", "server", server.deliver, away, away)
+    server.away = True
+    for number in range(10):
+        box.put("a", "batch", {"number": number})
+    server.away = False
+    assert box.flush() == 0
+    assert len(server.told) == 10

@@ -12,16 +12,17 @@ PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
 HEAVY |= {"dask", "distributed"}
 
-CORE = {"exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "storage", "study"}
+CORE = {"arrays", "exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "storage", "study"}
 MAY_IMPORT = {
     "exceptions": set(),
+    "arrays": set(),
     "interrupt": set(),
     "pickling": set(),
     "dag": {"exceptions"},
     "space": {"exceptions", "dag"},
     "architecture": {"exceptions", "space"},
-    "ranking": {"exceptions"},
-    "correlation": {"exceptions"},
+    "ranking": {"arrays", "exceptions"},
+    "correlation": {"arrays", "exceptions"},
     "datasets": set(),
     "effects": {"exceptions"},
     "benchmarks": {"exceptions", "dag", "space", "architecture"},

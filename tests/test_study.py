@@ -2,10 +2,12 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 import fade_study
@@ -551,10 +553,113 @@ def test_optimize_fails_the_generation_and_raises():
     study = create_study(space=SPACE, depth=2, sampler=sampler())
     with pytest.raises(ZeroDivisionError):
         study.optimize(lambda batch: 1 / 0, n_generations=3)
-    with pytest.raises(ValueError, match="shape"):
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["FAIL"]
+    study.optimize(alphas, n_generations=1, catch=[ZeroDivisionError])  # a list, too
+
+
+def test_what_optimize_can_not_tell_stays_open():
+    """A slip in what is returned does not throw the training away."""
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    with pytest.raises(ValueError, match="shape") as caught:
         study.optimize(lambda batch: [[1.0]], n_generations=3)
-    assert [trial.state.name for trial in study.optuna_study.trials] == ["FAIL", "FAIL"]
-    study.optimize(alphas, n_generations=1)
+    assert "Generation 0 is still open: tell(study.open_batch" in caught.value.__notes__[0]
+    study.tell(study.open_batch, alphas(study.open_batch))
+    assert [trial.state.name for trial in study.optuna_study.trials] == ["PRUNED"]
+    assert study.open_batch is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_torch_users_have_is_taken(dtype):
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    for number in range(20):
+        logits = torch.randn(2, 7, generator=torch.Generator().manual_seed(number), requires_grad=True)
+        alpha = torch.softmax(logits.to(dtype), dim=1)
+        study.tell(study.ask(), alpha, value=torch.tensor(0.5, requires_grad=True), one_shot_accuracy=np.array(0.25))
+        told = np.stack([study.history(row)[-1].alpha for row in (0, 1)])
+        np.testing.assert_allclose(told, alpha.detach().double().numpy(), rtol=0.05)
+        np.testing.assert_allclose(told.sum(axis=1), 1, atol=1e-12)
+    assert study.optuna_study.trials[0].value == 0.5
+
+
+@pytest.mark.parametrize("value", ["0.5", True, [0.5, 0.6], None.__class__, torch.tensor([0.5, 0.6])])
+def test_what_is_no_number_is_no_value(value):
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batch = study.ask()
+    with pytest.raises(ValueError, match="expected a finite value"):
+        study.tell(batch, alphas(batch), value)
+
+
+# --- trials that are not the sampler's own ---
+
+
+def around(batch):
+    """Every neighbor lies where the pseudo-gradient puts it."""
+    axes = np.stack([np.eye(3), -np.eye(3)], axis=1).reshape(-1, 3)
+    for points in batch.points:
+        np.testing.assert_allclose(points[1:], np.clip(points[0] + 0.1 * axes, 0, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("fixed", [("row0", "row1"), ("row0",), ()])
+def test_an_anchor_that_is_enqueued_has_a_neighborhood(fixed, storage):
+    study = create_study(space=SPACE, depth=2, sampler=sampler(offset=0.1), storage=storage)
+    run(study, 1)
+    names = [f"{row}/{name}" for row in fixed for name in SPACE.features]
+    study.optuna_study.enqueue_trial(dict.fromkeys(names, 0.5))
+    batch = study.ask()
+    assert batch.points.shape == (2, 7, 3)
+    for row in fixed:
+        np.testing.assert_array_equal(batch.anchors[int(row[-1])], 0.5)
+    around(batch)
+    study.tell(batch, alphas(batch))
+    np.testing.assert_array_equal(study.trajectory()[-1], batch.anchors)
+    for row in (0, 1):
+        np.testing.assert_array_equal(study.history(row)[-1].points, batch.points[row])
+    run(study, 2)
+    assert len(study.trajectory()) == 4
+
+
+def test_params_that_optuna_fixes_stay_fixed():
+    fixed = {"row0/vertices": 0.25}
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        wrapped = optuna.samplers.PartialFixedSampler(fixed, sampler(offset=0.1))
+    study = create_study(space=SPACE, depth=2, sampler=wrapped)
+    for _ in range(3):
+        batch = study.ask()
+        assert batch.points.shape == (2, 7, 3)
+        assert batch.anchors[0, SPACE.features.index("vertices")] == 0.25
+        around(batch)
+        study.tell(batch, alphas(batch))
+    assert len(np.unique(study.trajectory()[:, 1, 0])) > 1, "the others move"
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*is told; then its sampler raised", "ignore::optuna.exceptions.ExperimentalWarning"
+)
+def test_a_grid_that_is_exhausted_ends_the_search():
+    def grid():
+        names = [f"row0/{name}" for name in SPACE.features]
+        return optuna.samplers.GridSampler({names[0]: [0.0, 1.0], names[1]: [0.5], names[2]: [0.5]})
+
+    study = create_study(space=SPACE, depth=1, sampler=grid())
+    for _ in range(2):
+        batch = study.ask()
+        study.tell(batch, [[1.0]], 0.5)
+    assert study.open_batch is None
+    assert len(study.trajectory()) == 2
+    study = create_study(space=SPACE, depth=1, sampler=grid())
+    study.optimize(lambda batch: ([[1.0]], 0.5), n_generations=10)
+    assert len(study.trajectory()) == 2
+
+
+# --- an identity ---
+
+
+def test_studies_of_one_name_are_told_apart(tmp_path):
+    where = [{"study_name": "x", "storage": f"sqlite:///{tmp_path}/{name}.db"} for name in "ab"]
+    one, other = (create_study(space=SPACE, depth=2, **place) for place in where)
+    assert one.identity != other.identity
+    assert load_study(space=SPACE, **where[0]).identity == one.identity
+    assert create_study(space=SPACE, depth=2, load_if_exists=True, **where[0]).identity == one.identity
 
 
 def test_an_interrupt_leaves_the_generation_open():

@@ -187,7 +187,7 @@ def load_table(name: str) -> Table:
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
-        return Table.from_json(path.read_text())
+        return Table.from_json(path.read_text(encoding="utf-8"))
     except (OSError, LookupError, ValueError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
         raise DataError(
             f"expected a table of trainings in {path}, got {type(error).__name__}: {error}; take ground_truth.json "

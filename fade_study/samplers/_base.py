@@ -33,6 +33,7 @@ __all__ = [
     "anchor_names",
     "check_width",
     "row_history",
+    "row_sampler",
     "told",
 ]
 
@@ -129,6 +130,13 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
             ``(w, f)``, the next anchor first; w is the same for all rows. They are clipped to [0, 1].
         """
 
+    def surround(self, anchor: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Points of a neighborhood ``(w, f)`` around an anchor ``(f,)`` that the user has enqueued or fixed.
+
+        By default those that were proposed, moved along with their anchor.
+        """
+        return np.clip(points + (anchor - points[0]), 0.0, 1.0)
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The d·f anchor coordinates; nothing on a study that is not a :class:`~fade_study.FadeStudy`'s."""
         settings = study.user_attrs.get(STUDY)
@@ -144,22 +152,28 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         settings = study.user_attrs.get(STUDY)
         if settings is None or not search_space:
             return {}
-        features = tuple(settings["space"]["features"])
-        names = anchor_names(settings["depth"], features)
-        past = told(study)
-        seed = next(s for s in (self.seed, settings["sampler"].get("seed"), settings["seed"]) if s is not None)
-        proposals = [
-            self.propose(row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
-            for row in range(len(names))
-        ]
-        points = self._checked(proposals, len(features))
+        names = anchor_names(settings["depth"], settings["space"]["features"])
+        points = self.neighborhoods(study)
         # As Optuna's own samplers do it: a sampler sees the trial frozen, and there is no public way to write to it.
         study._storage.set_trial_user_attr(trial._trial_id, POINTS, points.tolist())
         return {
             name: float(x)
             for row, point in zip(names, points[:, 0], strict=True)
             for name, x in zip(row, point, strict=True)
+            if name in search_space  # those that PartialFixedSampler fixes are not
         }
+
+    def neighborhoods(self, study: Study) -> NDArray[np.float64]:
+        """Points of all rows in the study's next generation, ``(d, w, f)``."""
+        settings = study.user_attrs[STUDY]
+        features = tuple(settings["space"]["features"])
+        past = told(study)
+        seed = next(s for s in (self.seed, settings["sampler"].get("seed"), settings["seed"]) if s is not None)
+        proposals = [
+            self.propose(row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
+            for row in range(settings["depth"])
+        ]
+        return self._checked(proposals, len(features))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -186,6 +200,14 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
                 f"expected {type(self).__name__}.propose to return as many points for every row, got {widths}"
             )
         return np.clip(np.stack(arrays), 0.0, 1.0)
+
+
+def row_sampler(study: Study) -> RowSampler | None:
+    """The outer search of ours that a study uses, also through a wrapper of Optuna's such as PartialFixedSampler."""
+    sampler: Any = study.sampler
+    while not isinstance(sampler, RowSampler) and hasattr(sampler, "_base_sampler"):
+        sampler = sampler._base_sampler
+    return sampler if isinstance(sampler, RowSampler) else None
 
 
 def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:

@@ -42,5 +42,10 @@ class PseudoGradientSampler(RowSampler):
             # Eq. (1), with the sign of Fig. 3: beta(M + gamma e_k) - beta(M - gamma e_k) for all k at once
             anchor = last.anchor + self.step_size * (last.alpha[1::2] - last.alpha[2::2])
             anchor = np.clip(anchor, 0.0, 1.0)  # before its neighbors are placed, so that they surround it
+        return self.surround(anchor)
+
+    def surround(self, anchor: NDArray[np.float64], points: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """Neighborhood ``(1 + 2f, f)`` of any anchor ``(f,)``."""
+        f = len(anchor)
         axes = np.stack([np.eye(f), -np.eye(f)], axis=1).reshape(-1, f)
         return np.concatenate([anchor[None], np.clip(anchor + self.offset * axes, 0.0, 1.0)])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -37,6 +38,7 @@ __all__ = [
     "surroundings",
 ]
 
+_training = threading.RLock()
 EVALUATION_BATCH = 1024
 """Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
 
@@ -80,7 +82,10 @@ def open_accelerator() -> Accelerator:
 
 @contextmanager
 def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Generator]]:
-    """A training's surroundings; the caller's random numbers and threads are as before when it ends.
+    """A training's surroundings; the caller's random numbers and settings are as before when it ends.
+
+    PyTorch's global generator and settings are one for all threads of a process: of several threads that train, each
+    waits for the others, so that a result is a function of its arguments.
 
     Args:
         seed: of the initialization, through PyTorch's global generator, and of the generator that is returned.
@@ -90,16 +95,25 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         The accelerator, and a CPU generator for data order, paths and noise, the same on all processes.
     """
     accelerator = open_accelerator()
-    before = torch.get_num_threads()
-    with torch.random.fork_rng():
+    device = accelerator.device
+    with (
+        _training,
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),  # the caller's; the accelerator's own is used within
+    ):
+        before, precision = torch.get_num_threads(), torch.get_default_dtype()
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
+        torch.set_default_dtype(torch.float32)
         try:
             # another stream than the initialization's
             other = int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)
             yield accelerator, torch.Generator().manual_seed(other)
         finally:
             torch.set_num_threads(before)
+            torch.set_default_dtype(precision)
             accelerator.free_memory()
 
 

@@ -101,7 +101,7 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     expected = {f"anchor/row{i}/{feature}" for i in (0, 1) for feature in features}
     expected |= {f"alpha/row{i}/column{j}" for i in (0, 1) for j in range(7)}
     expected |= {f"{name}/row{i}" for i in (0, 1) for name in ("alpha_entropy", "collisions")}
-    expected |= {"one_shot_accuracy", "seconds/hyper", "accuracy/test", "accuracy/validation", "best/test_accuracy"}
+    expected |= {"one_shot_accuracy", "hyper_seconds", "accuracy/test", "accuracy/validation", "best/test_accuracy"}
     assert expected <= set(data.metrics)
     history = mlflow.MlflowClient().get_metric_history(parent.info.run_id, "anchor/row0/vertices")
     assert [metric.step for metric in history] == [0, 1]
