@@ -1,0 +1,231 @@
+"""What users of other tools have reported as bugs, done here as they did it."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+
+import mlflow
+import numpy as np
+import pytest
+
+from fade_study import HyperArchitecture, enumerate_dags, storage, tracking
+from fade_study.exceptions import InvalidInputError
+from fade_study.training import BilevelConfig, OptimizerConfig, train_hyper_architecture
+from tests.conftest import ROOT
+from tests.studies.test_search import environment, runs
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def command(folder, study, *arguments, **changes):
+    """A study's command in a folder, with the code of this checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", f"studies.{study}", *arguments],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT), **changes),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def search(folder, *arguments, **changes):
+    return command(folder, "search", "--preset", "smoke", "--study", "digits", *arguments, **changes)
+
+
+@pytest.fixture
+def folders(tmp_path, mlflow_store):
+    """Two folders of two people who share a tracking server."""
+    made = [tmp_path / name for name in "ab"]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+@pytest.mark.slow
+def test_studies_of_one_name_in_two_folders_keep_their_records(folders):
+    one, other = folders
+    assert search(one, "--seed", "1").returncode == 0
+    for generations in ("1", "3"):  # begun, then continued
+        done = search(other, "--seed", "2", "--depth", "3", "--generations", generations)
+        assert done.returncode == 0, done.stdout + done.stderr
+    parents = runs("search")
+    children = {
+        p.info.run_id: [r for r in runs() if r.data.tags.get("mlflow.parentRunId") == p.info.run_id] for p in parents
+    }
+    first = next(run for run in parents if run.data.params["config.depth"] == "2")
+    assert "fade.continued_by" not in first.data.tags
+    assert len(children[first.info.run_id]) == 2 + 2
+    newest = next(run for run in parents if run.data.params["config.generations"] == "3")
+    cells = [set(run.data.params) for run in children[newest.info.run_id] if run.data.tags["fade.kind"] == "hyper"]
+    assert len(cells) == 3
+    assert all("cell/row2/column0" in params for params in cells)
+
+
+@pytest.mark.slow
+def test_a_file_store_takes_the_record(tmp_path):
+    """It can't hold a metric beside a folder of its name."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    uri = (tmp_path / "store").as_uri()
+    done = search(folder, MLFLOW_TRACKING_URI=uri, MLFLOW_ALLOW_FILE_STORE="true")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "refuses" not in output
+    assert "does not answer" not in output
+    with sqlite3.connect(folder / "checkpoints" / "outbox.db") as outbox:
+        assert outbox.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_used_is_not_used_again(folders):
+    folder, _ = folders
+    for used in ("finished", "running"):
+        run = mlflow.MlflowClient().create_run("0")
+        if used == "finished":
+            mlflow.MlflowClient().set_terminated(run.info.run_id)
+        else:
+            mlflow.MlflowClient().log_metric(run.info.run_id, "loss", 1.0)
+        done = search(folder, MLFLOW_RUN_ID=run.info.run_id)
+        assert done.returncode == 1
+        assert "expected MLFLOW_RUN_ID to name a run that nothing was recorded in yet" in done.stderr
+        assert not (folder / "fade.db").exists()
+    fresh = mlflow.MlflowClient().create_run("0")
+    assert search(folder, MLFLOW_RUN_ID=fresh.info.run_id).returncode == 0
+    assert [run.info.run_id for run in runs("search")] == [fresh.info.run_id]
+
+
+@pytest.mark.slow
+def test_an_old_search_is_not_evaluated_on_other_images(folders):
+    folder, _ = folders
+    rng = np.random.default_rng(0)
+    arrays = {"images": rng.random((60, 8, 8)), "labels": np.arange(60) % 2}
+    np.savez(folder / "own.npz", **arrays)
+    own = ["--data.name", "npz:own.npz", "--data.limit", "null", "--evaluate_every", "0", "--bilevel.batch_size", "4"]
+    own += ["--scratch.batch_size", "4"]
+    assert search(folder, *own).returncode == 0
+    (run,) = runs("search")
+    np.savez(folder / "own.npz", images=arrays["images"][::-1], labels=arrays["labels"])
+    done = command(folder, "evaluate", "--run_id", run.info.run_id, "--executor", "inline")
+    assert done.returncode == 1
+    assert "expected the images that run" in done.stderr
+    assert "accuracy/test" not in mlflow.get_run(run.info.run_id).data.metrics
+    np.savez(folder / "own.npz", **arrays)
+    done = command(folder, "evaluate", "--run_id", run.info.run_id, "--executor", "inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_terminal_that_knows_ascii_alone(folders):
+    folder, _ = folders
+    done = search(folder, PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\\xb1" in done.stdout, "the plus-minus sign of an accuracy"
+    assert command(folder, "search", "--help", PYTHONIOENCODING="ascii", PYTHONUTF8="0").returncode == 0
+
+
+@pytest.mark.slow
+def test_a_name_with_an_apostrophe(folders):
+    folder, _ = folders
+    for generations in ("1", "2"):
+        done = search(folder, "--study", 'Anna\'s "best"', "--generations", generations)
+        assert done.returncode == 0, done.stdout + done.stderr
+    newest, oldest = runs("search")
+    assert oldest.data.tags["fade.continued_by"] == newest.info.run_id
+
+
+def test_the_commit_is_not_that_of_a_repository_around_it(tmp_path):
+    """As where the package is installed in an environment that lies in a project."""
+    packages = tmp_path / "project" / "environment" / "site-packages"
+    shutil.copytree(ROOT / "fade_study", packages / "fade_study", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "project" / "README").write_text("of another project")
+    for arguments in (["init", "-q"], ["add", "README"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    script = "from fade_study import tracking; print(tracking.__file__, tracking.commit())"
+    changes = environment(PYTHONPATH=str(packages))
+    found = subprocess.run(
+        [sys.executable, "-c", script], env=changes, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    file, commit = found.stdout.split()
+    assert file.startswith(str(packages))
+    assert commit == "unknown"
+
+
+def test_machines_of_one_name_are_told_apart(monkeypatch):
+    """As made from one image: the same name, the same container."""
+    mine = storage._here()
+    assert mine["boot"]
+    assert storage._is_here(mine | {"pid": 1})
+    assert not storage._is_here(mine | {"boot": "another"})
+
+
+def test_trainings_in_threads_are_those_of_each_alone(digits):
+    hyper = HyperArchitecture((tuple(enumerate_dags(2)),) * 2)
+    config = BilevelConfig(epochs=2, batch_size=32, optimizer=OptimizerConfig(learning_rate=0.01))
+    alone = [train_hyper_architecture(hyper, digits, config, seed=seed) for seed in (0, 1)]
+    together = {}
+
+    def train(seed):
+        together[seed] = train_hyper_architecture(hyper, digits, config, seed=seed)
+
+    threads = [threading.Thread(target=train, args=(seed,)) for seed in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, result in enumerate(alone):
+        np.testing.assert_array_equal(together[seed].losses.losses, result.losses.losses)
+        np.testing.assert_array_equal(together[seed].alpha, result.alpha)
+
+
+@pytest.mark.parametrize("surroundings", ["float64", "no_grad", "inference_mode", "autocast"])
+def test_what_surrounds_a_training_changes_nothing(digits, surroundings):
+    import torch
+
+    hyper = HyperArchitecture((tuple(enumerate_dags(2)),) * 2)
+    config = BilevelConfig(epochs=2, batch_size=32, optimizer=OptimizerConfig(learning_rate=0.01), sweep_paths=8)
+    plain = train_hyper_architecture(hyper, digits, config, seed=0)
+    contexts = {
+        "no_grad": torch.no_grad,
+        "inference_mode": torch.inference_mode,
+        "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+        "float64": torch.no_grad,
+    }
+    if surroundings == "float64":
+        torch.set_default_dtype(torch.float64)
+    try:
+        with contexts[surroundings]():
+            found = train_hyper_architecture(hyper, digits, config, seed=0)
+        assert torch.get_default_dtype() == (torch.float64 if surroundings == "float64" else torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_array_equal(found.alpha, plain.alpha)
+
+
+@pytest.mark.slow
+def test_no_metric_is_the_folder_of_another(folders):
+    """Over all names that searches, evaluations and trainings leave."""
+    folder, _ = folders
+    assert search(folder, "--final_seeds", "2").returncode == 0
+    assert command(folder, "validate_ranks", "--preset", "smoke").returncode == 0
+    assert command(folder, "compare", "--preset", "smoke", "--searchers", "[fade]").returncode == 0
+    names = {name for run in runs() for name in run.data.metrics}
+    assert len(names) > 100
+    folders_of_names = {name[:i] for name in names for i, letter in enumerate(name) if letter == "/"}
+    assert not names & folders_of_names
+
+
+def test_data_that_are_not_a_runs_own_are_refused(mlflow_store, digits):
+    from fade_study.config import SearchConfig
+    from fade_study.training import DataConfig, load_data
+
+    with tracking.start_study("search", SearchConfig(), "cpu", digits) as run:
+        pass
+    tracking.check_data(run.id, digits)
+    with pytest.raises(InvalidInputError, match="got digits with digest"):
+        tracking.check_data(run.id, load_data(DataConfig(limit=301)))
+    assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_store
