@@ -101,9 +101,11 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),  # the caller's; the accelerator's own is used within
     ):
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
+        casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
+        torch.set_autocast_enabled(device.type, False)  # the caller's; the accelerator's own is used within
+        torch.set_autocast_cache_enabled(False)  # within the caller's, it would keep weights that have changed since
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.set_default_dtype(torch.float32)
@@ -114,6 +116,8 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         finally:
             torch.set_num_threads(before)
             torch.set_default_dtype(precision)
+            torch.set_autocast_enabled(device.type, casts[0])
+            torch.set_autocast_cache_enabled(casts[1])
             accelerator.free_memory()
 
 
