@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["resolution", "to_array"]
+__all__ = ["resolution", "to_array", "to_integer"]
 
 RESOLUTIONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 """Relative distance between neighboring numbers, of types whose softmax rows don't sum to 1 within 1e-4."""
@@ -24,6 +24,11 @@ def to_array(values: Any) -> NDArray[np.float64]:
     elif isinstance(values, list | tuple):
         values = [to_array(value) if hasattr(value, "detach") else value for value in values]
     return np.asarray(values, dtype=float)
+
+
+def to_integer(value: Any) -> int | None:
+    """A whole number of Python's or NumPy's as Python's; None for anything else, truth values among it."""
+    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
 def resolution(values: Any) -> float:

@@ -66,6 +66,8 @@ LONGEST_PRESET = 20_000
 """Characters; ours have less than 1,000."""
 SamplerName = Literal["pseudo-gradient", "champion", "successive-rejects", "evolution-strategy", "random-anchors"]
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
+Folder = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
+"""A path in which ~ is the user's home, which a shell sees to only at the beginning of a word."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -101,7 +103,7 @@ class DataConfig:
     """
 
     name: str = "digits"
-    data_dir: str = "data"
+    data_dir: Folder = "data"
     layout: Literal["channels-first", "channels-last"] | None = None
     split_seed: Seed = 0
     limit: Positive | None = None
@@ -404,7 +406,7 @@ class SearchConfig(_StudyConfig):
     processes: Positive = 1
     repetitions: Positive = 1
     carry_over: bool = False
-    checkpoint_dir: str = "checkpoints"
+    checkpoint_dir: Folder = "checkpoints"
     max_failures: NonNegative = 3
     patience: Positive | None = None
     evaluate: Literal["anchor", "best_ranked"] = "best_ranked"
@@ -655,6 +657,16 @@ class _Loader(yaml.SafeLoader):
         letter: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
         for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose names are all different: of two values nobody knows which is meant."""
+        names = [self.construct_object(name, deep=True) for name, _ in node.value]
+        twice = sorted({str(name) for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.MarkedYAMLError(
+                problem=f"expected each name once, got {twice} twice", problem_mark=node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A value; an alias could stand for billions of them, and a tag for a call."""

@@ -14,6 +14,7 @@ from functools import cache
 from operator import index
 from typing import TYPE_CHECKING
 
+from fade_study.arrays import to_integer
 from fade_study.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
@@ -137,12 +138,13 @@ def enumerate_dags(vertices: int) -> tuple[Dag, ...]:
 
 def check_vertices(vertices: int) -> int:
     """The number, if a Dag may have so many vertices."""
-    if isinstance(vertices, bool) or not isinstance(vertices, int) or not 1 <= vertices <= MAX_VERTICES:
+    number = to_integer(vertices)
+    if number is None or not 1 <= number <= MAX_VERTICES:
         raise InvalidInputError(
             f"expected 1 to {MAX_VERTICES} vertices, got {vertices!r}; choose fewer: "
             "7 vertices have 243,668 cells, 8 would have 20,286,025, too many to list and to embed"
         )
-    return vertices
+    return number
 
 
 def _trusted(vertices: int, edges: Edges) -> Dag:

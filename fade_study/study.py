@@ -25,6 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study import samplers
 from fade_study.architecture import Architecture, HyperArchitecture
+from fade_study.arrays import to_integer
 from fade_study.exceptions import InvalidInputError, OpenGenerationError
 from fade_study.ranking import check_alpha, top_k
 from fade_study.samplers._base import (
@@ -622,12 +623,18 @@ class FadeStudy:
 
     @property
     def best_architecture(self) -> Architecture:
-        """Architecture with the best from-scratch accuracy seen.
+        """Architecture with the best from-scratch accuracy told, among those that this study asked for.
 
         Raises:
-            ValueError: as Optuna's ``best_trial``, where no generation was told with a value.
+            ValueError: as with Optuna's ``best_trial``, where no generation has a value.
         """
-        return self._architecture(retried(lambda: self.optuna_study.best_trial, self.optuna_study))
+        evaluations = self.evaluations()
+        if not evaluations:
+            raise InvalidInputError(
+                f"expected a generation with a from-scratch accuracy, got none in {len(self._told())} generations; "
+                "tell a value, or add_evaluation(generation, value)"
+            )
+        return max(evaluations, key=lambda evaluation: evaluation.value).architecture
 
     def evaluations(self) -> list[Evaluation]:
         """All from-scratch evaluations, by generation."""
@@ -715,7 +722,8 @@ def create_study(
         optuna.exceptions.DuplicatedStudyError: where it exists, without ``load_if_exists``.
         StorageError: (an ``OSError``) where the storage can't be opened.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+    rows = to_integer(depth)
+    if rows is None or rows < 1:
         raise InvalidInputError(f"expected a depth of 1 or more, got {depth!r}; it is the number of cells in a chain")
     if evaluate not in get_args(Evaluates):
         raise InvalidInputError(f"expected evaluate to be one of {', '.join(get_args(Evaluates))}, got {evaluate!r}")
@@ -723,7 +731,7 @@ def create_study(
     settings = plain(
         {
             "space": describe_space(space),
-            "depth": depth,
+            "depth": rows,
             "sampler": describe_sampler(sampler),
             "seed": _first(seed, getattr(sampler, "seed", None)),
             "evaluate": evaluate,
@@ -744,7 +752,7 @@ def create_study(
         others = optuna_study.get_trials(deepcopy=False)
         stored = optuna_study.user_attrs.get(STUDY)
         if stored is None:
-            if others or optuna_study.direction != optuna.study.StudyDirection.MAXIMIZE:
+            if others or optuna_study.directions != [optuna.study.StudyDirection.MAXIMIZE]:
                 raise InvalidInputError(
                     f"expected a study of fade_study, got {study_name!r}, another one; choose a name"
                 )
@@ -782,7 +790,11 @@ def load_study(
     opened = open_storage(storage)
 
     def load() -> tuple[optuna.Study, Any]:
-        optuna_study = optuna.load_study(study_name=study_name, storage=opened, sampler=sampler)
+        try:
+            optuna_study = optuna.load_study(study_name=study_name, storage=opened, sampler=sampler)
+        except KeyError:
+            there = sorted(optuna.get_all_study_names(opened))
+            raise KeyError(f"expected a study that exists, got {study_name!r}; there are {there}") from None
         return optuna_study, optuna_study.user_attrs.get(STUDY)
 
     optuna_study, stored = retried_on(opened, study_name, load)

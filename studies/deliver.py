@@ -5,6 +5,7 @@ python -m studies.deliver
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from fade_study import FadeError, tracking
@@ -20,6 +21,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     try:
         main()
     except FadeError as error:

@@ -208,3 +208,15 @@ def test_help_lists_every_setting(capsys):
     for name in ("--generations", "--bilevel.optimizer.learning_rate", "--space.features", "--preset"):
         assert name in text
     assert "Gumbel-softmax" in text
+
+
+def test_a_name_that_stands_twice_in_a_preset_is_refused(tmp_path):
+    (tmp_path / "own.yaml").write_text("generations: 3\ndepth: 2\ngenerations: 4\n")
+    (problem,) = refused(f"--preset={tmp_path / 'own.yaml'}")
+    assert "expected each name once, got ['generations'] twice" in problem
+
+
+def test_a_tilde_is_the_users_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = parse("--checkpoint_dir=~/states", "--data.data_dir=~/images")
+    assert (config.checkpoint_dir, config.data.data_dir) == ("/home/me/states", "/home/me/images")

@@ -11,7 +11,7 @@ import torch
 from optuna.trial import TrialState
 
 import fade_study
-from fade_study import DagSpace, create_study, delete_study, load_study
+from fade_study import DagSpace, create_study, delete_study, load_study, samplers
 from fade_study.samplers import PseudoGradientSampler, RowSampler
 from fade_study.study import Evaluation
 
@@ -97,7 +97,7 @@ def test_one_generation_is_one_trial():
 def test_alphas_are_never_the_value():
     study = create_study(space=SPACE, depth=2, sampler=sampler())
     run(study, 2)
-    with pytest.raises(ValueError, match="No trials are completed"):
+    with pytest.raises(ValueError, match="expected a generation with a from-scratch accuracy, got none"):
         _ = study.best_architecture
 
 
@@ -751,3 +751,38 @@ def test_details_that_are_not_json_store_nothing(details):
 
 def test_an_evaluation_has_no_details_by_default():
     assert Evaluation(0, None, 0.5).details == {}
+
+
+# --- what is in a storage beside this study's generations ---
+
+
+def test_trials_of_others_are_no_architectures(storage):
+    study = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage)
+    run(study, 2, values=True)
+    names = [f"row{i}/{name}" for i in (0, 1) for name in SPACE.features]
+    distributions = {name: optuna.distributions.FloatDistribution(0, 1) for name in names}
+    study.optuna_study.add_trial(
+        optuna.create_trial(params=dict.fromkeys(names, 0.5), distributions=distributions, value=9.0)
+    )
+    assert study.best_architecture in study.architectures()
+    assert [evaluation.generation for evaluation in study.evaluations()] == [0, 1]
+
+
+def test_a_study_that_does_not_exist_is_told_with_those_that_do(storage):
+    create_study(space=SPACE, depth=2, study_name="mine", storage=storage)
+    with pytest.raises(KeyError, match=r"expected a study that exists, got 'yours'; there are \['mine'\]"):
+        load_study(study_name="yours", storage=storage, space=SPACE)
+
+
+def test_a_study_of_several_objectives_is_another_one(storage):
+    optuna.create_study(study_name="s", storage=storage, directions=["maximize", "minimize"])
+    with pytest.raises(ValueError, match="expected a study of fade_study, got 's', another one"):
+        create_study(space=SPACE, depth=2, study_name="s", storage=storage, load_if_exists=True)
+
+
+def test_numpys_whole_numbers_are_whole_numbers():
+    study = create_study(space=DagSpace(np.int64(3)), depth=np.int32(2), sampler=samplers.ChampionSampler(np.int8(3)))
+    assert study.ask().hyper_architecture.shape == (2, 3)
+    for depth in (np.float64(2), np.bool_(True), "2"):
+        with pytest.raises(ValueError, match="expected a depth of 1 or more"):
+            create_study(space=SPACE, depth=depth)

@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from fade_study.arrays import to_integer
 from fade_study.exceptions import InvalidInputError
 from fade_study.space import CellSpace
 
@@ -217,9 +218,10 @@ def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:
 
 def check_width(width: int) -> int:
     """A number of points that can be compared, or an ``InvalidInputError``."""
-    if isinstance(width, bool) or not isinstance(width, int) or width < 2:
+    number = to_integer(width)
+    if number is None or number < 2:
         raise InvalidInputError(f"expected a width of 2 or more, got {width!r}; it counts the anchor and its neighbors")
-    return width
+    return number
 
 
 def told(study: Study) -> list[FrozenTrial]:

@@ -319,7 +319,7 @@ def _read(config: DataConfig) -> tuple[NDArray, NDArray, int]:
     if config.name == "fashion14":
         return *_read_npz(str(FASHION14)), FASHION14_TEST
     if config.name.startswith("npz:"):
-        return *_read_npz(config.name.removeprefix("npz:")), 0
+        return *_read_npz(os.path.expanduser(config.name.removeprefix("npz:"))), 0
     if config.name in TORCHVISION:
         return _read_torchvision(config.name, Path(config.data_dir))
     known = ", ".join((*EMBEDDED, *TORCHVISION))
