@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
+import psutil
 
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.config import parse_config
@@ -48,6 +51,7 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
     if not main:
         warnings.simplefilter("ignore")  # the main process warns of the same
     try:
+        check_launcher()
         config = parse_config(cls, None if presets is None else CONFIGS / presets)
         processes = getattr(config, "processes", None)
         if launched and processes is None and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -65,6 +69,24 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         if main:
             print(f"Stopped by {signal.Signals(end.number).name}; what is trained is kept")
         raise
+
+
+def check_launcher() -> None:
+    """Raise where ``accelerate launch`` was asked for several processes and has started one: it does so without GPUs.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``).
+    """
+    parent = psutil.Process().parent()
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ or parent is None:
+        return
+    with contextlib.suppress(psutil.Error):
+        asked = re.search(r"--num_processes[= ](\d+)", " ".join(parent.cmdline()))
+        if asked and int(asked[1]) > 1:
+            raise InvalidInputError(
+                f"expected {asked[1]} processes, as accelerate launch was asked for, got one: without as many GPUs it "
+                f"starts no more. Use --processes {asked[1]} instead, or torchrun --nproc_per_node {asked[1]}"
+            )
 
 
 def launch(processes: int) -> int:

@@ -229,3 +229,20 @@ def test_data_that_are_not_a_runs_own_are_refused(mlflow_store, digits):
     with pytest.raises(InvalidInputError, match="got digits with digest"):
         tracking.check_data(run.id, load_data(DataConfig(limit=301)))
     assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_store
+
+
+@pytest.mark.slow
+def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_told_of(folders):
+    folder, _ = folders
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run(
+        [*launcher, "-m", "studies.search", "--preset", "smoke"],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "expected 2 processes, as accelerate launch was asked for, got one" in done.stdout + done.stderr
+    assert runs() == []
