@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -113,6 +114,8 @@ MADE = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
 """Variables by which ``mlflow run`` tells of the run that it has made."""
 NAME = "fade.name"
 """Tag of a run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
+STUDY = "fade.study_id"
+"""Tag of a run: the identity of the study that it belongs to."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
 TABLES = "mlflow.loggedArtifacts"
@@ -122,10 +125,12 @@ TABLES = "mlflow.loggedArtifacts"
 class Run:
     """One MLflow run to write to. All that is written goes through the outbox, so that nothing waits for the server."""
 
-    def __init__(self, name: str, experiment: str = "") -> None:
+    def __init__(self, name: str, experiment: str = "", study: str | None = None) -> None:
         self.name = name
         """Its id, or what it is called in the outbox until it has one."""
         self.experiment = experiment
+        self.study = study
+        """Identity of the study that it belongs to, where there is one."""
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -375,12 +380,13 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
             "begun: run the same command again once it answers"
         ) from error
     _outbox().open_run(known, active.info.run_id)
-    return Run(known, active.info.experiment_id)
+    return Run(known, active.info.experiment_id, tags.get(STUDY))
 
 
 def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
     """A run that the server may not have heard of for a while."""
-    run = Run(uuid.uuid4().hex, parent.experiment)
+    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study))
+    tags = tags if run.study is None else {**tags, STUDY: run.study}
     active = mlflow.active_run()
     inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
     content = {"parent": parent.name, "experiment": run.experiment, "name": name, "moment": int(time.time() * 1000)}
@@ -394,8 +400,9 @@ def _leave(status: str) -> None:
     try:
         mlflow.end_run(status)
     except (mlflow.MlflowException, OSError) as error:
-        if not _is_away(error):
-            raise
+        if not _is_away(error):  # the search itself is done, and in its study
+            reason = masked(str(error)).strip().split("\n")[0]
+            warnings.warn(f"the run can't be ended, since somebody has deleted or ended it: {reason}", stacklevel=2)
     if left and status == "FINISHED":
         raise StorageError(
             f"expected {masked_url(mlflow.get_tracking_uri())} to take the record of this run, got no answer; {left} "
@@ -452,17 +459,15 @@ def adopt(run: Run, study: str, generations: int) -> None:
         generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
     """
     adopted = set()
-    for earlier in _find_or_none(f"tags.`fade.study_id` = '{study}' and tags.`fade.kind` = 'search'"):
-        if earlier.data.tags.get(NAME) == run.name:
-            continue
-        done = f"tags.`{PARENT}` = '{earlier.info.run_id}' and attributes.status = 'FINISHED'"
-        for child in _find_or_none(done):
-            params = child.data.params
+    for earlier in _find_or_none(f"tags.`{STUDY}` = '{study}'"):
+        kind, params = earlier.data.tags.get("fade.kind"), earlier.data.params
+        if kind == "search" and earlier.data.tags.get(NAME) != run.name:
+            Run(earlier.info.run_id).tag("fade.continued_by", run.id)
+        elif kind in ("hyper", "scratch") and earlier.info.status == "FINISHED":  # also of a run that was deleted
             training = frozenset(params.items())  # again, where one that was killed had not told what it trained
             if int(params.get("generation", -1)) < generations and training not in adopted:
-                Run(child.info.run_id).tag(PARENT, run.name)
+                Run(earlier.info.run_id).tag(PARENT, run.name)
                 adopted.add(training)
-        Run(earlier.info.run_id).tag("fade.continued_by", run.id)
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def search_once(
     begin = time.perf_counter()
     study = open_study(config, data)
     batch = ask(study, config)  # first of all: another process that has the generation keeps its record, too
-    tags = {"fade.study": study.optuna_study.study_name, "fade.study_id": study.identity}
+    tags = {"fade.study": study.optuna_study.study_name, tracking.STUDY: study.identity}
     with tracking.start_study("search", config, device, data, tags=tags, name=name) as run:
         done = len(study.trajectory())
         tracking.adopt(run, study.identity, done)

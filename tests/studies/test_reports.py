@@ -1,5 +1,6 @@
 """What users of other tools have reported as bugs, done here as they did it."""
 
+import dataclasses
 import os
 import shutil
 import sqlite3
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 
 from fade_study import HyperArchitecture, enumerate_dags, storage, tracking
+from fade_study.config import SearchConfig, parse_config
 from fade_study.exceptions import InvalidInputError
 from fade_study.training import BilevelConfig, OptimizerConfig, train_hyper_architecture
+from studies.command import CONFIGS
+from studies.search import search as search_study
 from tests.conftest import ROOT
 from tests.studies.test_search import environment, runs
 
@@ -220,7 +224,6 @@ def test_no_metric_is_the_folder_of_another(folders):
 
 
 def test_data_that_are_not_a_runs_own_are_refused(mlflow_store, digits):
-    from fade_study.config import SearchConfig
     from fade_study.training import DataConfig, load_data
 
     with tracking.start_study("search", SearchConfig(), "cpu", digits) as run:
@@ -246,3 +249,32 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_told_of(folder
     assert done.returncode != 0
     assert "expected 2 processes, as accelerate launch was asked for, got one" in done.stdout + done.stderr
     assert runs() == []
+
+
+@pytest.mark.slow
+def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypatch):
+    """And its children are those of the run that continues it."""
+    folder, _ = folders
+    monkeypatch.chdir(folder)
+    config = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "smoke", "--study", "s", "--generations", "1"])
+    finish = tracking.Run.text
+
+    def delete(run, text, file):
+        finish(run, text, file)
+        if file == tracking.RECORD:
+            mlflow.delete_run(run.id)
+
+    monkeypatch.setattr(tracking.Run, "text", delete)
+    (study,) = search_study(config)
+    assert len(study.trajectory()) == 1
+    assert runs("search") == []
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    search_study(dataclasses.replace(config, generations=2))
+    (run,) = runs("search")
+    children = [child for child in runs() if child.data.tags.get("mlflow.parentRunId") == run.info.run_id]
+    assert {child.info.run_id for child in children} == {one.info.run_id for one in runs("hyper") + runs("scratch")}
+    assert sorted(child.data.params["generation"] for child in children if "generation" in child.data.params) == [
+        "0",
+        "1",
+    ]
