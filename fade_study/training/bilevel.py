@@ -313,12 +313,14 @@ class _Trainer:
         split, rank, ranks = self.data.alpha, self.accelerator.process_index, self.accelerator.num_processes
         images, labels = split.images[:SWEEP_IMAGES], split.labels[:SWEEP_IMAGES]
         losses = torch.zeros(len(paths), device=images.device)
+        columns = np.array(paths, dtype=np.int64).reshape(-1, self.depth)
+        epochs = np.full(len(paths), self.config.epochs - 1)
+        if not paths:  # nothing to exchange
+            return PathLosses(columns, np.empty(0), epochs)
         with torch.inference_mode(), self.accelerator.autocast():
             for i in range(rank, len(paths), ranks):
                 losses[i] = F.cross_entropy(self.supernet(images, paths[i]), labels)
         (losses,) = add_up([[losses]], self.accelerator)
-        columns = np.array(paths, dtype=np.int64).reshape(-1, self.depth)
-        epochs = np.full(len(paths), self.config.epochs - 1)
         return PathLosses(columns, losses.double().cpu().numpy(), epochs)
 
     def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:

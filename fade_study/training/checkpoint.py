@@ -81,8 +81,8 @@ class Checkpoint:
         return None
 
     def remove(self) -> None:
-        """Forget it: what it was for is done."""
-        for path in (self.path, self._previous):
+        """Forget it: what it was for is done. So are files that a process which was killed had begun to write."""
+        for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*")):
             path.unlink(missing_ok=True)
 
 

@@ -1,5 +1,6 @@
 """Trainings in worker processes, in good days and bad."""
 
+import dataclasses
 import os
 import signal
 
@@ -102,7 +103,7 @@ def test_a_search_goes_on_without_a_killed_evaluation(mlflow_store, tmp_path, mo
     monkeypatch.setattr(trainings, "train_from_scratch", killed)
     config = SearchConfig(
         generations=1, evaluate_every=1, depth=2, storage=f"sqlite:///{tmp_path}/fade.db", executor="processes:1",
-        evaluation_seeds=1, network=NETWORK, bilevel=BILEVEL, scratch=SCRATCH,
+        evaluation_seeds=1, network=NETWORK, bilevel=dataclasses.replace(BILEVEL, epochs=3), scratch=SCRATCH,
         data=DataConfig(limit=300),
     )  # fmt: skip
     (study,) = search.search(config)

@@ -107,6 +107,17 @@ def test_the_state_of_another_training_is_not_taken(digits, tmp_path):
     assert scratch(digits, checkpoint=file).epochs == scratch(digits).epochs
 
 
+def test_what_is_forgotten_leaves_nothing(tmp_path):
+    """Not even what a process that was killed had begun to write."""
+    checkpoint, other = Checkpoint(tmp_path / "state.pt"), Checkpoint(tmp_path / "state2.pt")
+    for number in range(2):
+        checkpoint.save({"number": number})
+        other.save({"number": number})
+    (tmp_path / "state.pt.12345").write_bytes(b"half of it")
+    checkpoint.remove()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["state2.pt", "state2.pt.previous"]
+
+
 def test_a_damaged_file_gives_the_state_before_it(tmp_path):
     checkpoint = Checkpoint(tmp_path / "state.pt")
     assert checkpoint.load() is None
