@@ -52,7 +52,7 @@ class Trainings:
     validation: NDArray[np.float64]
     """Validation accuracies ``(n, S)``."""
     seconds: float
-    """Of one training, mean."""
+    """Of one training: its mean, or its median."""
 
     def __post_init__(self) -> None:
         seeds = self.seeds
