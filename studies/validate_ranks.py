@@ -288,7 +288,8 @@ def train_scratch(
         for scratch, seeds in plans
     ]
     known = sum(one.known for one in trainings)
-    wanted = len(architectures) * sum(len(seeds) for _, seeds in plans)
+    different = len({architecture.key for architecture in architectures})  # rows may hold a cell twice
+    wanted = different * sum(len(seeds) for _, seeds in plans)
     print(f"From scratch: {known} of {wanted} trainings were done before")
     collected = [one.collect() for one in trainings]
     complete = [
