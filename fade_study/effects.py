@@ -27,6 +27,7 @@ __all__ = [
     "effects_to_alpha",
     "losses_needed",
     "marginal_effects",
+    "merge_same",
     "path_effects",
     "pool_effects",
 ]
@@ -169,14 +170,36 @@ def pool_effects(effects: Effects, features: Array) -> Effects:
     return Effects(mean.reshape(depth, width), np.sqrt(np.maximum(variance, 0)).reshape(depth, width))
 
 
-def marginal_effects(effects: Sequence[Effects], features: Array | None = None) -> Effects:
-    """What R trainings of one hyper-architecture say of its columns: their mean, pooled.
+def merge_same(effects: Effects, keys: Sequence[Sequence[str]]) -> Effects:
+    """Effects in which columns of a row that hold the same cell have one value: their mean.
+
+    Points of a neighborhood may fall on one cell, which then has several copies with weights of their own.
+
+    Args:
+        effects: ``(d, w)``.
+        keys: of the cells, ``(d, w)``.
+    """
+    value, error = effects.value.copy(), effects.error.copy()
+    for i, row in enumerate(keys):
+        for key in set(row):
+            same = np.array([other == key for other in row])
+            value[i, same] = value[i, same].mean()
+            error[i, same] = np.sqrt((error[i, same] ** 2).sum()) / same.sum()
+    return Effects(value, error)
+
+
+def marginal_effects(
+    effects: Sequence[Effects], keys: Sequence[Sequence[str]] | None = None, features: Array | None = None
+) -> Effects:
+    """What R trainings of one hyper-architecture say of its columns: their mean, merged and pooled.
 
     Args:
         effects: of each training.
+        keys: of the cells, ``(d, w)``; columns of a row with the same one have one effect.
         features: of the cells, ``(d, w, F)``, by which rows borrow from each other; None where cells have none.
     """
     mean = average_effects(effects)
+    mean = mean if keys is None else merge_same(mean, keys)
     return mean if features is None else pool_effects(mean, features)
 
 

@@ -28,10 +28,11 @@ from fade_study import HyperArchitecture
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.config import BilevelConfig, OptimizerConfig
 from fade_study.correlation import noise_ceiling, reliability
-from fade_study.effects import Effects, average_effects, path_effects, pool_effects
+from fade_study.effects import Effects, path_effects
 from fade_study.execution import completed, open_executor
-from fade_study.space import feature_table, longest_path, operations
+from fade_study.space import longest_path, operations
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
+from fade_study.training.bilevel import effects_of
 from studies.tabulate import DATA, NETWORK, PLANS
 from studies.trainings import submit
 
@@ -175,10 +176,10 @@ def parts(supernets: Supernets) -> dict[str, Array]:
     return found
 
 
-def pooled(values: Array, features: Array) -> Array:
-    """Effects of R trainings ``(R, d, w)``, averaged and pooled: ``(d, w)``."""
+def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
+    """Effects of R trainings ``(R, d, w)``, as marginal alphas are made of them: ``(d, w)``."""
     error = np.full(values.shape[1:], 1e-9)  # of a single training, nobody knows it
-    return pool_effects(average_effects([Effects(value, error) for value in values]), features).value
+    return effects_of([Effects(value, error) for value in values], hyper_architecture).value
 
 
 def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: dict[str, Table]) -> list[dict]:
@@ -196,12 +197,10 @@ def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: 
             for name, table in tables.items():
                 effects = parts(known[name])[part]
                 rng = np.random.default_rng(0)
-                features = feature_table(table.hyper_architecture.rows)
-                assert features is not None
                 for _ in range(DRAWS if count < len(effects) else 1):
                     drawn = effects[rng.permutation(len(effects))[:count]]
                     values[f"{name} raw"].append(rank(-drawn.mean(axis=0), table))
-                    values[f"{name} pooled"].append(rank(-pooled(drawn, features), table))
+                    values[f"{name} pooled"].append(rank(-pooled(drawn, table.hyper_architecture), table))
             means = {key: float(np.mean(one)) for key, one in values.items()}
             rows.append({"setting": setting, "part": part, "supernets": count, "steps": count * steps, **means})
     return rows

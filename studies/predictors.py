@@ -9,12 +9,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fade_study import HyperArchitecture
 from fade_study.config import Estimator
 from fade_study.effects import PathLosses as Losses
-from fade_study.effects import average_effects, marginal_effects, path_effects
+from fade_study.effects import average_effects, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.ranking import borda
 from fade_study.training import HyperResult, combined_alpha
+from fade_study.training.bilevel import effects_of
 from fade_study.training.proxies import PROXIES
 
 __all__ = ["Evidence", "Measured", "Prediction", "names", "predict"]
@@ -49,6 +51,7 @@ class Prediction(NamedTuple):
 class Evidence:
     """All that is known of n architectures of a hyper-architecture but their ground truth."""
 
+    hyper_architecture: HyperArchitecture
     paths: NDArray[np.int64]
     """``(n, d)``"""
     estimator: Estimator
@@ -57,8 +60,6 @@ class Evidence:
     """R trainings of the hyper-architecture, with the one-shot accuracies of all paths."""
     straight_through: Sequence[HyperResult] = ()
     """Trainings by the paper's estimator, to compare with."""
-    features: Array | None = None
-    """Of the cells, ``(d, w, F)``."""
     single: dict[str, Measured] = field(default_factory=dict)
     """Numbers of single architectures by name: sizes, zero-cost proxies, accuracies after short trainings."""
     by_cell: dict[str, Measured] = field(default_factory=dict)
@@ -130,7 +131,7 @@ def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Predict
 
 def _log_alpha(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
     """The FaDE-rank is the product of alphas; its logarithm is a sum over rows."""
-    return np.log(np.maximum(combined_alpha(trainings, evidence.estimator, evidence.features), 1e-300))
+    return np.log(np.maximum(combined_alpha(trainings, evidence.estimator, evidence.hyper_architecture), 1e-300))
 
 
 def _without_pooling(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
@@ -141,7 +142,7 @@ def _without_pooling(trainings: Sequence[HyperResult], evidence: Evidence) -> Ar
 def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
     width = evidence.supernets[0].alpha.shape[1]
     effects = [path_effects(one.losses, width) for one in trainings]
-    return -marginal_effects([one for one in effects if one is not None], evidence.features).value
+    return -effects_of([one for one in effects if one is not None], evidence.hyper_architecture).value
 
 
 def _mean_alpha(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
@@ -164,12 +165,13 @@ TABLES: dict[str, Callable[[Sequence[HyperResult], Evidence], Array]] = {
 """Predictors that are sums over rows of what supernets tell of the cells, ``(d, w)``."""
 
 
-def cell_effects(paths: NDArray[np.int64], values: Array, width: int, features: Array | None) -> Array:
-    """What each cell adds to values of designed paths ``(n, d)``, pooled through features: ``(d, w)``."""
-    effects = path_effects(Losses(paths, -values, np.zeros(len(paths), dtype=np.int64)), width)
+def cell_effects(paths: NDArray[np.int64], values: Array, hyper_architecture: HyperArchitecture) -> Array:
+    """What each cell adds to values of designed paths ``(n, d)``, as marginal alphas are made of losses: ``(d, w)``."""
+    losses = Losses(paths, -values, np.zeros(len(paths), dtype=np.int64))
+    effects = path_effects(losses, hyper_architecture.width)
     if effects is None:
         raise InvalidInputError(f"expected more designed trainings than effects of columns, got {len(paths)}")
-    return -marginal_effects([effects], features).value
+    return -effects_of([effects], hyper_architecture).value
 
 
 def _along(table: Array, paths: NDArray[np.int64]) -> Array:

@@ -32,7 +32,6 @@ from fade_study.execution import open_executor
 from fade_study.record import SearchRecord
 from fade_study.samplers import RowGeneration
 from fade_study.settings import masked_url
-from fade_study.space import feature_table
 from fade_study.study import Evaluation, OpenEvaluation
 from fade_study.training import Data, HyperResult, combined_alpha
 from fade_study.training.bilevel import check_schedule
@@ -295,7 +294,7 @@ def tell(
     study: fade_study.FadeStudy, batch: fade_study.Batch, results: Sequence[HyperResult], config: SearchConfig
 ) -> None:
     """Tell the study what was trained, once its weights are kept, and forget the checkpoints."""
-    alpha = combined_alpha(results, config.bilevel.estimator, feature_table(batch.hyper_architecture.rows))
+    alpha = combined_alpha(results, config.bilevel.estimator, batch.hyper_architecture)
     one_shot = float(np.mean([result.accuracy for result in results]))
     seconds = sum(result.seconds for result in results)
     if config.carry_over:

@@ -40,7 +40,7 @@ from fade_study.effects import losses_needed
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.execution import completed, open_executor
 from fade_study.nn import Network, flops, parameters
-from fade_study.space import distant_cells, feature_table, longest_path, operations
+from fade_study.space import distant_cells, longest_path, operations
 from fade_study.training import Data, HyperResult, combined_alpha, recipe
 from fade_study.training.alphas import fair_paths
 from fade_study.training.bilevel import check_schedule
@@ -169,23 +169,21 @@ def judge(
     single = measure(architectures, predictors, data, config, executor)
     for epochs, trainings in zip(short, list(table.trainings.values())[1:], strict=True):
         single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(paths))
-    features = feature_table(case.hyper_architecture.rows)
     steps = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
     evidence = Evidence(
+        hyper_architecture=case.hyper_architecture,
         paths=paths,
         estimator=config.bilevel.estimator,
         supernets=[dataclasses.replace(result, path_accuracies=result.path_accuracies[complete]) for result in trained],
         straight_through=compared,
-        features=features,
         single=single,
-        by_cell=designed(case.hyper_architecture, features, steps, predictors, data, config, executor),
+        by_cell=designed(case.hyper_architecture, steps, predictors, data, config, executor),
     )
     return compare(case, evidence, table.ground_truth, predictors, config)
 
 
 def designed(
     hyper_architecture: HyperArchitecture,
-    features: Array | None,
     steps: int,
     predictors: Sequence[str],
     data: Data,
@@ -205,7 +203,7 @@ def designed(
         paths = np.array(fair_paths(count, (depth, width), torch.Generator().manual_seed(config.seed)))
         architectures = [hyper_architecture.architecture(path) for path in paths.tolist()]
         values, seconds = train_short(architectures, 1, data, config, executor)
-        found["short_trainings"] = Measured(cell_effects(paths, values, width, features), seconds)
+        found["short_trainings"] = Measured(cell_effects(paths, values, hyper_architecture), seconds)
     if "chains" in predictors:
         cells = {cell.key: cell for row in hyper_architecture.rows for cell in row}
         epochs = max(1, steps // (epoch * len(cells)))
@@ -422,7 +420,7 @@ def compare(
         partial=partial_spearman(fade.scores, accuracies, covariates, **variants, **options),
         audit=audit,
         rows=row_coefficients(
-            combined_alpha(evidence.supernets, config.bilevel.estimator, evidence.features),
+            combined_alpha(evidence.supernets, config.bilevel.estimator, case.hyper_architecture),
             evidence.paths,
             accuracies.mean(axis=1),
         ),

@@ -15,7 +15,6 @@ from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSp
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
-from fade_study.space import feature_table
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
 from studies.trainings import repetition_seeds, seed_of
 
@@ -82,7 +81,7 @@ class Trained:
             train_hyper_architecture(hyper_architecture, self.data, bilevel, network=config.network, seed=one)
             for one in repetition_seeds(seed, config.repetitions)
         ]
-        return combined_alpha(results, bilevel.estimator, feature_table(hyper_architecture.rows))
+        return combined_alpha(results, bilevel.estimator, hyper_architecture)
 
     def check_oracle(self) -> None:
         """As World."""

@@ -8,6 +8,7 @@ from fade_study.effects import (
     average_effects,
     effects_to_alpha,
     marginal_effects,
+    merge_same,
     path_effects,
     pool_effects,
 )
@@ -139,8 +140,16 @@ def test_marginal_alphas_are_alphas(rng):
     features = feature_table((cells, cells))
     assert features.shape == (2, 4, 12)
     effects = [Effects(centered(rng.normal(size=(2, 4))), np.full((2, 4), 0.3)) for _ in range(3)]
-    alpha = effects_to_alpha(marginal_effects(effects, features))
+    alpha = effects_to_alpha(marginal_effects(effects, features=features))
     check_alpha(alpha, (2, 4))
     assert not np.allclose(alpha, effects_to_alpha(marginal_effects(effects)))
     np.testing.assert_array_equal(marginal_effects(effects).value, average_effects(effects).value)
     assert feature_table((("no Dag",),)) is None
+
+
+def test_columns_with_the_same_cell_have_one_effect():
+    found = Effects(np.array([[-0.3, 0.1, 0.2], [0.0, 0.5, -0.5]]), np.full((2, 3), 0.2))
+    merged = merge_same(found, [["a", "b", "a"], ["a", "b", "c"]])
+    np.testing.assert_allclose(merged.value, [[-0.05, 0.1, -0.05], [0.0, 0.5, -0.5]])
+    np.testing.assert_allclose(merged.error, [[0.2 / 2**0.5, 0.2, 0.2 / 2**0.5], [0.2, 0.2, 0.2]])
+    np.testing.assert_array_equal(marginal_effects([found], [["a", "b", "a"], ["a", "b", "c"]]).value, merged.value)

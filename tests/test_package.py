@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "effects",
         "nn",
         "ranking",
+        "space",
     },
     "execution": {"exceptions", "interrupt", "cluster"},
     "cluster": {"exceptions", "execution", "pickling", "__init__"},

@@ -26,6 +26,7 @@ from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_nee
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet, gumbel_noise
 from fade_study.ranking import marginals
+from fade_study.space import feature_table
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths
 from fade_study.training.checkpoint import Progress, Stateful
 from fade_study.training.data import Batches, Data, Minibatch
@@ -41,7 +42,7 @@ from fade_study.training.session import (
     session,
 )
 
-__all__ = ["HyperResult", "check_schedule", "combined_alpha", "train_hyper_architecture"]
+__all__ = ["HyperResult", "check_schedule", "combined_alpha", "effects_of", "train_hyper_architecture"]
 
 BILEVEL_VERSION = 2
 """Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
@@ -170,7 +171,7 @@ def train_hyper_architecture(
 
 
 def combined_alpha(
-    results: Sequence[HyperResult], estimator: Estimator, features: NDArray[np.float64] | None = None
+    results: Sequence[HyperResult], estimator: Estimator, hyper_architecture: HyperArchitecture
 ) -> NDArray[np.float64]:
     """Alphas ``(d, w)`` of one hyper-architecture from several trainings of it.
 
@@ -178,13 +179,19 @@ def combined_alpha(
         results: of R trainings.
         estimator: with which they were trained. Marginal effects are averaged before they become alphas;
             straight-through alphas are averaged themselves (section 3.1).
-        features: of the cells, ``(d, w, F)``, by which marginal effects of rows borrow from each other
-            (:func:`fade_study.space.feature_table`); None where cells have none.
+        hyper_architecture: that was trained. Marginal effects of columns with the same cell are merged, and those of
+            rows borrow from each other through graph features of the cells, where cells have them.
     """
     effects = [result.effects for result in results if result.effects is not None]
     if estimator == "straight-through" or not effects:
         return marginals(np.stack([result.alpha for result in results]))
-    return effects_to_alpha(marginal_effects(effects, features))
+    return effects_to_alpha(effects_of(effects, hyper_architecture))
+
+
+def effects_of(effects: Sequence[Effects], hyper_architecture: HyperArchitecture) -> Effects:
+    """What several trainings of a hyper-architecture say of its columns, ``(d, w)``."""
+    keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
+    return marginal_effects(effects, keys, feature_table(hyper_architecture.rows))
 
 
 class _Trainer:

@@ -121,9 +121,13 @@ def result(rng, shape=(2, 3), paths=9):
     )  # fmt: skip
 
 
+HYPER = HyperArchitecture((tuple(enumerate_dags(3))[:3],) * 2)
+
+
 @pytest.fixture
 def evidence(rng):
     return Evidence(
+        hyper_architecture=HYPER,
         paths=choose_paths(all_paths((2, 3)), "both", "all", 0),
         estimator="marginal",
         supernets=[result(rng) for _ in range(4)],
@@ -152,7 +156,7 @@ def test_predictors_with_repetitions_say_how_they_vary(evidence):
 
 
 def test_fade_is_the_logarithm_of_the_fade_rank(evidence):
-    alpha = combined_alpha(evidence.supernets, "marginal")
+    alpha = combined_alpha(evidence.supernets, "marginal", HYPER)
     np.testing.assert_allclose(np.exp(predict("fade", evidence, 5, 0).scores), fade_rank(alpha, evidence.paths))
     paper = dataclasses.replace(evidence, estimator="straight-through")
     alpha = np.mean([one.alpha for one in evidence.supernets], axis=0)
@@ -171,7 +175,7 @@ def test_what_cells_add_is_added_up_and_permuted_within_rows(evidence):
 def test_designed_trainings_find_what_cells_add(rng):
     truth = np.array([[0.0, 1.0, 2.0], [0.0, 20.0, 10.0]])
     paths = np.array(list(itertools.product(range(3), repeat=2)))
-    found = cell_effects(paths, truth[np.arange(2), paths].sum(axis=1) + 0.1 * rng.normal(size=9), 3, None)
+    found = cell_effects(paths, truth[np.arange(2), paths].sum(axis=1) + 0.1 * rng.normal(size=9), HYPER)
     assert found.argsort(axis=1).tolist() == [[0, 1, 2], [0, 2, 1]]
 
 
