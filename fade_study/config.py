@@ -266,6 +266,13 @@ class BilevelConfig:
         return steps + alpha_steps + self.sweep_paths * SWEEP_IMAGES // (3 * self.batch_size)
 
 
+def _not_the_papers(compared: BilevelConfig | None) -> list[str]:
+    """Problems of a training that the comparison's own is compared with as the paper's."""
+    if compared is None or compared.estimator == "straight-through":
+        return []
+    return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
+
+
 @_settings
 class ScratchConfig:
     """Training of a single architecture from scratch.
@@ -475,10 +482,7 @@ class ValidationConfig(_StudyConfig):
                 f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "
                 f"truth, got {self.early_epochs}"
             )
-        compared = self.straight_through
-        if compared is not None and compared.estimator != "straight-through":
-            problems.append(f"straight_through.estimator: expected straight-through, got {compared.estimator}")
-        return problems
+        return problems + _not_the_papers(self.straight_through)
 
 
 @_settings
@@ -517,10 +521,7 @@ class ComparisonConfig(_StudyConfig):
     alpha_noise: NonNegativeFloat = 1.0
 
     def _problems(self) -> list[str]:
-        compared = self.straight_through
-        if compared is not None and compared.estimator != "straight-through":
-            return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
-        return []
+        return _not_the_papers(self.straight_through)
 
 
 @_settings

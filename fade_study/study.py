@@ -320,9 +320,9 @@ class FadeStudy:
             found = self._without_value()
             if generations is not None:
                 found = {generation: trial for generation, trial in found.items() if generation in generations}
-                known = self.evaluate == "anchor" and self._open is not None  # others are known by their alphas
-                if known and self._open and (number := self._open.asked.number) in generations:
-                    found[number] = self.optuna_study._storage.get_trial(self._open.trial_id)
+                opened = self._open if self.evaluate == "anchor" else None  # others are known by their alphas
+                if opened is not None and (number := opened.asked.number) in generations:
+                    found[number] = self.optuna_study._storage.get_trial(opened.trial_id)
             held = {opened.trial_id for opened in self._evaluating.values()}
             for generation in sorted(found.keys() - self._evaluating.keys()):
                 own, cells = self._to_evaluate(found[generation])

@@ -146,7 +146,7 @@ def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Ar
 
 
 def _mean_alpha(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
-    return np.log(np.maximum(np.mean([one.alpha for one in trainings], axis=0), 1e-300))
+    return np.log(np.maximum(combined_alpha(trainings, "straight-through", evidence.hyper_architecture), 1e-300))
 
 
 def _borda(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
