@@ -229,11 +229,12 @@ def end_with_parent() -> None:
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In a worker: the task, on the GPU whose turn it is, where there are several."""
+    """In a worker: the task, on the GPU that is this worker's, where there are several."""
     listen(partial(_fractions.__setitem__, slot))
     torch = sys.modules.get("torch")  # which the task has imported, if it trains
     if torch is not None and (gpus := torch.cuda.device_count()) > 1:
-        torch.cuda.set_device(slot % gpus)
+        number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cuda.set_device(number % gpus)  # workers are numbered as they start
     return fn(*args, **kwargs)
 
 

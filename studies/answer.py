@@ -16,8 +16,8 @@ from scipy import stats
 from fade_study import Architecture
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.config import SearchConfig
-from fade_study.training import Data, recipe
-from studies.trainings import ScratchTrainings
+from fade_study.training import Data
+from studies.trainings import ScratchTrainings, is_truth
 
 __all__ = [
     "Difference",
@@ -112,11 +112,12 @@ def against_random_search(answer: Array, table: Table, trainings: int, seed: int
 
 def random_table(data: Data, config: SearchConfig) -> Table | None:
     """The shipped table of random architectures of the same space, data and trainings from scratch, if there is one."""
-    wanted = recipe(data, config.scratch, config.network)
     for file in sorted(FOLDER.glob("*-random.json")):
         table = load_table(file.stem)
         cells = {cell.key for cell in table.hyper_architecture.rows[0]}
-        if table.recipe == wanted and cells == {cell.key for cell in config.space.open()}:
+        if cells == {cell.key for cell in config.space.open()} and is_truth(
+            table, data, config.scratch, config.network
+        ):
             return table
     return None
 

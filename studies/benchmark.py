@@ -80,7 +80,8 @@ HEADLINES = (
 
 
 def benchmark(config: BenchmarkConfig) -> None:
-    """Measure, record, and print the table."""
+    """Measure, record, and print the table: of the processor, also where there is a GPU."""
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     tracking.check_server()
     torch.set_num_threads(config.threads)
     with tracking.start_study("benchmark", config, "cpu") as run:

@@ -25,6 +25,7 @@ from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, Scratc
 from fade_study.execution import completed, open_executor
 from fade_study.space import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.training import Data, load_data, recipe, train_from_scratch
+from fade_study.training.session import open_accelerator
 from studies.trainings import submit
 from studies.validate_ranks import all_paths, choose_paths
 
@@ -125,7 +126,7 @@ def assemble(plan: Plan, known: dict[tuple[str, int], Scratch], recipe: str, dat
     )
     return Table(
         plan.hyper_architecture, plan.paths, recipe, {recipe: trainings}, (len(data.test), len(data.alpha)),
-        tracking.commit(),
+        tracking.commit(), open_accelerator().device.type,
     )  # fmt: skip
 
 

@@ -30,7 +30,17 @@ from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.processes import Processes
 from fade_study.training.session import open_accelerator, surroundings
 
-__all__ = ["ScratchTrainings", "forget", "hyper_file", "is_due", "repetition_seeds", "seed_of", "submit", "train_hyper"]
+__all__ = [
+    "ScratchTrainings",
+    "forget",
+    "hyper_file",
+    "is_due",
+    "is_truth",
+    "repetition_seeds",
+    "seed_of",
+    "submit",
+    "train_hyper",
+]
 
 T = TypeVar("T")
 
@@ -63,7 +73,7 @@ class ScratchTrainings:
         self.checkpoints = checkpoints if shares_files(executor) else None
         self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
-        known = {**({} if table is None else table.find(self.recipe)), **done}
+        known = {**({} if table is None else table.find(recipe(data, config, network, table.device))), **done}
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
         self.results = {name: known[name] for name in by_key if name in known}
@@ -111,6 +121,16 @@ class ScratchTrainings:
         except Exception as error:
             error.add_note(f"in the training from scratch of {key} with seed {seed}")
             raise
+
+
+def is_truth(table: Table, data: Data, config: ScratchConfig, network: NetworkConfig) -> bool:
+    """Whether a table's ground truth is of these images and trainings, on whatever kind of device."""
+    found = table.recipe == recipe(data, config, network, table.device)
+    if found and (here := open_accelerator().device.type) != table.device:
+        warnings.warn(
+            f"the table's ground truth was trained on {table.device}, this process trains on {here}", stacklevel=2
+        )
+    return found
 
 
 def submit(executor: Executor, training: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:

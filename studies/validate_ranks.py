@@ -49,7 +49,7 @@ from fade_study.training.proxies import PROXIES
 from fade_study.training.session import open_accelerator, session
 from studies.command import command
 from studies.predictors import Evidence, Measured, cell_effects, early, names, predict
-from studies.trainings import ScratchTrainings, repetition_seeds, seed_of, train_hyper
+from studies.trainings import ScratchTrainings, is_truth, repetition_seeds, seed_of, train_hyper
 
 EARLY_SEED = 1000
 """Of the short trainings: none of the ground truth's, whose noise they must not share."""
@@ -126,11 +126,11 @@ def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
         hyper_architecture = HyperArchitecture((cells,) * config.depth)
         paths = all_paths(hyper_architecture.shape)
         return [Case("equal cells", hyper_architecture, _chosen(paths, config), None)]
-    wanted = recipe(data, config.scratch, config.network)
     cases = []
     for name in config.tables:
         table = load_table(name)
-        if table.recipe != wanted:
+        if not is_truth(table, data, config.scratch, config.network):
+            wanted = recipe(data, config.scratch, config.network, table.device)
             raise InvalidInputError(
                 f"expected a table of trainings by the recipe {wanted} of these images, network and scratch settings, "
                 f"got {name} with {table.recipe}, trained with {dict(table.ground_truth.settings)}; give that one's "
@@ -312,6 +312,7 @@ def train_scratch(
         },
         images=(len(data.test), len(data.alpha)),
         commit=tracking.commit(),
+        device=open_accelerator().device.type,
     )
     return made, complete
 

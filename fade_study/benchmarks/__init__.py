@@ -80,6 +80,8 @@ class Table:
     """Number of test and of validation images: accuracies are counts of these."""
     commit: str
     """Of the code that wrote the table; what trained it is pinned by the recipes."""
+    device: str = "cpu"
+    """Kind of device on which all were trained, which the recipes hold as well."""
 
     def __post_init__(self) -> None:
         depth, width = self.hyper_architecture.shape
@@ -136,6 +138,7 @@ class Table:
         }
         content = {
             "commit": self.commit,
+            "device": self.device,
             "images": {"test": test, "validation": validation},
             "rows": [" ".join(cell.key for cell in row) for row in self.hyper_architecture.rows],
             "paths": _lines(self.paths),
@@ -169,6 +172,7 @@ class Table:
             },
             images=images,
             commit=content["commit"],
+            device=content["device"],
         )
 
 

@@ -319,16 +319,17 @@ class _Trainer:
         paths = fair_paths(self.config.sweep_paths, (self.depth, self.width), self.generator)
         split, rank, ranks = self.data.alpha, self.accelerator.process_index, self.accelerator.num_processes
         images, labels = split.images[:SWEEP_IMAGES], split.labels[:SWEEP_IMAGES]
-        losses = torch.zeros(len(paths), device=images.device)
         columns = np.array(paths, dtype=np.int64).reshape(-1, self.depth)
         epochs = np.full(len(paths), self.config.epochs - 1)
         if not paths:  # nothing to exchange
             return PathLosses(columns, np.empty(0), epochs)
         with torch.inference_mode(), self.accelerator.autocast():
-            for i in range(rank, len(paths), ranks):
-                losses[i] = F.cross_entropy(self.supernet(images, paths[i]), labels)
-        (losses,) = add_up([[losses]], self.accelerator)
-        return PathLosses(columns, losses.double().cpu().numpy(), epochs)
+            losses = [
+                F.cross_entropy(self.supernet(images, path), labels) if i % ranks == rank else images.new_zeros(())
+                for i, path in enumerate(paths)
+            ]
+            (total,) = add_up([[torch.stack(losses)]], self.accelerator)
+        return PathLosses(columns, total.double().cpu().numpy(), epochs)
 
     def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
         """Raise on all processes for a loss or gradient that isn't, with the row in which that begins."""

@@ -122,11 +122,19 @@ def train_from_scratch(
         )
 
 
-def recipe(data: Data, config: ScratchConfig, network: NetworkConfig) -> str:
-    """Hash of everything but architecture and seed on which a from-scratch result depends, device included."""
+def recipe(data: Data, config: ScratchConfig, network: NetworkConfig, device: str | None = None) -> str:
+    """Hash of everything but architecture and seed on which a from-scratch result depends.
+
+    Args:
+        data: from ``load_data``.
+        config: of the training.
+        network: the macro-architecture.
+        device: its kind, ``cpu`` or ``cuda``; default the one on which this process would train.
+    """
     return fingerprint(
         open_accelerator(),
         data,
+        device=device,
         version=RECIPE_VERSION,
         scratch=dataclasses.asdict(config),
         network=dataclasses.asdict(network),

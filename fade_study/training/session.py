@@ -63,14 +63,14 @@ def check_gpus(processes: int) -> bool:
 
 
 def open_accelerator() -> Accelerator:
-    """The device, precision and processes that this process was started with.
+    """The device, precision and processes that this process was started with; the processor where there is no CUDA.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine that has some.
     """
     gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if together and not gpus:  # Accelerate has to be told, or each would train alone; so have our workers
+    if not gpus and "ACCELERATE_TORCH_DEVICE" not in os.environ:
+        # Accelerate has to be told: several processes would train alone each, and a Mac would use what is not tested.
         os.environ["ACCELERATE_USE_CPU"] = "true"
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.mixed_precision == "fp16":
@@ -104,6 +104,10 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
     ):
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
+        products = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # pyright: ignore[reportAttributeAccessIssue]
+        rounded = [kind.fp32_precision for kind in products]
+        for kind in products:
+            kind.fp32_precision = "ieee"  # GPUs would round the factors of convolutions to 10 bits by default
         torch.set_autocast_enabled(device.type, False)  # the caller's; the accelerator's own is used within
         torch.set_autocast_cache_enabled(False)  # within the caller's, it would keep weights that have changed since
         torch.manual_seed(seed)
@@ -118,6 +122,8 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             torch.set_default_dtype(precision)
             torch.set_autocast_enabled(device.type, casts[0])
             torch.set_autocast_cache_enabled(casts[1])
+            for kind, value in zip(products, rounded, strict=True):
+                kind.fp32_precision = value
             accelerator.free_memory()
 
 
@@ -126,9 +132,10 @@ def surroundings(accelerator: Accelerator) -> dict[str, str]:
     return {"device": accelerator.device.type, "precision": str(accelerator.mixed_precision)}
 
 
-def fingerprint(accelerator: Accelerator, data: Data, **settings: Any) -> str:
-    """Hash of what a training's result depends on: settings, data, kind of device and precision."""
+def fingerprint(accelerator: Accelerator, data: Data, *, device: str | None = None, **settings: Any) -> str:
+    """Hash of what a training's result depends on: settings, data, precision, kind of device (the accelerator's)."""
     known = {**surroundings(accelerator), "data": data.digest}
+    known["device"] = device or known["device"]
     return hashlib.sha256(json.dumps(known | settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

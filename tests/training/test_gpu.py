@@ -1,0 +1,126 @@
+"""Trainings on a GPU: on a pretended one everywhere, on a real one where there is one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fade_study import Dag, HyperArchitecture
+from fade_study.benchmarks import load_digits625
+from fade_study.config import (
+    BilevelConfig,
+    DataConfig,
+    NetworkConfig,
+    ScratchConfig,
+    ValidationConfig,
+    parse_config,
+)
+from fade_study.training import load_data, recipe, train_from_scratch, train_hyper_architecture
+from studies.command import CONFIGS
+from studies.trainings import is_truth
+
+ROOT = Path(__file__).parents[2]
+A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(3, ((0, 1), (1, 2)))
+CELLS = HyperArchitecture(((A, B, C), (C, A, B)))
+NETWORK = NetworkConfig(final_channels=8, min_channels=2, normalization="cell")
+SCRATCH = ScratchConfig(epochs=2)
+BILEVEL = {
+    "marginal": BilevelConfig(epochs=2, batch_size=16, sweep_paths=9),
+    "straight-through": BilevelConfig(epochs=2, batch_size=16, estimator="straight-through", paths="alphas"),
+    "shared": BilevelConfig(epochs=1, batch_size=16, share_weights=True),
+}
+
+
+class StopError(Exception):
+    pass
+
+
+def trainings(folder):
+    """Numbers of one training of each kind, the marginal one stopped after its first epoch and resumed."""
+    data = load_data(DataConfig(name="digits", limit=300))
+    scratch = train_from_scratch(CELLS.architecture([0, 2]), data, SCRATCH, network=NETWORK, seed=1)
+    numbers = {"scratch": [scratch.test_accuracy, *(epoch["loss/weights"] for epoch in scratch.epochs)]}
+
+    def stop(*_):
+        raise StopError
+
+    for name, config in BILEVEL.items():
+        arguments = {"network": NETWORK, "seed": 1, "paths": [[0, 1], [1, 2]], "checkpoint": folder / f"{name}.pt"}
+        if name == "marginal":
+            with pytest.raises(StopError):
+                train_hyper_architecture(CELLS, data, config, on_epoch=stop, **arguments)
+        result = train_hyper_architecture(CELLS, data, config, **arguments)
+        losses = [epoch["loss/weights"] for epoch in result.epochs]
+        numbers[name] = [result.accuracy, *result.path_accuracies.tolist(), *losses, *result.alpha.ravel().tolist()]
+    return numbers
+
+
+def main(folder):
+    """What a process of its own prints: the numbers, and the host's waits where the GPU is pretended."""
+    if os.environ.get("ACCELERATE_TORCH_DEVICE") != "gpu:0":
+        print(json.dumps({"numbers": trainings(folder)}))
+        return
+    from tests import pretended_gpu
+
+    with pretended_gpu.Mode():
+        numbers = trainings(folder)
+    print(json.dumps({"numbers": numbers, "waits": pretended_gpu.waits}))
+
+
+def run(folder, **device):
+    folder.mkdir()
+    code = f"from pathlib import Path; from tests.training.test_gpu import main; main(Path({str(folder)!r}))"
+    environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"} | device
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("processor") / "runs", ACCELERATE_USE_CPU="true")["numbers"]
+
+
+@pytest.mark.slow
+def test_no_training_mixes_devices(processor, tmp_path):
+    found = run(tmp_path / "runs", ACCELERATE_TORCH_DEVICE="gpu:0")
+    assert found["numbers"] == processor
+    assert found["waits"], "the GPU was not used"
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_trains_as_the_processor_does(processor, tmp_path):
+    found = run(tmp_path / "runs")["numbers"]
+    for name, numbers in processor.items():
+        assert found[name] == pytest.approx(numbers, abs=0.05), name
+
+
+def test_a_table_is_found_whatever_the_device(digits):
+    shipped = load_digits625()
+    preset = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "digits"])
+    data = load_data(preset.data)
+    made = recipe(data, preset.scratch, preset.network, "cuda")
+    assert made != recipe(data, preset.scratch, preset.network) == recipe(data, preset.scratch, preset.network, "cpu")
+    elsewhere = dataclasses.replace(shipped, recipe=made, trainings={made: shipped.ground_truth}, device="cuda")
+    with pytest.warns(UserWarning, match="ground truth was trained on cuda, this process trains on cpu"):
+        assert is_truth(elsewhere, data, preset.scratch, preset.network)
+    assert not is_truth(elsewhere, digits, preset.scratch, preset.network)
+    assert is_truth(shipped, data, preset.scratch, preset.network)
+
+
+def test_a_gpu_computes_in_single_precision_while_it_trains(digits):
+    seen = []
+    convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
+    before = convolutions.fp32_precision
+    train_from_scratch(
+        CELLS.architecture([0, 0]), digits, ScratchConfig(epochs=1),
+        on_epoch=lambda *_: seen.append(convolutions.fp32_precision),
+    )  # fmt: skip
+    assert (seen, convolutions.fp32_precision) == (["ieee"], before)
