@@ -83,9 +83,9 @@ class Outbox:
         self._pause, self._next = FIRST_PAUSE, 0.0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._lock_path(self._session))
+            self._lock = FileLock(self._lock_path(self._session), thread_local=False)  # whichever thread ends it
             self._lock.acquire(timeout=0)
-            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             # written through to the system, which survives a kill of this process, without waiting for the disk
             self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {TABLES}")
             self.abandoned = self._inherit()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ __all__ = [
     "flatten",
     "masked",
     "masked_url",
+    "place",
     "plain",
 ]
 
@@ -108,6 +110,12 @@ def masked_url(url: str) -> str:
 
     before, at, host = re.sub(r"([?&#][^=?&#]*)=([^&]*)", mask, url).rpartition("@")
     return re.sub(r"(://[^:/]*:).+", r"\1***", before, count=1, flags=re.DOTALL) + at + host
+
+
+def place(url: str) -> str:
+    """A URL as users are told of it: masked, and a file by its whole path, since they may be in another folder."""
+    kind, slashes, path = masked_url(url).partition(":///")
+    return f"{kind}{slashes}{Path(path).absolute()}" if kind == "sqlite" and path else masked_url(url)
 
 
 def connect_arguments(url: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import FadeError, OpenGenerationError, StorageError
 from fade_study.samplers._base import CELLS, told
-from fade_study.settings import connect_arguments, masked, masked_url
+from fade_study.settings import connect_arguments, masked, place
 
 __all__ = [
     "EVALUATES",
@@ -277,12 +277,12 @@ def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[
         if not _is_away(error):
             raise
         storage = getattr(opened, "_backend", opened)  # what Optuna's cache hides
-        url = masked_url(str(getattr(storage, "url", type(storage).__name__)))
+        url = place(str(getattr(storage, "url", type(storage).__name__)))
         reason = masked(str(error.__cause__ or error).partition("\n")[0])
         raise StorageError(
             f"expected the storage of study {study_name!r} to answer within {RETRY_SECONDS:g} s, got from {url}: "
-            f"{reason}. Nothing is lost, an open generation is still open: look after the server or the file and who "
-            "has locked it, then call again"
+            f"{reason}. What was told is stored, and an open generation is still open: look after the server or the "
+            "file and who has locked it, then call again"
         ) from error
 
 
@@ -329,6 +329,6 @@ def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
     ) as error:
         reason = masked(" ".join(str(error.__cause__ or error).partition("(Background")[0].split()))
         raise StorageError(
-            f"expected a storage that can be opened, got {masked_url(str(storage))}: {reason}. "
+            f"expected a storage that can be opened, got {place(str(storage))}: {reason}. "
             "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
         ) from error

@@ -38,12 +38,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from numpy.typing import NDArray
 from PIL import Image
 
+from fade_study import __version__
 from fade_study.architecture import HyperArchitecture
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError, StorageError
 from fade_study.outbox import Outbox, Record
 from fade_study.record import SearchRecord
-from fade_study.settings import connect_arguments, flatten, masked, masked_url, plain
+from fade_study.settings import connect_arguments, flatten, masked, masked_url, place, plain
 from fade_study.training import Data, ScratchResult
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ __all__ = [
 
 SCHEMA = "1"
 """Version of the record, in tag ``fade.schema``; raised when names or meanings change."""
-PACKAGES = ("fade-study", "accelerate", "mlflow", "numpy", "optuna", "torch")
+PACKAGES = ("accelerate", "mlflow", "numpy", "optuna", "torch")
 PATIENCE = 5.0
 """Seconds that metrics may wait to be written together: a request for each epoch would cost more than a short one."""
 MOST_RUNS = 100_000
@@ -375,9 +376,10 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
         with _http(ONCE):  # and even if the answer is lost: by its name
             active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
     except (OSError, mlflow.MlflowException) as error:
+        remedy = "once it answers" if _is_away(error) else "with MLFLOW_EXPERIMENT_NAME set to another experiment's"
         raise StorageError(
-            f"expected {masked_url(mlflow.get_tracking_uri())} to make a run, got {masked(str(error))}; nothing has "
-            "begun: run the same command again once it answers"
+            f"expected {place(mlflow.get_tracking_uri())} to make a run, got {masked(str(error))}; nothing has "
+            f"begun: run the same command again {remedy}"
         ) from error
     _outbox().open_run(known, active.info.run_id)
     return Run(known, active.info.experiment_id, tags.get(STUDY))
@@ -405,9 +407,9 @@ def _leave(status: str) -> None:
             warnings.warn(f"the run can't be ended, since somebody has deleted or ended it: {reason}", stacklevel=2)
     if left and status == "FINISHED":
         raise StorageError(
-            f"expected {masked_url(mlflow.get_tracking_uri())} to take the record of this run, got no answer; {left} "
-            f"parts of it are kept in {OUTBOX}. Nothing is lost: once it is back, `python -m studies.deliver` in this "
-            "folder delivers them"
+            f"expected {place(mlflow.get_tracking_uri())} to take the record of this run, got no answer; {left} "
+            f"parts of it are kept in {OUTBOX.absolute()}. Once it is back, `python -m studies.deliver` in "
+            f"{Path.cwd()} delivers them, and so does the next study there"
         )
 
 
@@ -440,7 +442,7 @@ def start_study(
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
     with _run(name, {"fade.kind": kind, "fade.commit": commit(), **tags}) as run:
-        packages = {f"package.{name}": version(name) for name in PACKAGES}
+        packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
         )
@@ -579,7 +581,7 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
         run = client.get_run(run_id)
     except mlflow.MlflowException as error:
         raise InvalidInputError(
-            f"expected the id of a run in {masked_url(mlflow.get_tracking_uri())}, got {run_id!r}: {masked(str(error))}"
+            f"expected the id of a run in {place(mlflow.get_tracking_uri())}, got {run_id!r}: {masked(str(error))}"
         ) from None
     kind = run.data.tags.get("fade.kind")
     if kind not in ("search", "comparison"):
@@ -673,7 +675,7 @@ def redirected(uri: str) -> Iterator[None]:
 def ui_command() -> str:
     """What to type to look at the runs."""
     uri = mlflow.get_tracking_uri()
-    return f"at {masked_url(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {masked_url(uri)}"
+    return f"at {masked_url(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {place(uri)}"
 
 
 def check_server() -> None:
@@ -695,7 +697,7 @@ def check_server() -> None:
     except (ImportError, OSError, mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         reason = masked(" ".join(str(error).partition("(Background")[0].split()))
         raise StorageError(
-            f"expected an MLflow tracking store, got {masked_url(uri)}: {reason}. "
+            f"expected an MLflow tracking store, got {place(uri)}: {reason}. "
             "Set MLFLOW_TRACKING_URI to a server that runs, or to a file such as sqlite:///mlflow.db"
         ) from None
     if used is not None:

@@ -60,12 +60,14 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
     run.figure(trajectory.draw_trend(series), "figures/accuracy.png")
     metrics = {"trend/slope": pooled.slope.value, "trend/slope_low": pooled.slope.low,
                "trend/slope_high": pooled.slope.high, "trend/gain": pooled.gain.value,
-               "trend/kendall_p": pooled.kendall_p, "trend/evaluations": pooled.evaluations,
+               "trend/evaluations": pooled.evaluations,
                "trend/pearson": None if pooled.pearson is None else pooled.pearson.value}  # fmt: skip
     if len(series) == 1:
-        lines.append(str(trajectory.trend(*series[0])))
+        alone = trajectory.trend(*series[0])
+        metrics["trend/kendall_p"] = alone.mann_kendall_p
+        lines.append(str(alone))
     else:
-        metrics["trend/signs_p"] = pooled.signs_p
+        metrics |= {"trend/signs_p": pooled.signs_p, "trend/regional_kendall_p": pooled.kendall_p}
         lines.append(str(pooled))
     run.metrics({name: value for name, value in metrics.items() if value is not None})
     return "\n".join(lines)

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shlex
-import signal
 import sys
 import uuid
 import warnings
@@ -28,6 +27,8 @@ from fade_study.training.session import check_gpus
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
 """Where presets lie, in a folder for each study."""
+ASKED = "FADE_ASKED"
+"""Variable that tells processes which are started here of the ``mlflow run`` that was typed."""
 
 
 def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None) -> None:
@@ -38,6 +39,7 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         cls: the configuration's class.
         presets: name of the folder of its YAML files, where it has any.
     """
+    go_to_asker()
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
     interrupt.listen(twice=not launched)
@@ -65,10 +67,29 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
     except FadeError as error:
         text = masked("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
         sys.exit(text if os.environ.get("LOCAL_RANK", "0") == "0" else 1)  # once on each machine
-    except interrupt.Interrupted as end:
+    except interrupt.Interrupted:
         if main:
-            print(f"Stopped by {signal.Signals(end.number).name}; what is trained is kept")
+            print("Stopped; what is trained is kept")  # MLflow passes Ctrl-C on as SIGTERM
         raise
+
+
+def go_to_asker() -> None:
+    """Go to the folder in which ``mlflow run`` was typed, or its API called: studies, checkpoints and data lie there.
+
+    MLflow starts a project in the project's folder. That of a git URI is a clone that nobody finds again.
+    """
+    asker = psutil.Process().parent()
+    if "MLFLOW_RUN_ID" not in os.environ or not Path("MLproject").is_file() or asker is None:
+        return
+    with contextlib.suppress(psutil.Error):
+        if asker.cmdline()[1:2] == ["-c"]:  # the shell of the project's command
+            asker = asker.parent() or asker
+        words, folder = asker.cmdline(), asker.cwd()
+        if "run" in words[1:]:
+            os.environ[ASKED] = shlex.join(["mlflow", *words[words.index("run", 1) :]])
+        paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # processes that train with this one find the studies
+        os.chdir(folder)
 
 
 def check_launcher() -> None:
@@ -123,6 +144,8 @@ def launch(processes: int) -> int:
 
 def again(study: str) -> str:
     """The command that continues a study."""
+    if asked := os.environ.get(ASKED):
+        return asked if " study=" in asked else f"{asked} -P {shlex.quote(f'study={study}')}"
     options = {word.split("=")[0] for word in sys.argv[1:]}
     together = os.environ.get("WORLD_SIZE", "1") != "1" and "--processes" not in options
     words = shlex.join([*sys.argv[1:], *([] if "--study" in options else ["--study", study])])

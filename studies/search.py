@@ -31,7 +31,7 @@ from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.record import SearchRecord
 from fade_study.samplers import RowGeneration
-from fade_study.settings import masked_url
+from fade_study.settings import place
 from fade_study.study import Evaluation, OpenEvaluation
 from fade_study.training import Data, HyperResult, combined_alpha
 from fade_study.training.bilevel import check_schedule
@@ -452,7 +452,7 @@ def finish(study: fade_study.FadeStudy, record: SearchRecord, config: SearchConf
     summarize(study.evaluations(), record, run)
     print(report)
     print(
-        f"Study {study.optuna_study.study_name!r} in {masked_url(config.storage)}\n"
+        f"Study {study.optuna_study.study_name!r} in {place(config.storage)}\n"
         f"Look at run {run.id}: {tracking.ui_command()}"
     )
 

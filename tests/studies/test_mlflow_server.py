@@ -56,7 +56,7 @@ def test_down_until_the_end_what_is_missing_is_delivered_later(place, server, re
     server.stop()
     process.join()
     assert process.exitcode == 1, log(place)
-    assert "Nothing is lost: once it is back, `python -m studies.deliver` in this folder delivers them" in log(place)
+    assert f"Once it is back, `python -m studies.deliver` in {place} delivers them" in log(place)
     server.start()
     command = [sys.executable, "-m", "studies.deliver"]
     root = str(Path(__file__).parents[2])

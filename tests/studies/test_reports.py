@@ -7,11 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 
+import fade_study
 from fade_study import HyperArchitecture, enumerate_dags, storage, tracking
 from fade_study.config import SearchConfig, parse_config
 from fade_study.exceptions import InvalidInputError
@@ -278,3 +280,107 @@ def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypat
         "0",
         "1",
     ]
+
+
+def mlflow_run(folder, project, *arguments, **changes):
+    return subprocess.run(
+        [Path(sys.executable).parent / "mlflow", "run", project, "-e", "search", "-P", "preset=smoke", *arguments],
+        cwd=folder,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "git URI"])
+def test_a_project_elsewhere_keeps_its_state_with_the_user(folders, project, kind, tmp_path):
+    """Where a project is a git URI, MLflow runs it in a clone that nobody finds again."""
+    folder, _ = folders
+    address = str(project)
+    if kind == "git URI":
+        shutil.copytree(ROOT / "fade_study", project / "fade_study", ignore=shutil.ignore_patterns("__pycache__"))
+        for arguments in (
+            ["init", "-q"],
+            ["add", "."],
+            ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm1"],
+        ):
+            subprocess.run(["git", "-C", project, *arguments], check=True)
+        address = project.as_uri()
+    before = sorted(project.iterdir())
+    for generations in ("1", "2"):
+        done = mlflow_run(folder, address, "-P", "study=digits", "-P", f"generations={generations}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"Study 'digits' in sqlite:///{folder / 'fade.db'}" in done.stdout
+    assert sorted(project.iterdir()) == before
+    newest, oldest = runs("search")
+    assert oldest.data.tags["fade.continued_by"] == newest.info.run_id
+    assert {file.name for file in folder.iterdir()} == {"fade.db", "checkpoints"}
+    done = mlflow_run(folder, address, "-P", "processes=2", "-P", "generations=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"goes on with it: mlflow run {address} -e search -P preset=smoke -P processes=2" in done.stdout
+    assert " -P study=search-" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_python_in_a_folder_with_a_space(folders, project, tmp_path):
+    folder, _ = folders
+    python = tmp_path / "my environment" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    done = mlflow_run(folder, project, "-P", "generations=1", FADE_PYTHON=str(python))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_clone_that_is_not_installed(folders):
+    """On PYTHONPATH alone; its version is then in no metadata."""
+    folder, _ = folders
+    script = (
+        "import sys, importlib.metadata as metadata; known = metadata.version\n"
+        "def version(name):\n    if name.startswith('fade'): raise metadata.PackageNotFoundError(name)\n"
+        "    return known(name)\n"
+        "metadata.version = version\n"
+        "import runpy; sys.argv = ['search', '--preset', 'smoke', '--generations', '1']\n"
+        "runpy.run_module('studies.search', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = runs("search")
+    assert run.data.params["package.fade-study"] == fade_study.__version__
+
+
+@pytest.mark.slow
+def test_a_deleted_experiment_is_named(folders):
+    folder, _ = folders
+    experiment = mlflow.create_experiment("mine")
+    mlflow.delete_experiment(experiment)
+    done = search(folder, MLFLOW_EXPERIMENT_ID=experiment)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "once its experiment is there, or with another one's name" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_search_in_a_thread_ends_quietly(folders):
+    folder, _ = folders
+    script = (
+        "import threading\n"
+        "from fade_study.config import SearchConfig, parse_config\n"
+        "from studies.command import CONFIGS\n"
+        "from studies.search import search\n"
+        "config = parse_config(SearchConfig, CONFIGS / 'search', ['--preset', 'smoke', '--generations', '1'])\n"
+        "thread = threading.Thread(target=search, args=(config,)); thread.start(); thread.join()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=folder, env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Error" not in done.stderr
+    assert [run.info.status for run in runs("search")] == ["FINISHED"]
