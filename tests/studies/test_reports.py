@@ -347,8 +347,8 @@ def test_a_clone_that_is_not_installed(folders):
         "runpy.run_module('studies.search', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-c", script], cwd=folder, env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (run,) = runs("search")
@@ -363,7 +363,7 @@ def test_a_deleted_experiment_is_named(folders):
     done = search(folder, MLFLOW_EXPERIMENT_ID=experiment)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "once its experiment is there, or with another one's name" in done.stderr
+    assert "run the same command again with MLFLOW_EXPERIMENT_NAME set to another experiment's" in done.stderr
 
 
 @pytest.mark.slow
