@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 
 import fade_study
 from fade_study import HyperArchitecture, tracking
-from fade_study.benchmarks import FOLDER, Scratch, Table, Trainings
+from fade_study.benchmarks import FOLDER, Scratch, Table
 from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import completed, open_executor
 from fade_study.space import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
 from studies.trainings import submit
-from studies.validate_ranks import all_paths, choose_paths
+from studies.validate_ranks import all_paths, as_trainings, choose_paths
 
 DEPTH = 4
 DATA = DataConfig(name="fashion14")
@@ -116,14 +116,7 @@ def read(lines: Path, recipe: str) -> Iterator[tuple[tuple[str, int], Scratch]]:
 def assemble(plan: Plan, known: dict[tuple[str, int], Scratch], recipe: str, data: Data) -> Table:
     """The table of all trainings of a plan."""
     keys = [plan.hyper_architecture.architecture(path).key for path in plan.paths.tolist()]
-    results = np.array([[known[key, seed] for seed in range(plan.seeds)] for key in keys])  # (n, S, 3)
-    trainings = Trainings(
-        settings={"scratch": dataclasses.asdict(SCRATCH), "network": dataclasses.asdict(NETWORK)},
-        seeds=tuple(range(plan.seeds)),
-        test=results[..., 0],
-        validation=results[..., 1],
-        seconds=float(np.median(results[..., 2])),  # other work on the machine, or its sleep, counts little
-    )
+    trainings = as_trainings(known, keys, tuple(range(plan.seeds)), SCRATCH, NETWORK)
     return Table(
         plan.hyper_architecture, plan.paths, recipe, {recipe: trainings}, (len(data.test), len(data.alpha)),
         tracking.commit(), open_accelerator().device.type,
