@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 
 from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags, tracking
-from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig, SearchConfig
+from fade_study.benchmarks import load_digits625
+from fade_study.config import (
+    BilevelConfig,
+    DataConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    ScratchConfig,
+    SearchConfig,
+    ValidationConfig,
+    parse_config,
+)
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import open_executor
-from fade_study.training import train_from_scratch, train_hyper_architecture
+from fade_study.training import load_data, recipe, train_from_scratch, train_hyper_architecture
 from studies import search, trainings
+from studies.command import CONFIGS
 
 ARCHITECTURES = [Architecture((Dag(1),)), Architecture((Dag(2, ((0, 1),)),))]
 HYPER = HyperArchitecture((tuple(enumerate_dags(2)),))
@@ -120,3 +131,16 @@ def test_a_search_ends_with_the_generation_whose_workers_are_killed(study, monke
     with open_executor("processes:1") as executor, pytest.raises(WorkerDiedError) as error:
         trainings.train_hyper(3, HYPER, digits, BILEVEL, NETWORK, [7, 8], executor)
     assert "generation 3 with seed" in error.value.__notes__[0]
+
+
+def test_a_table_is_found_whatever_the_device(digits):
+    shipped = load_digits625()
+    preset = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "digits"])
+    data = load_data(preset.data)
+    made = recipe(data, preset.scratch, preset.network, "cuda")
+    assert made != recipe(data, preset.scratch, preset.network) == recipe(data, preset.scratch, preset.network, "cpu")
+    elsewhere = dataclasses.replace(shipped, recipe=made, trainings={made: shipped.ground_truth}, device="cuda")
+    with pytest.warns(UserWarning, match="ground truth was trained on cuda, this process trains on cpu"):
+        assert trainings.is_truth(elsewhere, data, preset.scratch, preset.network)
+    assert not trainings.is_truth(elsewhere, digits, preset.scratch, preset.network)
+    assert trainings.is_truth(shipped, data, preset.scratch, preset.network)

@@ -1,6 +1,5 @@
 """Trainings on a GPU: on a pretended one everywhere, on a real one where there is one."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -11,18 +10,8 @@ import pytest
 import torch
 
 from fade_study import Dag, HyperArchitecture
-from fade_study.benchmarks import load_digits625
-from fade_study.config import (
-    BilevelConfig,
-    DataConfig,
-    NetworkConfig,
-    ScratchConfig,
-    ValidationConfig,
-    parse_config,
-)
-from fade_study.training import load_data, recipe, train_from_scratch, train_hyper_architecture
-from studies.command import CONFIGS
-from studies.trainings import is_truth
+from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, ScratchConfig
+from fade_study.training import load_data, train_from_scratch, train_hyper_architecture
 
 ROOT = Path(__file__).parents[2]
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(3, ((0, 1), (1, 2)))
@@ -100,19 +89,6 @@ def test_a_gpu_trains_as_the_processor_does(processor, tmp_path):
     found = run(tmp_path / "runs")["numbers"]
     for name, numbers in processor.items():
         assert found[name] == pytest.approx(numbers, abs=0.05), name
-
-
-def test_a_table_is_found_whatever_the_device(digits):
-    shipped = load_digits625()
-    preset = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "digits"])
-    data = load_data(preset.data)
-    made = recipe(data, preset.scratch, preset.network, "cuda")
-    assert made != recipe(data, preset.scratch, preset.network) == recipe(data, preset.scratch, preset.network, "cpu")
-    elsewhere = dataclasses.replace(shipped, recipe=made, trainings={made: shipped.ground_truth}, device="cuda")
-    with pytest.warns(UserWarning, match="ground truth was trained on cuda, this process trains on cpu"):
-        assert is_truth(elsewhere, data, preset.scratch, preset.network)
-    assert not is_truth(elsewhere, digits, preset.scratch, preset.network)
-    assert is_truth(shipped, data, preset.scratch, preset.network)
 
 
 def test_a_gpu_computes_in_single_precision_while_it_trains(digits):
