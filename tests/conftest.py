@@ -14,7 +14,7 @@ import sqlalchemy
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a GPU's sums may end otherwise in each run
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a GPU's sums are others
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

@@ -81,6 +81,26 @@ def open_accelerator() -> Accelerator:
 
 
 @contextmanager
+def _exact_gpus() -> Iterator[None]:
+    """For a while, GPUs give the same sums in each run, and don't round the factors of products to 10 bits."""
+    cudnn: Any = torch.backends.cudnn
+    wanted = [
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+        (cudnn.conv, "fp32_precision", "ieee"),
+        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in wanted]
+    for owner, name, value in wanted:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for (owner, name, _), value in zip(wanted, before, strict=True):
+            setattr(owner, name, value)
+
+
+@contextmanager
 def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Generator]]:
     """A training's surroundings; the caller's random numbers and settings are as before when it ends.
 
@@ -101,13 +121,10 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(False),
         torch.enable_grad(),
+        _exact_gpus(),
     ):
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
-        products = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # pyright: ignore[reportAttributeAccessIssue]
-        rounded = [kind.fp32_precision for kind in products]
-        for kind in products:
-            kind.fp32_precision = "ieee"  # GPUs would round the factors of convolutions to 10 bits by default
         torch.set_autocast_enabled(device.type, False)  # the caller's; the accelerator's own is used within
         torch.set_autocast_cache_enabled(False)  # within the caller's, it would keep weights that have changed since
         torch.manual_seed(seed)
@@ -122,8 +139,6 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             torch.set_default_dtype(precision)
             torch.set_autocast_enabled(device.type, casts[0])
             torch.set_autocast_cache_enabled(casts[1])
-            for kind, value in zip(products, rounded, strict=True):
-                kind.fp32_precision = value
             accelerator.free_memory()
 
 

@@ -40,7 +40,7 @@ def trainings(folder):
 
     for name, config in BILEVEL.items():
         arguments = {"network": NETWORK, "seed": 1, "paths": [[0, 1], [1, 2]], "checkpoint": folder / f"{name}.pt"}
-        if name == "marginal":
+        if name == "marginal" and "FADE_NEVER_STOP" not in os.environ:
             with pytest.raises(StopError):
                 train_hyper_architecture(CELLS, data, config, on_epoch=stop, **arguments)
         result = train_hyper_architecture(CELLS, data, config, **arguments)
@@ -85,8 +85,10 @@ def test_no_training_mixes_devices(processor, tmp_path):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_trains_as_the_processor_does(processor, tmp_path):
+def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_path):
+    """The marginal training is stopped and resumed in one of two runs alone."""
     found = run(tmp_path / "runs")["numbers"]
+    assert found == run(tmp_path / "again", FADE_NEVER_STOP="true")["numbers"]
     for name, numbers in processor.items():
         assert found[name] == pytest.approx(numbers, abs=0.05), name
 
