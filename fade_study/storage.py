@@ -25,11 +25,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import FadeError, OpenGenerationError, StorageError
-from fade_study.samplers._base import CELLS, told
+from fade_study.past import EVALUATES, read_past
+from fade_study.samplers._base import CELLS
 from fade_study.settings import connect_arguments, masked, place
 
 __all__ = [
-    "EVALUATES",
     "OWNER",
     "Beat",
     "claim",
@@ -43,8 +43,6 @@ __all__ = [
 
 OWNER = "fade:owner"
 """Attribute of a trial: the process that has its generation, or its evaluation, open."""
-EVALUATES = "fade:evaluates"
-"""Attribute of a trial that is none of the search's: the generation whose value it brings."""
 
 BEAT_SECONDS = 20.0
 """Between two beats of an owner."""
@@ -79,7 +77,7 @@ def claim(study: optuna.Study) -> optuna.Trial:
     study._thread_local.cached_all_trials = None  # as Study.ask does: samplers of Optuna's read it
     begun, running = None, []
     while not running:
-        unfinished = study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING))
+        unfinished = read_past(study).unfinished
         running = [t for t in unfinished if t.state == TrialState.RUNNING and EVALUATES not in t.user_attrs]
         if not running:
             begun = _begin(study, enqueued=any(t.state == TrialState.WAITING for t in unfinished))
@@ -91,7 +89,7 @@ def claim(study: optuna.Study) -> optuna.Trial:
     if not owned:
         owner = owner_name(study._storage.get_trial(first._trial_id))
         raise OpenGenerationError(
-            f"expected no open generation, but generation {len(told(study))} is, in {owner}; "
+            f"expected no open generation, but generation {len(read_past(study).told)} is, in {owner}; "
             "wait until it is told, or stop that process, then ask() again"
         )
     # Optuna has no public way to take up a running trial again; its own ask() builds it like this, too.
@@ -126,11 +124,14 @@ def claim_evaluation(
     rows = [[key] for key in cells]
 
     def others() -> list[FrozenTrial]:
-        trials = [t for t in study.get_trials(deepcopy=False) if EVALUATES in t.user_attrs and t._trial_id not in held]
-        same = [t for t in trials if t.user_attrs[EVALUATES] == generation]
-        complete = [t for t in same if t.state == TrialState.COMPLETE]
+        past = read_past(study)
+        complete = [past.values[generation]] if generation in past.values else []
         return complete + [
-            t for t in trials if t.state == TrialState.RUNNING and (t in same or t.user_attrs[CELLS] == rows)
+            t
+            for t in past.unfinished
+            if EVALUATES in t.user_attrs
+            and t._trial_id not in held
+            and (t.user_attrs[EVALUATES] == generation or t.user_attrs[CELLS] == rows)
         ]
 
     for other in others():

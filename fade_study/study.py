@@ -27,9 +27,9 @@ from fade_study import samplers
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.arrays import to_integer
 from fade_study.exceptions import InvalidInputError, OpenGenerationError
+from fade_study.past import ALPHA, GENERATION, Past, read_past
 from fade_study.ranking import check_alpha, top_k
 from fade_study.samplers._base import (
-    ALPHA,
     CELLS,
     POINTS,
     STUDY,
@@ -38,12 +38,10 @@ from fade_study.samplers._base import (
     anchor_names,
     row_history,
     row_sampler,
-    told,
 )
 from fade_study.settings import check_same, describe_sampler, describe_space, plain
 from fade_study.space import Cell, CellSpace
 from fade_study.storage import (
-    EVALUATES,
     Beat,
     claim,
     claim_evaluation,
@@ -71,8 +69,6 @@ __all__ = [
 Evaluates = Literal["anchor", "best_ranked"]
 IDENTITY = "fade:identity"
 """Attribute of a study: what no other study has, of whatever name and storage."""
-GENERATION = "fade:generation"
-"""Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
 DETAILS = "fade:details"
 """Attribute of a trial: what the caller wants to be kept with it."""
 
@@ -209,7 +205,8 @@ class FadeStudy:
 
     def _complete(self, trial: optuna.Trial) -> Batch:
         """The batch of a trial; draws and stores what the storage doesn't hold yet."""
-        generation = len(told(self.optuna_study))
+        past = read_past(self.optuna_study)
+        generation = len(past.told)
         # Not kept in this object: of two processes that create a study at the same moment, the last draws the seed.
         seed = self.optuna_study.user_attrs[STUDY]["seed"]
         anchors = [[trial.suggest_float(name, 0.0, 1.0) for name in row] for row in self._names]
@@ -231,9 +228,8 @@ class FadeStudy:
             ]
             trial.set_user_attr(GENERATION, generation)
             trial.set_user_attr(CELLS, stored[CELLS])
-        failed = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         # A trial that another process was faster to begin failed, too, but before it got a generation.
-        attempt = sum(trial.user_attrs.get(GENERATION) == generation for trial in failed)
+        attempt = past.failures[generation]
         return Batch(
             number=generation,
             trial_number=trial.number,
@@ -317,15 +313,16 @@ class FadeStudy:
         """
 
         def begin() -> _Open | None:
-            found = self._without_value()
+            past = read_past(self.optuna_study)
+            trials = dict(enumerate(past.told))
             if generations is not None:
-                found = {generation: trial for generation, trial in found.items() if generation in generations}
                 opened = self._open if self.evaluate == "anchor" else None  # others are known by their alphas
-                if opened is not None and (number := opened.asked.number) in generations:
-                    found[number] = self.optuna_study._storage.get_trial(opened.trial_id)
+                if opened is not None:
+                    trials[opened.asked.number] = self.optuna_study._storage.get_trial(opened.trial_id)
+                trials = {generation: trial for generation, trial in trials.items() if generation in generations}
             held = {opened.trial_id for opened in self._evaluating.values()}
-            for generation in sorted(found.keys() - self._evaluating.keys()):
-                own, cells = self._to_evaluate(found[generation])
+            for generation in sorted(trials.keys() - past.values.keys() - self._evaluating.keys()):
+                own, cells = self._to_evaluate(trials[generation])
                 trial = claim_evaluation(self.optuna_study, generation, own, cells, held)
                 if trial is not None:
                     asked = OpenEvaluation(generation, trial.number, self._architecture(trial))
@@ -358,16 +355,16 @@ class FadeStudy:
         opened = self._evaluation(evaluation)
         value = _number("value", value)
         kept = _plain_details(details)
-        past, number = self._told(), evaluation.generation
-        wanted = self._to_evaluate(past[number])[1] if number < len(past) else []
+        told, number = self._past().told, evaluation.generation
+        wanted = self._to_evaluate(told[number])[1] if number < len(told) else []
         if wanted != [cell.key for cell in evaluation.architecture]:
             raise InvalidInputError(
-                f"expected generation {number} to be told before its evaluation, got {len(past)} generations"
-                f"{', that one with other anchors' if number < len(past) else ''}; tell it first, or fail_evaluation"
+                f"expected generation {number} to be told before its evaluation, got {len(told)} generations"
+                f"{', that one with other anchors' if number < len(told) else ''}; tell it first, or fail_evaluation"
             )
-        if past[number].state == TrialState.COMPLETE:
+        if told[number].state == TrialState.COMPLETE:
             raise InvalidInputError(
-                f"expected generation {number} to have no value, but it was told with {past[number].value}; "
+                f"expected generation {number} to have no value, but it was told with {told[number].value}; "
                 "fail_evaluation gives this one back"
             )
         self._finish(opened, TrialState.COMPLETE, {DETAILS: kept}, value)
@@ -396,20 +393,16 @@ class FadeStudy:
         """
         value = _number("value", value)
         _plain_details(details)
-        waiting = retried(self._without_value, self.optuna_study)
         opened = self._evaluating.get(generation)
-        evaluation = opened.asked if opened else self.ask_evaluation({generation} & waiting.keys())
+        was_told = generation in range(len(self._past().told))
+        evaluation = opened.asked if opened else self.ask_evaluation([generation] if was_told else [])
         if evaluation is None:
+            past = self._past()
             raise InvalidInputError(
                 f"expected a generation that was told without a value, and that no other process evaluates, got "
-                f"{generation!r}; {len(self._told())} were told, {len(waiting)} of them have none"
+                f"{generation!r}; {len(past.told)} were told, {len(past.told) - len(past.values)} of them have none"
             )
         self.tell_evaluation(evaluation, value, details)
-
-    def _without_value(self) -> dict[int, FrozenTrial]:
-        """Generations that were told without a value."""
-        known = {evaluation.generation for evaluation in self.evaluations()}
-        return {number: trial for number, trial in enumerate(told(self.optuna_study)) if number not in known}
 
     def _to_evaluate(self, trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
         """What is evaluated of a generation: its cells, and the trial with the params of their points."""
@@ -583,14 +576,19 @@ class FadeStudy:
 
     # --- where the search stands; a StorageError where the storage does not answer -----------------
 
+    @property
+    def n_generations(self) -> int:
+        """Number T of generations that were told."""
+        return len(self._past().told)
+
     def trajectory(self) -> NDArray[np.float64]:
         """Anchors of all generations that were told, ``(T, d, f)``."""
-        trials = self._told()
+        trials = self._past().told
         return np.array([self._anchors(trial) for trial in trials]).reshape(-1, self.depth, len(self.space.features))
 
     def history(self, row: int) -> RowHistory:
         """What a row has seen so far: points, cells and alphas of each generation that was told."""
-        return row_history(self._told(), row, tuple(self.space.features))
+        return row_history(self._past().told, row, tuple(self.space.features))
 
     @property
     def identity(self) -> str:
@@ -614,11 +612,11 @@ class FadeStudy:
 
     def architectures(self) -> list[Architecture]:
         """The anchors' cells in all generations that were told, T of them."""
-        return [self._architecture(trial) for trial in self._told()]
+        return [self._architecture(trial) for trial in self._past().told]
 
     def evaluated_architectures(self) -> list[Architecture]:
         """What the study evaluates of each generation that was told, T of them: the anchor's, or the best-ranked."""
-        cells = [self._to_evaluate(trial)[1] for trial in self._told()]
+        cells = [self._to_evaluate(trial)[1] for trial in self._past().told]
         return [Architecture(tuple(self._cells[key] for key in keys)) for keys in cells]
 
     @property
@@ -631,28 +629,23 @@ class FadeStudy:
         evaluations = self.evaluations()
         if not evaluations:
             raise InvalidInputError(
-                f"expected a generation with a from-scratch accuracy, got none in {len(self._told())} generations; "
+                f"expected a generation with a from-scratch accuracy, got none in {self.n_generations} generations; "
                 "tell a value, or add_evaluation(generation, value)"
             )
         return max(evaluations, key=lambda evaluation: evaluation.value).architecture
 
-    def evaluations(self) -> list[Evaluation]:
-        """All from-scratch evaluations, by generation."""
-        generations = {trial.number: generation for generation, trial in enumerate(self._told())}
-        complete = retried(
-            lambda: self.optuna_study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), self.optuna_study
-        )
-        found = [
-            Evaluation(
-                trial.user_attrs.get(EVALUATES, generations.get(trial.number)),
-                self._architecture(trial),
-                value,
-                _details(trial),
-            )
-            for trial in complete
-            if (value := trial.value) is not None and (trial.number in generations or EVALUATES in trial.user_attrs)
+    def evaluations(self, known: Collection[int] = ()) -> list[Evaluation]:
+        """From-scratch evaluations, by generation.
+
+        Args:
+            known: generations to leave out; a loop that looks for new ones then costs no more with every generation.
+        """
+        values = self._past().values
+        return [
+            Evaluation(generation, self._architecture(trial), value, _details(trial))
+            for generation in sorted(values.keys() - known)
+            if (value := (trial := values[generation]).value) is not None
         ]
-        return sorted(found, key=lambda evaluation: evaluation.generation)
 
     def details(self, generation: int) -> dict[str, Any]:
         """What was kept with a generation when it was told; empty where nothing was.
@@ -660,25 +653,25 @@ class FadeStudy:
         Raises:
             InvalidInputError: (a ``ValueError``) for a generation that was not told.
         """
-        past = self._told()
-        if generation not in range(len(past)):
+        told = self._past().told
+        if generation not in range(len(told)):
             raise InvalidInputError(
-                f"expected a generation that was told, got {generation!r}; {len(past)} were told, counted from 0"
+                f"expected a generation that was told, got {generation!r}; {len(told)} were told, counted from 0"
             )
-        return _details(past[generation])
+        return _details(told[generation])
 
     def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
         """One line per trial, as ``optuna.Study.trials_dataframe``."""
         return self.optuna_study.trials_dataframe(**kwargs)
 
-    def _told(self) -> list[FrozenTrial]:
-        return retried(lambda: told(self.optuna_study), self.optuna_study)
+    def _past(self) -> Past:
+        return retried(lambda: read_past(self.optuna_study), self.optuna_study)
 
     def _newest(self) -> FrozenTrial:
-        trials = self._told()
-        if not trials:
+        told = self._past().told
+        if not told:
             raise InvalidInputError("expected one or more generations, got none; ask() and tell() first")
-        return trials[-1]
+        return told[-1]
 
     def _anchors(self, trial: FrozenTrial) -> NDArray[np.float64]:
         return np.array([[trial.params[name] for name in row] for row in self._names])

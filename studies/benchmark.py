@@ -47,6 +47,9 @@ DEPTH = 4
 WIDTHS = (5, 7)
 CLASSES = 10
 OPTIMIZER = OptimizerConfig()
+EARLY, LATE = 50, 5000
+"""Generations at which ask and tell are timed."""
+GROWTH = f"generation {LATE} ÷ {EARLY}"
 MATRIX = 1024
 """Rows and columns of the matrices whose product is taken for the processor's peak."""
 
@@ -76,6 +79,8 @@ HEADLINES = (
     ("fashion, w = 7", "exchanged_bytes"),
     ("digits", "two_workers"),
     ("digits", "outside_training"),
+    (GROWTH, "ask_tell/memory"),
+    (GROWTH, "ask_tell/sqlite"),
 )
 
 
@@ -96,6 +101,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         run.figure(figures.draw_costs(costs), "figures/costs.png")
         whole = measure_workers(config.repetitions) | measure_outside(config.search)
         table += [row("digits", quantity, values) for quantity, values in whole.items()]
+        table += [row(GROWTH, quantity, ratios) for quantity, ratios in measure_growth(config).items()]
         run.table({column: [line[column] for line in table] for column in table[0]}, "benchmark.json")
         medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
         run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
@@ -460,6 +466,40 @@ def measure_outside(preset: str) -> dict[str, NDArray[np.float64]]:
             "outside_training": np.array([1 - trainings / search]),
             "outside_training/with_imports": np.array([1 - trainings / command]),
         }
+
+
+# --- a search that has lasted long -----------------------------------------------------------------------------------
+
+
+def measure_growth(config: BenchmarkConfig) -> dict[str, NDArray[np.float64]]:
+    """Seconds of ask and tell late in a search over those early in one, ``(repetitions,)``.
+
+    SQLite is in memory, too, where no disk hides what is computed.
+    """
+    growth: dict[str, NDArray[np.float64]] = {}
+    for name, storage in {"memory": None, "sqlite": "sqlite:///:memory:"}.items():
+        early, late = (long_search(storage, generations, config.seed) for generations in (EARLY, LATE))
+        seconds = in_turn(
+            {"early": partial(ask_and_tell, early), "late": partial(ask_and_tell, late)}, config.repetitions
+        )
+        growth[f"ask_tell/{name}"] = seconds["late"] / seconds["early"]
+    return growth
+
+
+def long_search(storage: str | None, generations: int, seed: int) -> fade_study.FadeStudy:
+    """A study of so many generations, all but the first of them copied."""
+    sampler = fade_study.samplers.PseudoGradientSampler(seed=seed)
+    study = fade_study.create_study(space=fade_study.DagSpace(5), depth=DEPTH, sampler=sampler, storage=storage)
+    ask_and_tell(study)
+    (first,) = study.optuna_study.trials
+    study.optuna_study.add_trials([first] * (generations - 1))
+    return study
+
+
+def ask_and_tell(study: fade_study.FadeStudy) -> None:
+    """A generation without a training."""
+    batch = study.ask()
+    study.tell(batch, np.full(batch.hyper_architecture.shape, 1 / batch.hyper_architecture.width))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ import dataclasses
 import time
 import uuid
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
@@ -58,6 +58,16 @@ USEFUL = 0.3
 """Rank correlation from which on a search on ranks is worth its price."""
 POLL_SECONDS = 2.0
 """Between two looks at what other processes evaluate."""
+
+
+class Rank(NamedTuple):
+    """A line of the table of best ranks."""
+
+    generation: int
+    rank: int
+    fade_rank: float
+    architecture: str
+    """Its key."""
 
 
 def search(config: SearchConfig) -> list[fade_study.FadeStudy]:
@@ -140,21 +150,24 @@ def search_once(
     study = open_study(config, data)
     batch = ask(study, config)  # first of all: another process that has the generation keeps its record, too
     tags = {"fade.study": study.optuna_study.study_name, tracking.STUDY: study.identity}
-    with tracking.start_study("search", config, device, data, tags=tags, name=name) as run:
-        done = len(study.trajectory())
+    with (
+        tracking.start_study("search", config, device, data, tags=tags, name=name) as run,
+        table_of_ranks(run) as ranks,
+    ):
+        done = study.n_generations
         tracking.adopt(run, study.identity, done)
-        record_generations(study, run, 0)
+        record_generations(study, run, ranks)
         evaluations = Evaluations(study, config, data, executor, run)
         with tqdm(total=config.generations, initial=done, unit="generation") as bar:
             while batch is not None:
                 batch, results = train(study, batch, config, data, executor, processes, evaluations)
                 tell(study, batch, results, config)
                 evaluations.begin(batch.number, last=batch.number == config.generations - 1)
-                record_generations(study, run, batch.number)
+                record_generations(study, run, ranks)
                 evaluations.collect()
                 bar.update()
                 batch = ask(study, config)
-            evaluations.begin(len(study.trajectory()) - 1, last=True)
+            evaluations.begin(study.n_generations - 1, last=True)
             evaluations.finish()
         record = SearchRecord.of(study, evaluated(study))
         finish(study, record, config, run)
@@ -199,14 +212,16 @@ class Evaluations:
         self.failed: set[int] = set()
         self.trainings: dict[str, ScratchTrainings] = {}
         """By architecture: an anchor that comes back is not trained again."""
-        self.record()
-        for number in range(len(study.trajectory())):
+        self.done: dict[tuple[str, int], Scratch] = {}
+        """What was trained for any generation, by architecture and seed."""
+        self.record(quiet=True)
+        for number in range(study.n_generations):
             self.begin(number)
 
     def begin(self, number: int, *, last: bool = False) -> None:
         """Train a generation's architecture, where it is its turn: a regular one, or the last."""
-        begun = self.recorded | self.waiting.keys() | self.failed
-        if number in begun or not is_due(number, self.config.evaluate_every, last=last):
+        begun = number in self.recorded or number in self.waiting or number in self.failed
+        if begun or not is_due(number, self.config.evaluate_every, last=last):
             return
         evaluation = self.study.ask_evaluation([number])
         if evaluation is None:
@@ -215,18 +230,16 @@ class Evaluations:
         self.elsewhere.discard(number)
         architecture = evaluation.architecture
         if architecture.key not in self.trainings:
+            self.record()  # so that nothing is trained that another process has trained meanwhile
+            seeds = range(self.config.evaluation_seeds)
             self.trainings[architecture.key] = ScratchTrainings(
-                [(architecture, seed) for seed in range(self.config.evaluation_seeds)],
+                [(architecture, seed) for seed in seeds],
                 self.data,
                 self.config.scratch,
                 self.config.network,
                 self.executor,
                 checkpoints=Path(self.config.checkpoint_dir),
-                done={
-                    (e.architecture.key, int(seed)): Scratch(*training)
-                    for e in self.study.evaluations()
-                    for seed, training in e.details.get("trainings", {}).items()
-                },
+                done={name: self.done[name] for seed in seeds if (name := (architecture.key, seed)) in self.done},
             )
         self.waiting[number] = evaluation, self.trainings[architecture.key]
 
@@ -247,9 +260,7 @@ class Evaluations:
                     self.elsewhere.add(number)
                     with contextlib.suppress(fade_study.InvalidInputError):  # or this one would hold it for ever
                         self.study.fail_evaluation(evaluation)
-        for e in self.record():
-            name, accuracy = next(iter(evaluation_metrics(e).items()))
-            tqdm.write(f"generation {e.generation} from scratch: {' '.join(name.split('/')[::-1])} {accuracy:.3f}")
+        self.record()
 
     def finish(self) -> None:
         """Wait for all, those of other processes as well; what one leaves that dies is trained here."""
@@ -265,18 +276,22 @@ class Evaluations:
             if self.elsewhere:
                 time.sleep(POLL_SECONDS)
 
-    def record(self) -> list[Evaluation]:
+    def record(self, *, quiet: bool = False) -> None:
         """Metrics of evaluations that are new, whoever has told them."""
-        new = [e for e in self.study.evaluations() if e.generation not in self.recorded]
+        new = self.study.evaluations(known=self.recorded)
         if new:
             self.run.series([(e.generation, evaluation_metrics(e)) for e in new])
-        self.recorded |= {e.generation for e in new}
-        return new
+        for e in new:
+            self.recorded.add(e.generation)
+            self.done |= {(e.architecture.key, seed): scratch for seed, scratch in trained(e).items()}
+            if not quiet:
+                name, accuracy = next(iter(evaluation_metrics(e).items()))
+                tqdm.write(f"generation {e.generation} from scratch: {' '.join(name.split('/')[::-1])} {accuracy:.3f}")
 
 
 def ask(study: fade_study.FadeStudy, config: SearchConfig) -> fade_study.Batch | None:
     """The next generation; None where the search has all of them, or has settled."""
-    if len(study.trajectory()) >= config.generations:
+    if study.n_generations >= config.generations:
         return None
     if settled(study, config.patience):
         tqdm.write(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
@@ -286,8 +301,10 @@ def ask(study: fade_study.FadeStudy, config: SearchConfig) -> fade_study.Batch |
 
 def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
     """Whether no anchor has changed its cell in the last generations."""
-    newest = study.architectures()[-patience - 1 :] if patience else []
-    return patience is not None and len(newest) == patience + 1 and len({a.key for a in newest}) == 1
+    if not patience or study.n_generations <= patience:
+        return False
+    rows = [study.history(row)[-patience - 1 :] for row in range(study.depth)]
+    return all(len({generation.cells[0] for generation in newest}) == 1 for newest in rows)
 
 
 def tell(
@@ -301,8 +318,8 @@ def tell(
         write_weights([result.weights for result in results], study, batch.number, config)
     study.tell(batch, alpha, one_shot_accuracy=one_shot, details={"one_shot_accuracy": one_shot, "seconds": seconds})
     forget_all(batch, config)
-    trajectory = study.trajectory()
-    moved = float(np.linalg.norm(np.diff(trajectory[-2:], axis=0), axis=-1).mean()) if batch.number else 0.0
+    anchors = np.array([[generation.anchor for generation in study.history(row)[-2:]] for row in range(study.depth)])
+    moved = float(np.linalg.norm(anchors[:, -1] - anchors[:, 0], axis=-1).mean())  # by 0 in the first generation
     tqdm.write(
         f"generation {batch.number} ({batch.number + 1} of {config.generations}): {seconds:.1f} s, "
         f"one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
@@ -380,26 +397,36 @@ def write_weights(weights: Sequence[Any], study: fade_study.FadeStudy, generatio
     weights_file(study, generation - 2, config).remove()
 
 
-def record_generations(study: fade_study.FadeStudy, run: tracking.Run, first: int) -> None:
-    """Metrics of generations, from the first on, and the table of best ranks of all: the study knows them all."""
-    rows = [study.history(row) for row in range(study.depth)]
-    generations = list(zip(*rows, strict=True))
-    steps = []
-    table: dict[str, list[Any]] = {"generation": [], "rank": [], "fade_rank": [], "architecture": []}
-    for number, cells in enumerate(generations):
+@contextlib.contextmanager
+def table_of_ranks(run: tracking.Run) -> Iterator[list[Rank]]:
+    """The best ranks of all generations, to be added to: written when the search ends or is interrupted.
+
+    Not with every generation, since MLflow has no way to add lines to a table: it would be written anew, ever longer.
+    """
+    ranks: list[Rank] = []
+    try:
+        yield ranks
+    finally:
+        if ranks:
+            run.table(dict(zip(Rank._fields, zip(*ranks, strict=True), strict=True)), "ranks.json")
+
+
+def record_generations(study: fade_study.FadeStudy, run: tracking.Run, ranks: list[Rank]) -> None:
+    """Metrics of the generations that are new, whose best ranks are added to the others'."""
+    first = ranks[-1].generation + 1 if ranks else 0
+    rows = [study.history(row)[first:] for row in range(study.depth)]
+    steps: list[tuple[int, dict[str, float]]] = []
+    for number, cells in enumerate(zip(*rows, strict=True), start=first):
         alpha = np.array([row.alpha for row in cells])
-        if number >= first:
-            details = study.details(number)
-            metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "hyper_seconds": details["seconds"]}
-            steps.append((number, metrics | generation_metrics(study, cells, alpha)))
+        details = study.details(number)
+        metrics = {"one_shot_accuracy": details["one_shot_accuracy"], "hyper_seconds": details["seconds"]}
+        steps.append((number, metrics | generation_metrics(study, cells, alpha)))
         paths, scores = fade_study.ranking.top_k(alpha, BEST_RANKED)
         for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
             names = [row.cells[column] for row, column in zip(cells, path, strict=True)]
-            for column, value in zip(table.values(), (number, rank, score, "|".join(names)), strict=True):
-                column.append(value)
+            ranks.append(Rank(number, rank, score, "|".join(names)))
     if steps:
         run.series(steps)
-        run.table(table, "ranks.json")
 
 
 def generation_metrics(
@@ -428,17 +455,17 @@ def accuracy_metrics(accuracies: list[Scratch]) -> dict[str, float]:
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Of a generation that was evaluated; by other processes perhaps, which may tell a value alone."""
-    return accuracy_metrics(trained(evaluation)) or {"accuracy/validation": evaluation.value}
+    return accuracy_metrics(list(trained(evaluation).values())) or {"accuracy/validation": evaluation.value}
 
 
-def trained(evaluation: Evaluation) -> list[Scratch]:
-    """All trainings from scratch of a generation that was evaluated."""
-    return [Scratch(*training) for training in evaluation.details.get("trainings", {}).values()]
+def trained(evaluation: Evaluation) -> dict[int, Scratch]:
+    """All trainings from scratch of a generation that was evaluated, by seed."""
+    return {int(seed): Scratch(*training) for seed, training in evaluation.details.get("trainings", {}).items()}
 
 
 def evaluated(study: fade_study.FadeStudy) -> dict[int, list[Scratch]]:
     """All trainings from scratch of the generations that were evaluated."""
-    return {e.generation: trainings for e in study.evaluations() if (trainings := trained(e))}
+    return {e.generation: list(scratch.values()) for e in study.evaluations() if (scratch := trained(e))}
 
 
 def finish(study: fade_study.FadeStudy, record: SearchRecord, config: SearchConfig, run: tracking.Run) -> None:

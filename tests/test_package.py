@@ -12,11 +12,13 @@ PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
 HEAVY |= {"dask", "distributed"}
 
-CORE = {"arrays", "exceptions", "dag", "space", "architecture", "ranking", "samplers", "settings", "storage", "study"}
+CORE = {"arrays", "exceptions", "dag", "space", "architecture", "past", "ranking"}
+CORE |= {"samplers", "settings", "storage", "study"}
 MAY_IMPORT = {
     "exceptions": set(),
     "arrays": set(),
     "interrupt": set(),
+    "past": set(),
     "pickling": set(),
     "dag": {"arrays", "exceptions"},
     "space": {"exceptions", "dag"},
@@ -26,10 +28,10 @@ MAY_IMPORT = {
     "datasets": set(),
     "effects": {"exceptions"},
     "benchmarks": {"exceptions", "dag", "space", "architecture"},
-    "samplers": {"arrays", "exceptions", "space"},
+    "samplers": {"arrays", "exceptions", "past", "space"},
     "settings": {"exceptions", "space"},
-    "storage": {"exceptions", "settings", "samplers"},
-    "study": {"arrays", "exceptions", "settings", "space", "architecture", "ranking", "samplers", "storage"},
+    "storage": {"exceptions", "past", "settings", "samplers"},
+    "study": {"arrays", "exceptions", "past", "settings", "space", "architecture", "ranking", "samplers", "storage"},
     "record": {"exceptions", "benchmarks", "study"},
     "testing": CORE,
     "config": {"exceptions", "dag", "space", "samplers"},

@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.arrays import to_integer
 from fade_study.exceptions import InvalidInputError
+from fade_study.past import ALPHA, read_past
 from fade_study.space import CellSpace
 
 __all__ = [
-    "ALPHA",
     "CELLS",
     "POINTS",
     "STUDY",
@@ -35,7 +35,6 @@ __all__ = [
     "check_width",
     "row_history",
     "row_sampler",
-    "told",
 ]
 
 STUDY = "fade:study"
@@ -44,8 +43,6 @@ POINTS = "fade:points"
 """Attribute of a trial: points of the neighborhoods, ``(d, w, f)``."""
 CELLS = "fade:cells"
 """Attribute of a trial: keys of the cells, ``(d, w)``."""
-ALPHA = "fade:alpha"
-"""Attribute of a trial: alphas, ``(d, w)``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +71,7 @@ class RowHistory(Sequence[RowGeneration]):
     row: int
     features: tuple[str, ...]
     """Names of the f coordinates."""
-    generations: tuple[RowGeneration, ...]
+    generations: Sequence[RowGeneration]
 
     def __len__(self) -> int:
         return len(self.generations)
@@ -168,7 +165,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         """Points of all rows in the study's next generation, ``(d, w, f)``."""
         settings = study.user_attrs[STUDY]
         features = tuple(settings["space"]["features"])
-        past = told(study)
+        past = read_past(study).told
         seed = next(s for s in (self.seed, settings["sampler"].get("seed"), settings["seed"]) if s is not None)
         proposals = [
             self.propose(row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
@@ -224,22 +221,31 @@ def check_width(width: int) -> int:
     return number
 
 
-def told(study: Study) -> list[FrozenTrial]:
-    """The generations that were told, oldest first; generation t is number t of them."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    return [trial for trial in trials if ALPHA in trial.user_attrs]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Told(Sequence[RowGeneration]):
+    """One row's share of the first so many trials, each of them looked at when it is asked for."""
 
+    trials: Sequence[FrozenTrial]
+    length: int
+    row: int
 
-def row_history(past: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
-    """One row's share of the generations that were told."""
-    generations = tuple(
-        RowGeneration(
-            points=np.array(trial.user_attrs[POINTS][row]),
-            cells=tuple(trial.user_attrs[CELLS][row]),
-            alpha=np.array(trial.user_attrs[ALPHA][row]),
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(self.length)[index]
+        return tuple(self[i] for i in chosen) if isinstance(chosen, range) else self._generation(self.trials[chosen])
+
+    def _generation(self, trial: FrozenTrial) -> RowGeneration:
+        return RowGeneration(
+            points=np.array(trial.user_attrs[POINTS][self.row]),
+            cells=tuple(trial.user_attrs[CELLS][self.row]),
+            alpha=np.array(trial.user_attrs[ALPHA][self.row]),
             # A pruned trial's value is its intermediate one, the supernet's accuracy: not the same thing.
             value=trial.value if trial.state == TrialState.COMPLETE else None,
         )
-        for trial in past
-    )
-    return RowHistory(row, features, generations)
+
+
+def row_history(told: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
+    """One row's share of the generations that were told; of those that are told later it knows nothing."""
+    return RowHistory(row, features, _Told(told, len(told), row))

@@ -59,10 +59,11 @@ class SuccessiveRejectsSampler(RowSampler):
 
 def _utilities(history: RowHistory, present: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Utilities of the cells that are present ``(n,)``, of which only differences count, and their covariance."""
-    cells = list(dict.fromkeys(key for generation in history for key in generation.cells))
+    generations = list(history)
+    cells = list(dict.fromkeys(key for generation in generations for key in generation.cells))
     number = {key: i for i, key in enumerate(cells)}
     precision, right = np.zeros((len(cells), len(cells))), np.zeros(len(cells))
-    for generation in history:
+    for generation in generations:
         logs = np.log(np.maximum(generation.alpha, FLOOR * generation.alpha.max()))
         taken = np.zeros((len(logs), len(cells)))
         taken[np.arange(len(logs)), [number[key] for key in generation.cells]] = 1

@@ -32,6 +32,8 @@ def test_it_runs_and_records(project, mlflow_store):
         "exchanged_bytes",
         "two_workers",
         "outside_training",
+        "ask_tell/memory",
+        "ask_tell/sqlite",
     }
     assert {f"headline/{name}" for name in names} == set(run.data.metrics)
     table = mlflow.load_table("benchmark.json", run_ids=[run.info.run_id])
@@ -109,3 +111,10 @@ def test_a_supernet_keeps_weights_of_all_cells_but_activations_of_one():
         for shape in (many, few)
     ]
     assert ratios[0] < 2 < ratios[1] < 5
+
+
+def test_a_long_search_goes_on_from_its_copies():
+    study = benchmark.long_search(None, 20, seed=0)
+    assert study.trajectory().shape == (20, benchmark.DEPTH, 3)
+    benchmark.ask_and_tell(study)
+    assert study.n_generations == 21

@@ -9,19 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
+import optuna
 import pytest
 import torch
 
 import fade_study
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
-from fade_study.config import SearchConfig, parse_config
+from fade_study.config import SamplerConfig, SearchConfig, parse_config
 from fade_study.nn import Supernet
 from fade_study.training import load_data, recipe
 from studies import answer
+from studies import search as module
 from studies.command import CONFIGS
 from studies.search import search as search_study
 
@@ -363,3 +366,61 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, mon
     assert study.evaluate == "best_ranked"
     trained = {run.data.params["architecture"] for run in runs("scratch") if int(run.data.params["seed"]) >= 2000}
     assert trained == {study.best_architecture.key, study.architectures()[0].key}
+
+
+class Recorder:
+    """A run that keeps what is written to it."""
+
+    def __init__(self):
+        self.written = []
+
+    def series(self, steps):
+        self.written += [(step, name) for step, metrics in steps for name in metrics]
+
+    def table(self, columns, file):
+        self.written += [(file, columns)]
+
+
+def test_record_of_a_generation_does_not_grow(monkeypatch):
+    """Neither what is read for it nor what is written; the table of all ranks comes with the end."""
+    reads = []
+    for name in ("get_trial", "get_all_trials"):
+        function = getattr(optuna.storages.InMemoryStorage, name)
+
+        def counting(*arguments, function=function, **options):
+            result = function(*arguments, **options)
+            reads.extend(result if isinstance(result, list) else [result])
+            return result
+
+        monkeypatch.setattr(optuna.storages.InMemoryStorage, name, counting)
+    config = SearchConfig(sampler=SamplerConfig(name="random-anchors"), generations=1000, evaluate_every=0, patience=5)
+    monkeypatch.setattr(module, "combined_alpha", lambda results, *_: results[0].alpha)
+    study = fade_study.create_study(space=fade_study.DagSpace(3), depth=2, sampler=config.sampler.open(0))
+    run, counts = Recorder(), {}
+    evaluations = module.Evaluations(study, config, None, None, run)
+
+    def generations():
+        with module.table_of_ranks(run) as ranks:
+            for number in range(301):
+                reads.clear()
+                run.written.clear()
+                batch = module.ask(study, config)
+                module.tell(
+                    study, batch, [SimpleNamespace(alpha=np.full((2, 7), 1 / 7), accuracy=0.5, seconds=1)], config
+                )
+                study.add_evaluation(number, 0.5)
+                evaluations.begin(number)
+                module.record_generations(study, run, ranks)
+                evaluations.collect()
+                counts[number] = len(reads), [name for _, name in run.written]
+                assert {step for step, _ in run.written} == {number}
+            run.written.clear()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generations()
+    assert counts[10] == counts[300]
+    ((file, table),) = run.written
+    assert file == "ranks.json"
+    assert list(table) == ["generation", "rank", "fade_rank", "architecture"]
+    assert list(table["generation"]) == [number for number in range(301) for _ in range(module.BEST_RANKED)]
