@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 
 import fade_study
 from fade_study import DagSpace, create_study, delete_study, load_study, samplers
+from fade_study.exceptions import StorageError
 from fade_study.samplers import PseudoGradientSampler, RowSampler
 from fade_study.study import Evaluation
 
@@ -786,3 +787,24 @@ def test_numpys_whole_numbers_are_whole_numbers():
     for depth in (np.float64(2), np.bool_(True), "2"):
         with pytest.raises(ValueError, match="expected a depth of 1 or more"):
             create_study(space=SPACE, depth=depth)
+
+
+@pytest.mark.parametrize("meanwhile", ["told", "told, and asked", "evaluated"])
+def test_a_study_that_somebody_deletes_is_named(tmp_path, meanwhile):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    study = create_study(space=DagSpace(3), depth=2, study_name="mine", storage=url, seed=0)
+    batch = study.ask()
+    alpha = np.full(batch.hyper_architecture.shape, 1 / batch.hyper_architecture.width)
+    study.tell(batch, alpha)
+    batch = study.ask() if "asked" in meanwhile else batch
+    evaluation = study.ask_evaluation() if meanwhile == "evaluated" else None
+    delete_study(study_name="mine", storage=url)
+    calls = [study.trajectory, study.ask_evaluation, study.evaluations]
+    if evaluation is not None:
+        calls += [lambda: study.tell_evaluation(evaluation, 0.5)]
+    calls += [lambda: study.tell(batch, alpha), lambda: study.fail(batch)] if "asked" in meanwhile else [study.ask]
+    for call in calls:
+        with pytest.raises(
+            StorageError, match=r"expected study 'mine' in sqlite:///.*study.db, got none: it was deleted"
+        ):
+            call()
