@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "execution": {"exceptions", "interrupt", "cluster"},
     "cluster": {"exceptions", "execution", "pickling", "__init__"},
     "outbox": {"exceptions", "settings"},
-    "tracking": {"exceptions", "architecture", "benchmarks", "outbox", "record", "settings", "training"},
+    "tracking": {"__init__", "exceptions", "architecture", "benchmarks", "outbox", "record", "settings", "training"},
     "__init__": CORE,
 }
 """Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""
