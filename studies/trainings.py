@@ -61,8 +61,8 @@ class ScratchTrainings:
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
     ) -> None:
         self.checkpoints = checkpoints if shares_files(executor) else None
-        self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
+        self.recipe = recipe(data, config, network, {type(cell) for one in by_key.values() for cell in one})
         known = {**({} if table is None else table.find(self.recipe)), **done}
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fade_study.architecture import Architecture
+from fade_study.builders import builders_of
 from fade_study.config import NetworkConfig, ScratchConfig
+from fade_study.dag import Dag
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.checkpoint import Progress
 from fade_study.training.data import Batches, Data, Minibatch
@@ -72,7 +74,12 @@ def train_from_scratch(
         on_epoch: called with each epoch's number and metrics; first of all with those that a checkpoint brings.
     """
     with session(seed, config.threads) as (accelerator, generator):
-        known = (recipe(data, config, network), architecture.key, seed, accelerator.num_processes)
+        known = (
+            recipe(data, config, network, map(type, architecture)),
+            architecture.key,
+            seed,
+            accelerator.num_processes,
+        )
         identity = f"scratch {known}"
         check_alike(accelerator, data=data.digest, training=identity)
         data = data.to(accelerator.device)
@@ -122,12 +129,15 @@ def train_from_scratch(
         )
 
 
-def recipe(data: Data, config: ScratchConfig, network: NetworkConfig) -> str:
-    """Hash of everything but architecture and seed on which a from-scratch result depends, device included."""
+def recipe(data: Data, config: ScratchConfig, network: NetworkConfig, cell_types: Iterable[type] = (Dag,)) -> str:
+    """Hash of everything but architecture and seed on which a from-scratch result depends, device included.
+
+    Builders that were registered for the types of the cells belong to it.
+    """
     return fingerprint(
         open_accelerator(),
         data,
         version=RECIPE_VERSION,
         scratch=dataclasses.asdict(config),
-        network=dataclasses.asdict(network),
+        network=dataclasses.asdict(network) | builders_of(cell_types),
     )
