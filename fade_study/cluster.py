@@ -18,6 +18,7 @@ from distributed import Future as Remote
 from threadpoolctl import threadpool_limits
 
 from fade_study import __version__, execution
+from fade_study.builders import as_here
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.pickling import pack, unpack
 
@@ -79,7 +80,7 @@ class ClusterExecutor(Executor):
         if self._ended:
             raise RuntimeError("expected a task before shutdown, got one after; open another executor")
         future: Future[Any] = Future()
-        self._tasks[future] = fn, args, kwargs
+        self._tasks[future] = as_here(fn), args, kwargs
         future.add_done_callback(self._tasks.pop)
         self._waiting.put((future, {}))
         return future

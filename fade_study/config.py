@@ -61,6 +61,8 @@ MOST_PATHS = 1_000_000
 """Of a hyper-architecture whose paths are all listed."""
 SWEEP_IMAGES = 1000
 """Of the alpha split, on which a trained supernet's paths are compared."""
+OPERATIONS = ("convolution", "separable")
+"""Those that are named without a module."""
 DEFAULT_PRESET = "fashion14"
 LONGEST_PRESET = 20_000
 """Characters; ours have less than 1,000."""
@@ -149,8 +151,10 @@ class NetworkConfig:
         final_channels: channels of the last cell; each cell before it has half as many.
         min_channels: but no cell has fewer than these.
         min_map: the map is halved between cells while it stays at this size or more.
-        kernel_size: of the cells' convolutions, odd.
+        kernel_size: of the cells' operations, odd.
         normalization: batch normalization before the last ReLU of a cell, of every vertex, or none (the paper's).
+        operation: on the edges of a cell: ``convolution`` (the paper's), ``separable``, which is depthwise and then
+            pointwise, or ``package.module:function`` of your own; see :func:`fade_study.nn.build_operation`.
     """
 
     final_channels: Positive = 16
@@ -158,6 +162,16 @@ class NetworkConfig:
     min_map: Positive = 2
     kernel_size: Positive = 3
     normalization: Normalization = "cell"
+    operation: str = "convolution"
+
+    @pydantic.field_validator("operation")
+    @classmethod
+    def _named(cls, operation: str) -> str:
+        module, _, function = operation.partition(":")
+        names = [*module.split("."), function]
+        if operation in OPERATIONS or (all(name.isidentifier() for name in names) and module != "__main__"):
+            return operation  # importing it is left to those who have PyTorch: a study's command, and each network
+        raise ValueError(f"expected {', '.join(OPERATIONS)} or package.module:function that can be imported")
 
     @pydantic.field_validator("kernel_size")
     @classmethod
@@ -214,7 +228,7 @@ class BilevelConfig:
             number per row.
         sweep_paths: fair paths whose losses on the alpha split, once all is trained, tell the marginal effects; 0 takes
             the losses of the weight steps instead.
-        share_weights: whether cells of a row share the convolution on edge (u, v).
+        share_weights: whether cells of a row share the operation on edge (u, v).
         one_shot_paths: random paths over which the final one-shot accuracy is averaged.
         threads: of the processor; small convolutions gain nothing from more than one.
     """

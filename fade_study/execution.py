@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from fade_study import interrupt
+from fade_study.builders import as_here, check_sendable
 from fade_study.exceptions import ClusterError, InvalidInputError, WorkerDiedError
 
 __all__ = [
@@ -151,7 +152,7 @@ class _Workers(Executor):
         future = _TaskFuture(self._fractions, next(self._slots))
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
-        self._attempt(future, (future.slot, fn, args, kwargs), ATTEMPTS)
+        self._attempt(future, (future.slot, as_here(fn), args, kwargs), ATTEMPTS)
         return future
 
     def _attempt(self, future: Future[Any], task: tuple[Any, ...], attempts: int) -> None:
@@ -246,12 +247,14 @@ def open_executor(name: str) -> Executor:
             thread beat one process of two threads by far); or the address of a Dask scheduler, ``tcp://host:8786``.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for any other name.
+        InvalidInputError: (a ``ValueError``) for any other name, and where workers can't import the builder that is
+            registered here for a type of cells.
         ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unfit, or Dask is not installed.
     """
     kind, _, count = name.partition(":")
     if name == "inline":
         return InlineExecutor()
+    check_sendable()
     if kind == "processes" and count.isdecimal() and int(count) > 0:
         return _Workers(int(count))
     if re.fullmatch(r"(tcp|tls)://.+:\d{1,5}", name):

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from fade_study import Architecture
+from fade_study import Architecture, Dag
 from fade_study.benchmarks import FOLDER, Table, load_table
+from fade_study.builders import builders_of
 from fade_study.config import SearchConfig
 from fade_study.training import Data
 from studies.trainings import ScratchTrainings, is_truth
@@ -124,6 +125,7 @@ def random_table(data: Data, config: SearchConfig) -> Table | None:
 
 def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
     """What validations have found of this estimator's ranks with these images and networks; None for no validation."""
-    wanted = {"data": data.digest, "network": dataclasses.asdict(config.network), "estimator": config.bilevel.estimator}
+    network = dataclasses.asdict(config.network) | builders_of([Dag])
+    wanted = {"data": data.digest, "network": network, "estimator": config.bilevel.estimator}
     known = map(json.loads, REGIMES.read_text(encoding="utf-8").splitlines())
     return next((one for one in known if wanted.items() <= one.items()), None)

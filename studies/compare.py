@@ -18,8 +18,9 @@ from functools import cache, partial
 import numpy as np
 
 from analysis import comparison, trajectory
-from fade_study import tracking
+from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
+from fade_study.builders import builders_of
 from fade_study.config import ComparisonConfig
 from fade_study.execution import completed, open_executor
 from fade_study.record import SearchRecord
@@ -135,7 +136,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "features": SEARCHERS[name].features,
         "evaluate": SEARCHERS[name].evaluate,
         "repetitions": None if alphas == "none" else config.repetitions,
-        "network": dataclasses.asdict(config.network),
+        "network": dataclasses.asdict(config.network) | builders_of([Dag]),
         "scratch": dataclasses.asdict(config.scratch),
     }
     return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()[:16]

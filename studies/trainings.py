@@ -71,9 +71,12 @@ class ScratchTrainings:
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
     ) -> None:
         self.checkpoints = checkpoints if shares_files(executor) else None
-        self.recipe = recipe(data, config, network)
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
-        known = {**({} if table is None else table.find(recipe(data, config, network, table.device))), **done}
+        found_by = partial(
+            recipe, data, config, network, cell_types={type(cell) for a in by_key.values() for cell in a}
+        )
+        self.recipe = found_by()
+        known = {**({} if table is None else table.find(found_by(device=table.device))), **done}
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
         self.results = {name: known[name] for name in by_key if name in known}
@@ -125,7 +128,7 @@ class ScratchTrainings:
 
 def is_truth(table: Table, data: Data, config: ScratchConfig, network: NetworkConfig) -> bool:
     """Whether a table's ground truth is of these images and trainings, on whatever kind of device."""
-    found = table.recipe == recipe(data, config, network, table.device)
+    found = table.recipe == recipe(data, config, network, device=table.device)
     if found and (here := open_accelerator().device.type) != table.device:
         warnings.warn(
             f"the table's ground truth was trained on {table.device}, this process trains on {here}", stacklevel=2

@@ -130,7 +130,7 @@ def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
     for name in config.tables:
         table = load_table(name)
         if not is_truth(table, data, config.scratch, config.network):
-            wanted = recipe(data, config.scratch, config.network, table.device)
+            wanted = recipe(data, config.scratch, config.network, device=table.device)
             raise InvalidInputError(
                 f"expected a table of trainings by the recipe {wanted} of these images, network and scratch settings, "
                 f"got {name} with {table.recipe}, trained with {dict(table.ground_truth.settings)}; give that one's "

@@ -126,6 +126,12 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--sampler.step_size=0", "sampler.step_size: expected a number other than 0"),
         ("--network.kernel_size=4", "network.kernel_size: expected an odd number"),
         ("--network.normalization=layer", "network.normalization: "),
+        (
+            "--network.operation=pooling",
+            "network.operation: expected convolution, separable or package.module:function",
+        ),
+        ("--network.operation=__main__:pooling", "network.operation: expected convolution, separable or package"),
+        ("--network.operation=my operations:pooling", "network.operation: expected convolution, separable or package"),
         ("--space.features=[colour]", "space.features: expected different features among"),
         ("--space.min_vertices=6", "space.min_vertices: expected at most max_vertices = 5"),
         ("--bilevel.regularization=[1, 2, 3]", "bilevel.regularization: expected one number or one per row (4)"),
@@ -178,6 +184,11 @@ def test_python_is_checked_like_the_command_line():
         DataConfig(limit=0)
     with pytest.raises(AttributeError):
         DataConfig().name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("operation", ["convolution", "separable", "mine:pooling", "my.operations:pooling"])
+def test_operations_are_named_without_importing_them(operation):
+    assert parse("--network.operation", operation).network.operation == operation
 
 
 def test_a_section_in_one_piece():

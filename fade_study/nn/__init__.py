@@ -1,8 +1,10 @@
 """Networks (PyTorch): cells, the macro-architecture around them, one architecture, and all of a hyper-architecture."""
 
-from fade_study.nn.cell import CellContext, DagCell, build_cell, convolution
+from fade_study.builders import build_cell
+from fade_study.nn.cell import CellContext, DagCell, build_module
 from fade_study.nn.macro import Macro, MacroPlan, plan_macro
 from fade_study.nn.network import Network, flops, parameters
+from fade_study.nn.operation import build_operation, convolution
 from fade_study.nn.supernet import Supernet, gumbel_noise
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "Network",
     "Supernet",
     "build_cell",
+    "build_module",
+    "build_operation",
     "convolution",
     "flops",
     "gumbel_noise",

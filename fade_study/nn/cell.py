@@ -1,19 +1,21 @@
-"""Cells as modules. ``build_cell`` is the place where other kinds of cells than DAGs of convolutions come in."""
+"""Cells as modules: DAGs of operations. Other kinds of cells come in by ``fade_study.builders.build_cell``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import reduce, singledispatch
+from functools import reduce
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fade_study.builders import build_cell, check_builder
 from fade_study.config import Normalization
 from fade_study.dag import Dag
+from fade_study.nn.operation import build_operation
 
-__all__ = ["CellContext", "DagCell", "build_cell", "convolution"]
+__all__ = ["CellContext", "DagCell", "build_module"]
 
 
 SMALL_MAP = 256
@@ -33,35 +35,40 @@ class CellContext:
     """Whether batch normalization keeps running averages: not in a supernet, where they would mix paths."""
     shared: nn.ModuleDict | None = None
     """Operations that all cells of a row share, by name; a cell takes what is there and adds what is not."""
+    operation: str = "convolution"
+    """On the edges of a DAG: a name for :func:`~fade_study.nn.build_operation`."""
 
 
-@singledispatch
-def build_cell(cell: Any, context: CellContext) -> nn.Module:
-    """The module of a cell, ``(B, C, H, W) -> (B, C, H, W)``. Register a function for each cell type of your own."""
-    raise TypeError(
-        f"expected a cell type with a registered module, got {type(cell).__name__}; "
-        "write @build_cell.register above a function (cell: YourCell, context: CellContext) -> nn.Module"
-    )
+def build_module(cell: Any, context: CellContext) -> nn.Module:
+    """``build_cell``, where this process has the builder of the one that it trains for.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) in a worker that would build the cell in another way.
+    """
+    check_builder(type(cell))
+    return build_cell(cell, context)
 
 
 class DagCell(nn.Module):
-    """A DAG of convolutions (section 2.4, "Search Space").
+    """A DAG of operations, which are convolutions in the paper (section 2.4, "Search Space").
 
-    The input vertex hands ``x`` to all sources. Every other edge holds a convolution; a vertex sums what its edges
+    The input vertex hands ``x`` to all sources. Every other edge holds an operation; a vertex sums what its edges
     bring and applies ReLU, and so does the output vertex.
     """
 
     def __init__(self, dag: Dag, context: CellContext) -> None:
         super().__init__()
         self.output = dag.vertices + 1
+        # Convolutions that are added can be computed as one; other operations are applied edge by edge.
+        self._merges = context.operation == "convolution"
         # vertex -> (edges from sources, edges from other vertices), in topological order
         incoming: dict[int, tuple[list[str], list[tuple[int, str]]]] = {}
-        self.convolutions = nn.ModuleDict()
+        self.convolutions = nn.ModuleDict()  # or other operations; checkpoints know them by this name
         shared = nn.ModuleDict() if context.shared is None else context.shared
         for u, v in sorted(dag.augmented_edges[len(dag.sources) :], key=lambda edge: (edge[1], edge[0])):
             name = f"{u}_{'output' if v == self.output else v}"  # the output's number differs between sizes of Dags
             if name not in shared:
-                shared[name] = convolution(context.channels, context.channels, context.kernel_size)
+                shared[name] = build_operation(context.operation, context.channels, context.kernel_size)
             self.convolutions[name] = shared[name]
             from_sources, from_others = incoming.setdefault(v, ([], []))
             if u in dag.sources:
@@ -83,11 +90,17 @@ class DagCell(nn.Module):
         for v, (from_sources, from_others) in self._incoming.items():
             # All sources hold x, so their convolutions into v are one, with the sum of their weights: exact.
             edges = [(x, from_sources)] if from_sources else []
-            value = self._convolve(edges + [(values[u], [name]) for u, name in from_others])
+            edges += [(values[u], [name]) for u, name in from_others]
+            value = self._convolve(edges) if self._merges else self._operate(edges)
             if str(v) in self.norms:
                 value = self.norms[str(v)](value)
-            values[v] = F.relu_(value)  # in place: neither convolution nor normalization needs its own output
+            # In place, since neither convolution nor normalization needs its own output; another operation might.
+            values[v] = F.relu_(value) if self._merges else F.relu(value)
         return values[self.output]
+
+    def _operate(self, edges: list[tuple[Tensor, list[str]]]) -> Tensor:
+        """Sum of the edges' operations, each applied to its input ``(B, C, H, W)``."""
+        return reduce(torch.add, [self.convolutions[name](x) for x, names in edges for name in names])
 
     def _convolve(self, edges: list[tuple[Tensor, list[str]]]) -> Tensor:
         """Sum of convolutions of inputs ``(B, C, H, W)``, each with the sum of the weights of some edges."""
@@ -107,11 +120,3 @@ class DagCell(nn.Module):
 @build_cell.register
 def _(cell: Dag, context: CellContext) -> nn.Module:
     return DagCell(cell, context)
-
-
-def convolution(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:
-    """A convolution that keeps the map's size, with Kaiming initialization (section 3)."""
-    layer = nn.Conv2d(inputs, outputs, kernel_size, padding="same")
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(cast(Tensor, layer.bias))
-    return layer

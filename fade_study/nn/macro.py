@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fade_study.config import NetworkConfig
 from fade_study.exceptions import InvalidInputError
-from fade_study.nn.cell import CellContext, convolution
+from fade_study.nn.cell import CellContext
+from fade_study.nn.operation import convolution
 
 __all__ = ["Macro", "MacroPlan", "plan_macro"]
 
@@ -63,7 +64,12 @@ class Macro(nn.Module):
         """What the cells of a row are told."""
         config = self.config
         return CellContext(
-            self.plan.channels[row], config.kernel_size, config.normalization, running_statistics, shared
+            self.plan.channels[row],
+            config.kernel_size,
+            config.normalization,
+            running_statistics,
+            shared,
+            config.operation,
         )
 
     def forward(self, images: Tensor, cells: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fade_study.architecture import Architecture
 from fade_study.config import NetworkConfig
-from fade_study.nn.cell import build_cell
+from fade_study.nn.cell import build_module
 from fade_study.nn.macro import Macro, plan_macro
 
 __all__ = ["Network", "flops", "parameters"]
@@ -30,7 +30,8 @@ class Network(nn.Module):
         channels, height, width = image_shape
         self.macro = Macro(plan_macro((height, width), architecture.depth, config), channels, classes, config)
         self.cells = nn.ModuleList(
-            build_cell(cell, self.macro.context(row, running_statistics=True)) for row, cell in enumerate(architecture)
+            build_module(cell, self.macro.context(row, running_statistics=True))
+            for row, cell in enumerate(architecture)
         )
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.config import NetworkConfig
-from fade_study.nn.cell import build_cell
+from fade_study.nn.cell import build_module
 from fade_study.nn.macro import Macro, plan_macro
 
 __all__ = ["Supernet", "gumbel_noise"]
@@ -33,7 +33,7 @@ class Supernet(nn.Module):
         image_shape: ``(image channels, H, W)``.
         classes: number of classes.
         config: macro-architecture and normalization.
-        share_weights: whether the cells of a row share the convolution on edge (u, v) (section 2.2).
+        share_weights: whether the cells of a row share the operation on edge (u, v) (section 2.2).
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Supernet(nn.Module):
         for row, cells in enumerate(hyper_architecture.rows):
             shared = nn.ModuleDict() if share_weights else None
             context = self.macro.context(row, running_statistics=False, shared=shared)
-            self.rows.append(nn.ModuleList(build_cell(cell, context) for cell in cells))
+            self.rows.append(nn.ModuleList(build_module(cell, context) for cell in cells))
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, images: Tensor, path: Sequence[int], factors: Tensor | None = None) -> Tensor:
@@ -77,7 +77,7 @@ class Supernet(nn.Module):
         """All weights by names that another hyper-architecture's supernet of the same kind knows them by.
 
         Those of a cell by its row and key, and how often the row has held it before, since cells of a row may be the
-        same; of convolutions that a row shares, by the row alone.
+        same; of operations that a row shares, by the row alone.
         """
         named = {f"macro.{name}": value for name, value in self.macro.state_dict().items()}
         for row, keys in enumerate(self._keys):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fade_study.architecture import HyperArchitecture
+from fade_study.builders import builders_of
 from fade_study.config import SWEEP_IMAGES, BilevelConfig, Estimator, NetworkConfig
 from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, marginal_effects, path_effects
 from fade_study.exceptions import DivergedError, InvalidInputError
@@ -119,7 +120,7 @@ def train_hyper_architecture(
             version=BILEVEL_VERSION,
             rows=[[cell.key for cell in row] for row in hyper_architecture.rows],
             bilevel=dataclasses.asdict(config),
-            network=dataclasses.asdict(network),
+            network=dataclasses.asdict(network) | builders_of(type(c) for row in hyper_architecture.rows for c in row),
             seed=seed,
             processes=None if config.micro_batches else accelerator.num_processes,
             carried=None if weights is None else sorted(weights),

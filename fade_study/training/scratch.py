@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fade_study.architecture import Architecture
+from fade_study.builders import builders_of
 from fade_study.config import NetworkConfig, ScratchConfig
+from fade_study.dag import Dag
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.checkpoint import Progress
 from fade_study.training.data import Batches, Data, Minibatch
@@ -72,7 +74,12 @@ def train_from_scratch(
         on_epoch: called with each epoch's number and metrics; first of all with those that a checkpoint brings.
     """
     with session(seed, config.threads) as (accelerator, generator):
-        known = (recipe(data, config, network), architecture.key, seed, accelerator.num_processes)
+        known = (
+            recipe(data, config, network, cell_types=map(type, architecture)),
+            architecture.key,
+            seed,
+            accelerator.num_processes,
+        )
         identity = f"scratch {known}"
         check_alike(accelerator, data=data.digest, training=identity)
         data = data.to(accelerator.device)
@@ -122,13 +129,21 @@ def train_from_scratch(
         )
 
 
-def recipe(data: Data, config: ScratchConfig, network: NetworkConfig, device: str | None = None) -> str:
+def recipe(
+    data: Data,
+    config: ScratchConfig,
+    network: NetworkConfig,
+    *,
+    cell_types: Iterable[type] = (Dag,),
+    device: str | None = None,
+) -> str:
     """Hash of everything but architecture and seed on which a from-scratch result depends.
 
     Args:
         data: from ``load_data``.
         config: of the training.
         network: the macro-architecture.
+        cell_types: whose builders, where they are one's own, belong to it.
         device: its kind, ``cpu`` or ``cuda``; default the one on which this process would train.
     """
     return fingerprint(
@@ -137,5 +152,5 @@ def recipe(data: Data, config: ScratchConfig, network: NetworkConfig, device: st
         device=device,
         version=RECIPE_VERSION,
         scratch=dataclasses.asdict(config),
-        network=dataclasses.asdict(network),
+        network=dataclasses.asdict(network) | builders_of(cell_types),
     )

@@ -20,7 +20,7 @@ import torch
 import fade_study
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
-from fade_study.config import SamplerConfig, SearchConfig, parse_config
+from fade_study.config import DataConfig, NetworkConfig, SamplerConfig, SearchConfig, parse_config
 from fade_study.nn import Supernet
 from fade_study.training import load_data, recipe
 from studies import answer
@@ -154,6 +154,8 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--data.name", "npz:missing.npz"], "expected an .npz that can be read"),
         (["--bilevel.batch_size", "200"], "expected 16 weight steps or more from epoch alpha_start = 0 on"),
         (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
+        (["--network.operation", "missing:pooling"], "separable or package.module:function that can be imported, got"),
+        (["--network.operation", "os:getpid"], "network.operation: expected os:getpid(channels=4, kernel_size=3)"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],
 )
@@ -165,6 +167,23 @@ def test_what_is_refused_leaves_nothing_behind(project, mlflow_store, arguments,
     assert "Traceback" not in output
     assert runs() == []
     assert not (project / "fade.db").exists()
+
+
+@pytest.mark.slow
+def test_a_search_with_separable_convolutions_is_another_study(project, mlflow_store):
+    arguments = ["--study", "s", "--executor", "processes:2", "--bilevel.share_weights", "true"]
+    found = []
+    for more in (["--network.operation", "separable"], []):
+        process = search(project, *arguments, *more)
+        output, _ = process.communicate()
+        found.append((process.returncode, output))
+    assert found[0][0] == 0, found[0][1]
+    (scratch,) = {run.data.params["recipe"] for run in runs("scratch")}
+    data, network = load_data(DataConfig(limit=300)), NetworkConfig(final_channels=4, operation="separable")
+    smoke = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "smoke"])
+    assert scratch == recipe(data, smoke.scratch, network)
+    assert found[1][0] != 0
+    assert "network.operation is 'separable' in the study and 'convolution' here" in found[1][1]
 
 
 def stored(project):

@@ -137,8 +137,12 @@ def test_a_table_is_found_whatever_the_device(digits):
     shipped = load_digits625()
     preset = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "digits"])
     data = load_data(preset.data)
-    made = recipe(data, preset.scratch, preset.network, "cuda")
-    assert made != recipe(data, preset.scratch, preset.network) == recipe(data, preset.scratch, preset.network, "cpu")
+    made = recipe(data, preset.scratch, preset.network, device="cuda")
+    assert (
+        made
+        != recipe(data, preset.scratch, preset.network)
+        == recipe(data, preset.scratch, preset.network, device="cpu")
+    )
     elsewhere = dataclasses.replace(shipped, recipe=made, trainings={made: shipped.ground_truth}, device="cuda")
     with pytest.warns(UserWarning, match="ground truth was trained on cuda, this process trains on cpu"):
         assert trainings.is_truth(elsewhere, data, preset.scratch, preset.network)

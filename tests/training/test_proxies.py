@@ -22,12 +22,13 @@ def batch(digits):
     return digits.weight.images[:16], digits.weight.labels[:16]
 
 
+@pytest.mark.parametrize("operation", ["convolution", "separable"])
 @pytest.mark.parametrize("name", PROXIES)
-def test_proxies_are_finite_numbers_that_depend_on_the_seed(digits, batch, name):
+def test_proxies_are_finite_numbers_that_depend_on_the_seed(digits, batch, name, operation):
     values = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        network = Network(SMALL, digits.image_shape, digits.classes, NetworkConfig())
+        network = Network(SMALL, digits.image_shape, digits.classes, NetworkConfig(operation=operation))
         values.append(PROXIES[name](network, *batch))
     assert np.isfinite(values).all()
     assert values[0] == values[1] != values[2]
@@ -59,7 +60,9 @@ def test_images_that_are_told_apart_score_higher(network, batch):
         assert proxy(network, images, labels) > proxy(network, alike, labels)
 
 
-def test_naswot_sees_the_relus_of_all_vertices(network, batch):
+@pytest.mark.parametrize("operation", ["convolution", "separable"])
+def test_naswot_sees_the_relus_of_all_vertices(digits, batch, operation):
+    network = Network(SMALL, digits.image_shape, digits.classes, NetworkConfig(operation=operation))
     with torch.no_grad(), _Activations() as activations:
         network(batch[0])
     # vertex and output of the first cell, output of the second

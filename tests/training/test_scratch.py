@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from fade_study import Architecture, Dag
+from fade_study.execution import open_executor
 from fade_study.training import (
     DataConfig,
     NetworkConfig,
@@ -82,15 +83,31 @@ def test_recipe_holds_everything_that_matters(digits):
         recipe(digits, dataclasses.replace(CONFIG, epochs=5), NetworkConfig()),
         recipe(digits, dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=0.02)), NetworkConfig()),
         recipe(digits, CONFIG, NetworkConfig(kernel_size=5)),
+        recipe(digits, CONFIG, NetworkConfig(operation="separable")),
+        recipe(digits, CONFIG, NetworkConfig(operation="mine:separable")),
         recipe(load_data(DataConfig(limit=300, split_seed=1)), CONFIG, NetworkConfig()),
     }
-    assert len(others | {base}) == 7
+    assert len(others | {base}) == 9
 
 
+@pytest.mark.parametrize("operation", ["convolution", "separable"])
 @pytest.mark.parametrize("normalization", ["none", "cell", "vertex"])
-def test_all_normalizations_train(digits, normalization):
-    network = NetworkConfig(normalization=normalization)
+def test_all_normalizations_train(digits, normalization, operation):
+    network = NetworkConfig(normalization=normalization, operation=operation)
     assert 0 <= train_from_scratch(ARCHITECTURE, digits, CONFIG, network=network, seed=0).test_accuracy <= 1
+
+
+def test_an_operation_of_ones_own_trains_here_and_in_workers(digits, tmp_path, monkeypatch):
+    body = "nn.Sequential(nn.Conv2d(channels, channels, kernel_size, padding='same', bias=False), nn.Tanh())"
+    source = f"from torch import nn\ndef squashed(channels, kernel_size):\n    return {body}\n"
+    (tmp_path / "my_operations.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = NetworkConfig(operation="my_operations:squashed")
+    with open_executor("processes:1") as executor:
+        there = executor.submit(train_from_scratch, ARCHITECTURE, digits, CONFIG, network=network).result()
+    here = train_from_scratch(ARCHITECTURE, digits, CONFIG, network=network)
+    assert dataclasses.replace(here, seconds=0) == dataclasses.replace(there, seconds=0)
+    assert here.parameters < train_from_scratch(ARCHITECTURE, digits, CONFIG).parameters  # which have biases
 
 
 def test_fused_adam_takes_the_steps_of_the_plain_one():
