@@ -298,9 +298,7 @@ def plain_cell(dag: fade_study.Dag, cell: DagCell, x: Tensor) -> Tensor:
         edges = [u for u, target in dag.augmented_edges if target == v and u != dag.vertices]
         if edges:
             names = [f"{u}_{'output' if v == cell.output else v}" for u in edges]
-            value = reduce(
-                torch.add, [cell.convolutions[name](values[u]) for u, name in zip(edges, names, strict=True)]
-            )
+            value = reduce(torch.add, [cell.operations[name](values[u]) for u, name in zip(edges, names, strict=True)])
             values[v] = F.relu(cell.norms[str(v)](value) if str(v) in cell.norms else value)
     return values[cell.output]
 

@@ -63,13 +63,13 @@ class DagCell(nn.Module):
         self._merges = context.operation == "convolution"
         # vertex -> (edges from sources, edges from other vertices), in topological order
         incoming: dict[int, tuple[list[str], list[tuple[int, str]]]] = {}
-        self.convolutions = nn.ModuleDict()  # or other operations; checkpoints know them by this name
+        self.operations = nn.ModuleDict()  # or other operations; checkpoints know them by this name
         shared = nn.ModuleDict() if context.shared is None else context.shared
         for u, v in sorted(dag.augmented_edges[len(dag.sources) :], key=lambda edge: (edge[1], edge[0])):
             name = f"{u}_{'output' if v == self.output else v}"  # the output's number differs between sizes of Dags
             if name not in shared:
                 shared[name] = build_operation(context.operation, context.channels, context.kernel_size)
-            self.convolutions[name] = shared[name]
+            self.operations[name] = shared[name]
             from_sources, from_others = incoming.setdefault(v, ([], []))
             if u in dag.sources:
                 from_sources.append(name)
@@ -100,11 +100,11 @@ class DagCell(nn.Module):
 
     def _operate(self, edges: list[tuple[Tensor, list[str]]]) -> Tensor:
         """Sum of the edges' operations, each applied to its input ``(B, C, H, W)``."""
-        return reduce(torch.add, [self.convolutions[name](x) for x, names in edges for name in names])
+        return reduce(torch.add, [self.operations[name](x) for x, names in edges for name in names])
 
     def _convolve(self, edges: list[tuple[Tensor, list[str]]]) -> Tensor:
         """Sum of convolutions of inputs ``(B, C, H, W)``, each with the sum of the weights of some edges."""
-        layers = [[cast(nn.Conv2d, self.convolutions[name]) for name in names] for _, names in edges]
+        layers = [[cast(nn.Conv2d, self.operations[name]) for name in names] for _, names in edges]
         inputs = [x for x, _ in edges]
         weights = [reduce(torch.add, [layer.weight for layer in group]) for group in layers]  # (C, C, k, k) each
         bias = reduce(torch.add, [cast(Tensor, layer.bias) for group in layers for layer in group])  # (C,)

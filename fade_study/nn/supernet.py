@@ -84,7 +84,7 @@ class Supernet(nn.Module):
             for column, (key, cell) in enumerate(zip(keys, self.cells(row), strict=True)):
                 own = f"row{row}.{key}.{keys[:column].count(key)}"
                 for name, value in cell.state_dict().items():
-                    owner = f"row{row}" if self._shared and name.startswith("convolutions.") else own
+                    owner = f"row{row}" if self._shared and name.startswith("operations.") else own
                     named[f"{owner}.{name}"] = value
         return named
 

@@ -41,7 +41,7 @@ def test_merged_convolutions_are_exact(dag, normalization, small_map, monkeypatc
 @pytest.mark.parametrize("dag", CELLS, ids=str)
 def test_one_convolution_per_operation(dag):
     cell = build(dag)
-    assert len(cell.convolutions) == dag.operations
+    assert len(cell.operations) == dag.operations
     assert sum(p.numel() for p in cell.parameters()) == dag.operations * (3 * 3 * 9 + 3)
 
 
@@ -64,8 +64,8 @@ def test_shared_operations_are_the_same_object():
     other = build_cell(Dag(3, ((0, 1), (0, 2))), context(shared=shared))
     assert isinstance(one, DagCell)
     assert isinstance(other, DagCell)
-    assert one.convolutions["0_1"] is other.convolutions["0_1"]
-    assert one.convolutions["1_output"] is other.convolutions["1_output"]
+    assert one.operations["0_1"] is other.operations["0_1"]
+    assert one.operations["1_output"] is other.operations["1_output"]
     assert set(shared) == {"0_1", "0_2", "1_output", "2_output"}
 
 

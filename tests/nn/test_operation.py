@@ -58,9 +58,9 @@ def test_a_cell_of_separable_convolutions(shared):
     cell = build_cell(SEVERAL_SOURCES, context("separable", shared=shared)).double()
     if shared is not None:
         other = build_cell(Dag(3, ((0, 2), (1, 2))), context("separable", shared=shared))
-        assert other.convolutions["0_2"] is cell.convolutions["0_2"]
+        assert other.operations["0_2"] is cell.operations["0_2"]
     x = torch.randn(2, 3, 5, 4, dtype=torch.double)
-    on = {name: lambda x, name=name: separable(cell.convolutions[name], x) for name in cell.convolutions}
+    on = {name: lambda x, name=name: separable(cell.operations[name], x) for name in cell.operations}
     second = F.relu(on["0_2"](x) + on["1_2"](x))
     third = F.relu(on["1_3"](x) + on["2_3"](second))
     torch.testing.assert_close(cell(x), F.relu(on["3_output"](third)), rtol=1e-10, atol=1e-10)

@@ -7,8 +7,9 @@ import pytest
 
 from fade_study import Dag
 from fade_study.benchmarks import load_table
-from fade_study.config import ComparisonConfig, parse_config
+from fade_study.config import AnalyzeConfig, ComparisonConfig, parse_config
 from fade_study.exceptions import InvalidInputError
+from studies import analyze
 from studies.command import CONFIGS
 from studies.compare import best_so_far, compare, recipe_of
 from studies.searchers import check_budget, names, run_search
@@ -25,7 +26,7 @@ def world():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeypatch):
+def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeypatch, capsys):
     result = mlflow_run(project, "-e", "compare", "-P", "preset=smoke", "-P", "searchers=[fade,tpe]")
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
@@ -48,9 +49,8 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     assert len(runs("search")) == 6
     finals = {name: np.mean([outcome.final for outcome in found]) for name, found in again.items()}
     assert finals["fade"] == pytest.approx(parent.data.metrics["searcher/fade/final_accuracy"])
-    result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={parent.info.run_id}")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "signs of searches" in result.stdout + result.stderr
+    analyze.main(AnalyzeConfig(run_id=parent.info.run_id))
+    assert "signs of searches" in capsys.readouterr().out
     (analysis,) = runs("analysis")
     assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
 

@@ -102,13 +102,13 @@ def test_a_supernet_takes_over_what_it_has_in_common_with_another(share_weights)
     images = torch.randn(4, 1, 8, 8)
     assert torch.equal(new(images, [0, 0]), old(images, [1, 1]))  # the cells in common, and the macro-architecture
     assert all(torch.equal(value, before[0][name]) for name, value in old.state_dict().items())
-    known = [{edge: conv for cell in old.cells(row) for edge, conv in cell.convolutions.items()} for row in (0, 1)]
+    known = [{edge: conv for cell in old.cells(row) for edge, conv in cell.operations.items()} for row in (0, 1)]
     carried = set()
     for row in (0, 1):
         unknown = new.cells(row)[1]
         for name, value in unknown.state_dict().items():
             kind, edge, rest = name.split(".")
-            if share_weights and kind == "convolutions" and edge in known[row]:
+            if share_weights and kind == "operations" and edge in known[row]:
                 carried.add(row)
                 assert torch.equal(value, known[row][edge].state_dict()[rest])
             else:
