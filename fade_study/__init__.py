@@ -5,7 +5,7 @@ The core imports numpy and optuna alone; networks and training are in ``fade_stu
 
 from fade_study import ranking, samplers
 from fade_study.architecture import Architecture, HyperArchitecture
-from fade_study.dag import Dag, enumerate_dags
+from fade_study.cells import FEATURES, PAPER_FEATURES, SPECTRAL_FEATURES, CellSpace, Dag, DagSpace, enumerate_dags
 from fade_study.exceptions import (
     ConfigError,
     DataError,
@@ -15,7 +15,6 @@ from fade_study.exceptions import (
     OpenGenerationError,
     StorageError,
 )
-from fade_study.space import FEATURES, PAPER_FEATURES, SPECTRAL_FEATURES, CellSpace, DagSpace
 from fade_study.study import Batch, CellTrial, FadeStudy, OpenEvaluation, create_study, delete_study, load_study
 
 __all__ = [

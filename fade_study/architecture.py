@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fade_study.cells import Cell
 from fade_study.exceptions import InvalidInputError
-from fade_study.space import Cell
 
 __all__ = ["Architecture", "HyperArchitecture"]
 

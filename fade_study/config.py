@@ -22,9 +22,8 @@ import yaml
 from pydantic import Field
 
 from fade_study import samplers
-from fade_study.dag import check_vertices
+from fade_study.cells import FEATURES, PAPER_FEATURES, DagSpace, check_vertices
 from fade_study.exceptions import ConfigError
-from fade_study.space import FEATURES, PAPER_FEATURES, DagSpace
 
 __all__ = [
     "AnalyzeConfig",

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 import numpy as np
 import optuna
 
+from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
-from fade_study.space import CellSpace
 
 __all__ = [
     "check_same",

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fade_study import samplers
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.arrays import to_integer
+from fade_study.cells import Cell, CellSpace
 from fade_study.exceptions import InvalidInputError, OpenGenerationError
 from fade_study.past import ALPHA, GENERATION, Past, read_past
 from fade_study.ranking import check_alpha, top_k
@@ -40,7 +41,6 @@ from fade_study.samplers._base import (
     row_sampler,
 )
 from fade_study.settings import check_same, describe_sampler, describe_space, plain
-from fade_study.space import Cell, CellSpace
 from fade_study.storage import (
     Beat,
     claim,

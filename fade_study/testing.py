@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fade_study.cells import CellSpace, DagSpace
 from fade_study.samplers import RowSampler
-from fade_study.space import CellSpace, DagSpace
 from fade_study.study import FadeStudy, create_study
 
 __all__ = ["check_cell_space", "check_row_sampler"]

@@ -26,11 +26,11 @@ from scipy import stats
 
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import FOLDER, Table, load_table
+from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
 from fade_study.correlation import noise_ceiling, reliability
 from fade_study.effects import Effects, path_effects
 from fade_study.execution import completed, open_executor
-from fade_study.space import longest_path, operations
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 from fade_study.training.bilevel import effects_of
 from studies.tabulate import DATA, NETWORK, PLANS

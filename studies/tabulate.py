@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 import fade_study
 from fade_study import HyperArchitecture, tracking
 from fade_study.benchmarks import FOLDER, Scratch, Table
+from fade_study.cells import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import completed, open_executor
-from fade_study.space import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
 from studies.trainings import submit

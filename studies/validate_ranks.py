@@ -24,6 +24,8 @@ from scipy import stats
 from analysis import correlation as figures
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table, Trainings, load_table
+from fade_study.cells import distant_cells
+from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig, ValidationConfig
 from fade_study.correlation import (
     FEWEST,
@@ -40,7 +42,6 @@ from fade_study.effects import losses_needed
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.execution import completed, open_executor
 from fade_study.nn import Network, flops, parameters
-from fade_study.space import distant_cells, longest_path, operations
 from fade_study.training import Data, HyperResult, combined_alpha, recipe
 from fade_study.training.alphas import fair_paths
 from fade_study.training.bilevel import check_schedule

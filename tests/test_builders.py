@@ -57,9 +57,9 @@ def test_a_builder_of_a_notebook_is_refused(digits):
     said = json.loads(run.stdout)
     assert said["own"] != said["ours"] == recipe(digits, CONFIG, NetworkConfig())
     assert said["submitted"].startswith("InvalidInputError")
-    assert "expected fade_study.dag:Dag to be built by __main__:pointwise" in said["submitted"]
+    assert "expected fade_study.cells.dag:Dag to be built by __main__:pointwise" in said["submitted"]
     assert "got fade_study's own in process" in said["submitted"]
-    assert "expected a builder of fade_study.dag:Dag that worker processes can import" in said["opened"]
+    assert "expected a builder of fade_study.cells.dag:Dag that worker processes can import" in said["opened"]
     assert "got __main__:pointwise; put it into a module that all processes can import" in said["opened"]
 
 
@@ -68,7 +68,7 @@ def test_a_builder_of_a_module_trains_here_and_in_workers(digits, tmp_path, monk
     (tmp_path / "pointwise_cells.py").write_text(BUILDER)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("pointwise_cells")
-    assert builders_of([Dag, int]) == {"fade_study.dag:Dag": "pointwise_cells:pointwise"}
+    assert builders_of([Dag, int]) == {"fade_study.cells.dag:Dag": "pointwise_cells:pointwise"}
     assert recipe(digits, CONFIG, NetworkConfig()) != base
     assert recipe(digits, CONFIG, NetworkConfig(), cell_types=[int]) == base
     with open_executor("processes:1") as executor:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fade_study import DagSpace
+from fade_study.cells import feature_table
 from fade_study.effects import (
     Effects,
     PathLosses,
@@ -13,7 +14,6 @@ from fade_study.effects import (
     pool_effects,
 )
 from fade_study.ranking import check_alpha
-from fade_study.space import feature_table
 
 
 def losses(paths, values, epochs):

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
 HEAVY |= {"dask", "distributed"}
 
-CORE = {"arrays", "exceptions", "dag", "space", "architecture", "past", "ranking"}
+CORE = {"arrays", "exceptions", "cells", "architecture", "past", "ranking"}
 CORE |= {"samplers", "settings", "storage", "study"}
 MAY_IMPORT = {
     "exceptions": set(),
@@ -20,23 +20,22 @@ MAY_IMPORT = {
     "interrupt": set(),
     "past": set(),
     "pickling": set(),
-    "dag": {"arrays", "exceptions"},
-    "space": {"exceptions", "dag"},
-    "architecture": {"exceptions", "space"},
+    "cells": {"arrays", "exceptions"},
+    "architecture": {"exceptions", "cells"},
     "builders": {"exceptions"},
     "ranking": {"arrays", "exceptions"},
     "correlation": {"arrays", "exceptions"},
     "datasets": set(),
     "effects": {"exceptions"},
-    "benchmarks": {"exceptions", "dag", "space", "architecture"},
-    "samplers": {"arrays", "exceptions", "past", "space"},
-    "settings": {"exceptions", "space"},
+    "benchmarks": {"exceptions", "cells", "architecture"},
+    "samplers": {"arrays", "exceptions", "past", "cells"},
+    "settings": {"exceptions", "cells"},
     "storage": {"exceptions", "past", "settings", "samplers"},
-    "study": {"arrays", "exceptions", "past", "settings", "space", "architecture", "ranking", "samplers", "storage"},
+    "study": {"arrays", "exceptions", "past", "settings", "cells", "architecture", "ranking", "samplers", "storage"},
     "record": {"exceptions", "benchmarks", "study"},
     "testing": CORE,
-    "config": {"exceptions", "dag", "space", "samplers"},
-    "nn": {"exceptions", "builders", "dag", "space", "architecture", "config"},
+    "config": {"exceptions", "cells", "samplers"},
+    "nn": {"exceptions", "builders", "cells", "architecture", "config"},
     "training": {
         "exceptions",
         "interrupt",
@@ -44,12 +43,11 @@ MAY_IMPORT = {
         "architecture",
         "builders",
         "config",
-        "dag",
+        "cells",
         "datasets",
         "effects",
         "nn",
         "ranking",
-        "space",
     },
     "execution": {"exceptions", "builders", "interrupt", "cluster"},
     "cluster": {"exceptions", "builders", "execution", "pickling", "__init__"},

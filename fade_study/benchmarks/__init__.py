@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fade_study.architecture import Architecture, HyperArchitecture
-from fade_study.dag import Dag
+from fade_study.cells import Dag
 from fade_study.exceptions import DataError, InvalidInputError
 
 __all__ = ["Scratch", "Table", "Trainings", "load_digits625", "load_table"]

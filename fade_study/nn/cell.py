@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fade_study.builders import build_cell, check_builder
+from fade_study.cells import Dag
 from fade_study.config import Normalization
-from fade_study.dag import Dag
 from fade_study.nn.operation import build_operation
 
 __all__ = ["CellContext", "DagCell", "build_module"]

@@ -20,9 +20,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.arrays import to_integer
+from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
 from fade_study.past import ALPHA, read_past
-from fade_study.space import CellSpace
 
 __all__ = [
     "CELLS",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fade_study.architecture import Architecture
 from fade_study.builders import builders_of
+from fade_study.cells import Dag
 from fade_study.config import NetworkConfig, ScratchConfig
-from fade_study.dag import Dag
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.checkpoint import Progress
 from fade_study.training.data import Batches, Data, Minibatch

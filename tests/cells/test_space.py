@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fade_study import FEATURES, Dag, DagSpace, enumerate_dags
+from fade_study.cells import distant_cells
 from fade_study.exceptions import InvalidInputError
-from fade_study.space import distant_cells
 from fade_study.testing import check_cell_space
 
 

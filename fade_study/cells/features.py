@@ -1,0 +1,190 @@
+"""Graph features: functions from a Dag to a number, from which a feature space is made (section 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fade_study.cells.dag import Dag, enumerate_dags
+from fade_study.exceptions import InvalidInputError
+
+__all__ = [
+    "FEATURES",
+    "PAPER_FEATURES",
+    "SPECTRAL_FEATURES",
+    "Feature",
+    "feature_table",
+    "feature_values",
+    "find_feature",
+]
+
+Feature = Callable[[Dag], float]
+
+
+def eccentricity_variance(dag: Dag) -> float:
+    """Variance of the eccentricities on the undirected graph with input and output vertex, which is connected."""
+    neighbors = _neighbors(dag)
+    return _variance([_eccentricity(v, neighbors) for v in range(len(neighbors))])
+
+
+def degree_variance(dag: Dag) -> float:
+    """Variance of the degrees on the undirected graph with input and output vertex."""
+    return _variance([n.bit_count() for n in _neighbors(dag)])
+
+
+def vertices(dag: Dag) -> float:
+    """Number of vertices, input and output vertex not counted."""
+    return float(dag.vertices)
+
+
+def operations(dag: Dag) -> float:
+    """Number of convolutions."""
+    return float(dag.operations)
+
+
+def longest_path(dag: Dag) -> float:
+    """Largest number of convolutions in a row between input and output."""
+    depth = [1] * dag.vertices  # the convolution from the vertex to the output
+    for u, v in reversed(dag.edges):  # edges are sorted by u, and u < v: depth[v] is final when it is read
+        depth[u] = max(depth[u], depth[v] + 1)
+    return float(max(depth))
+
+
+def density(dag: Dag) -> float:
+    """Number of edges divided by the largest possible; 0 for a single vertex."""
+    return 2 * len(dag.edges) / (dag.vertices * (dag.vertices - 1)) if dag.vertices > 1 else 0.0
+
+
+def mean_degree(dag: Dag) -> float:
+    """Mean degree on the undirected graph with input and output vertex."""
+    return 2 * len(dag.augmented_edges) / (dag.vertices + 2)
+
+
+def sources(dag: Dag) -> float:
+    """Number of vertices fed by the input vertex."""
+    return float(len(dag.sources))
+
+
+def sinks(dag: Dag) -> float:
+    """Number of vertices that feed the output vertex."""
+    return float(len(dag.sinks))
+
+
+def algebraic_connectivity(dag: Dag) -> float:
+    """Second smallest eigenvalue of the Laplacian of the undirected graph with input and output vertex."""
+    return _eigenvalue(_laplacian(dag), 1)
+
+
+def laplacian_radius(dag: Dag) -> float:
+    """Largest eigenvalue of the Laplacian of the undirected graph with input and output vertex."""
+    return _eigenvalue(_laplacian(dag), -1)
+
+
+def spectral_radius(dag: Dag) -> float:
+    """Largest eigenvalue of the adjacency matrix of the undirected graph with input and output vertex."""
+    return _eigenvalue(_adjacency(dag), -1)
+
+
+FEATURES: dict[str, Feature] = {
+    function.__name__: function
+    for function in (
+        eccentricity_variance,
+        degree_variance,
+        vertices,
+        operations,
+        longest_path,
+        density,
+        mean_degree,
+        sources,
+        sinks,
+        algebraic_connectivity,
+        laplacian_radius,
+        spectral_radius,
+    )
+}
+"""The features that can be named in a configuration."""
+
+PAPER_FEATURES = ("eccentricity_variance", "degree_variance", "vertices")
+"""The features of section 3.2."""
+
+SPECTRAL_FEATURES = ("algebraic_connectivity", "laplacian_radius", "spectral_radius")
+"""As many that tell more cells apart; the arena (README) found them to lead a search better."""
+
+
+@cache
+def feature_values(feature: Feature, size: int) -> NDArray[np.float64]:
+    """Values of a feature for all Dags of one size, computed once for all spaces of a process."""
+    return np.array([feature(dag) for dag in enumerate_dags(size)], dtype=float)
+
+
+def feature_table(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64] | None:
+    """All features of the cells of a hyper-architecture, ``(d, w, F)``; None unless all cells are Dags."""
+    if not all(isinstance(cell, Dag) for row in rows for cell in row):
+        return None
+    return np.array([[[feature(cell) for feature in FEATURES.values()] for cell in row] for row in rows])
+
+
+def find_feature(feature: str | Feature) -> tuple[str, Feature]:
+    """Name and function of a feature, which is given by either."""
+    if callable(feature):
+        name = getattr(feature, "__name__", "")
+        if not name.isidentifier():
+            raise InvalidInputError(f"expected a feature with a name, got {feature!r}; write it with def")
+        return name, feature
+    if feature not in FEATURES:
+        raise InvalidInputError(f"expected a feature among {sorted(FEATURES)}, got {feature!r}; or pass a function")
+    return feature, FEATURES[feature]
+
+
+def _neighbors(dag: Dag) -> list[int]:
+    """Neighbors of each vertex, input and output included, as bit sets: fast enough for thousands of Dags."""
+    neighbors = [0] * (dag.vertices + 2)
+    for u, v in dag.augmented_edges:
+        neighbors[u] |= 1 << v
+        neighbors[v] |= 1 << u
+    return neighbors
+
+
+def _adjacency(dag: Dag) -> NDArray[np.float64]:
+    """Matrix of the undirected graph with input and output vertex."""
+    matrix = np.zeros((dag.vertices + 2, dag.vertices + 2))
+    u, v = np.array(dag.augmented_edges).T
+    matrix[u, v] = matrix[v, u] = 1
+    return matrix
+
+
+def _laplacian(dag: Dag) -> NDArray[np.float64]:
+    adjacency = _adjacency(dag)
+    return np.diag(adjacency.sum(axis=0)) - adjacency
+
+
+def _eigenvalue(matrix: NDArray[np.float64], index: int) -> float:
+    """Of a symmetric matrix, in ascending order; rounded, since processors differ in the last digits."""
+    return round(float(np.linalg.eigvalsh(matrix)[index]), 9)
+
+
+def _eccentricity(start: int, neighbors: list[int]) -> int:
+    """Largest distance from a vertex of a connected graph given as bit sets."""
+    everything = (1 << len(neighbors)) - 1
+    reached, distance = 1 << start, 0
+    while reached != everything:
+        reached |= _union(neighbors, reached)
+        distance += 1
+    return distance
+
+
+def _union(neighbors: list[int], vertices: int) -> int:
+    result = 0
+    for v, n in enumerate(neighbors):
+        if vertices >> v & 1:
+            result |= n
+    return result
+
+
+def _variance(values: list[int]) -> float:
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values) / len(values)
