@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,33 +11,19 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
-from fade_study.correlation import Estimate
+from fade_study.statistics.ranks import Curve, Estimate
 
 __all__ = [
-    "Curve",
     "Entry",
-    "coefficient",
     "draw_marginals",
     "draw_predictors",
     "draw_ranks",
     "draw_repetitions",
-    "repetition_curve",
 ]
 
 Array = NDArray[np.float64]
 SMALLEST_COST = 0.01
 """Seconds, of what costs nothing, on a logarithmic axis."""
-DRAWS = 50
-"""Of repetitions, for each point of a curve."""
-
-
-class Curve(NamedTuple):
-    """Spearman's coefficient against something, with the range of 95 % of the draws."""
-
-    x: NDArray[np.int64]
-    median: Array
-    low: Array
-    high: Array
 
 
 class Entry(NamedTuple):
@@ -45,31 +31,6 @@ class Entry(NamedTuple):
 
     estimate: Estimate
     seconds: float
-
-
-def coefficient(scores: Array, accuracies: Array) -> float:
-    """Spearman's coefficient of ``(n,)`` and ``(n,)``; NaN where one of them is constant."""
-    if min(np.ptp(scores), np.ptp(accuracies)) == 0:
-        return float("nan")
-    result: Any = stats.spearmanr(scores, accuracies)
-    return float(result.statistic)
-
-
-def repetition_curve(value: Callable[[Sequence[int]], float], repetitions: int, seed: int = 0) -> Curve:
-    """A coefficient from 1 .. R trainings, over draws of as many without replacement.
-
-    Args:
-        value: of the trainings that are named by their numbers.
-        repetitions: R.
-        seed: of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for k in range(1, repetitions + 1):
-        draws = {tuple(sorted(rng.permutation(repetitions)[:k].tolist())) for _ in range(DRAWS)}
-        drawn.append([value(draw) for draw in sorted(draws)])
-    low, median, high = np.array([np.nanquantile(values, [0.025, 0.5, 0.975]) for values in drawn]).T
-    return Curve(np.arange(1, repetitions + 1), median, low, high)
 
 
 def draw_marginals(alpha: Array, cells: Sequence[Sequence[str]]) -> Figure:

@@ -15,6 +15,7 @@ from fade_study import Architecture, Dag, tracking
 from fade_study.config import AnalyzeConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.record import SearchRecord
+from fade_study.statistics import trend
 from studies.command import command
 
 MOST_FRAMES = 30
@@ -47,14 +48,14 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         draw_frames(searches[0], run)
     if max(map(len, trajectories)) > 1:
         run.figure(trajectory.draw_movement(trajectories), "figures/movement.png")
-        coverages = [trajectory.coverage(record.cells, record.space) for record in searches]
+        coverages = [trend.coverage(record.cells, record.space) for record in searches]
         run.figure(trajectory.draw_coverage(coverages), "figures/coverage.png")
         lines.append(movement_line(searches))
     series = [record.trend for record in searches if record.evaluations]
     if not series:
         return "\n".join([*lines, "No trend: no anchor was trained from scratch"])
     try:
-        pooled = trajectory.pooled_trend(series)
+        pooled = trend.pooled_trend(series)
     except InvalidInputError as error:
         return "\n".join([*lines, f"No trend: {error}"])
     run.figure(trajectory.draw_trend(series), "figures/accuracy.png")
@@ -63,7 +64,7 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
                "trend/evaluations": pooled.evaluations,
                "trend/pearson": None if pooled.pearson is None else pooled.pearson.value}  # fmt: skip
     if len(series) == 1:
-        alone = trajectory.trend(*series[0])
+        alone = trend.trend(*series[0])
         metrics["trend/kendall_p"] = alone.mann_kendall_p
         lines.append(str(alone))
     else:
@@ -77,10 +78,10 @@ def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
     """By generation and row: how far the anchor moved, how far it is from its cell, and where it has been."""
     anchors = [[row[0] for row in generation] for generation in record.cells]
     series = {
-        "movement": np.concatenate([np.zeros((1, len(anchors[0]))), trajectory.movement(record.anchors)]),
-        "snap_distance": trajectory.snap_distance(record.anchors, record.embedded),
-        "revisited": trajectory.revisited(anchors).astype(float),
-        "coverage": trajectory.coverage(record.cells, record.space),
+        "movement": np.concatenate([np.zeros((1, len(anchors[0]))), trend.movement(record.anchors)]),
+        "snap_distance": trend.snap_distance(record.anchors, record.embedded),
+        "revisited": trend.revisited(anchors).astype(float),
+        "coverage": trend.coverage(record.cells, record.space),
     }
     return [
         {f"{name}/row{i}": float(value) for name, values in series.items() for i, value in enumerate(values[t])}
@@ -91,11 +92,11 @@ def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
 def movement_line(records: Sequence[SearchRecord]) -> str:
     """What moved, in a sentence."""
     anchors = [[[row[0] for row in generation] for generation in record.cells] for record in records]
-    moved = np.mean([trajectory.moved(cells).mean() for cells in anchors if len(cells) > 1])
-    again = np.mean([trajectory.revisited(cells)[1:].mean() for cells in anchors if len(cells) > 1])
+    moved = np.mean([trend.moved(cells).mean() for cells in anchors if len(cells) > 1])
+    again = np.mean([trend.revisited(cells)[1:].mean() for cells in anchors if len(cells) > 1])
     collisions = np.mean([1 - len(set(row)) / len(row) for record in records for g in record.cells for row in g])
-    snapped = np.mean([trajectory.snap_distance(r.anchors, r.embedded).mean() for r in records])
-    ways = np.concatenate([trajectory.straightness(r.anchors) for r in records])
+    snapped = np.mean([trend.snap_distance(r.anchors, r.embedded).mean() for r in records])
+    ways = np.concatenate([trend.straightness(r.anchors) for r in records])
     straight = ways[np.isfinite(ways)]  # without rows that never moved
     return (
         f"An anchor's cell changed in {moved:.0%} of steps ({again:.0%} back to an earlier one); "

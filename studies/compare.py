@@ -17,7 +17,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from analysis import comparison, trajectory
+from analysis import comparison
 from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
 from fade_study.builders import builders_of
@@ -25,6 +25,7 @@ from fade_study.config import ComparisonConfig
 from fade_study.execution import completed, open_executor
 from fade_study.record import SearchRecord
 from fade_study.settings import describe_sampler, plain
+from fade_study.statistics import arena, trend
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
@@ -183,7 +184,7 @@ def best_so_far(validations: np.ndarray, tests: np.ndarray) -> np.ndarray:
 def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, world: World, run: tracking.Run) -> None:
     """Who is best: metrics, tables, figures, and a summary on the terminal."""
     finals = {name: [outcome.final for outcome in found] for name, found in outcomes.items()}
-    standings = comparison.standings(finals, config.baseline)
+    standings = arena.standings(finals, config.baseline)
     metrics: dict[str, float | None] = {}
     for row in standings:
         prefix = f"searcher/{row.searcher}"
@@ -205,7 +206,7 @@ def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, worl
     lines = [
         f"Final test accuracy after {config.budget} training steps, {config.seeds} paired seeds from {config.seed} on "
         f"(a training from scratch: {world.scratch_steps} steps; a hyper-architecture: {world.hyper_steps[0]})",
-        comparison.summary_table(standings),
+        arena.summary_table(standings),
     ]
     for name in ("fade", "shuffled", "oracle"):
         if name in outcomes:
@@ -220,7 +221,7 @@ def report(outcomes: Mapping[str, list[Outcome]], config: ComparisonConfig, worl
 
 def trend_lines(records: Sequence[SearchRecord]) -> str:
     """Trend and movement of a searcher's searches, pooled."""
-    return f"{trajectory.pooled_trend([one.trend for one in records])}\n{movement_line(records)}"
+    return f"{trend.pooled_trend([one.trend for one in records])}\n{movement_line(records)}"
 
 
 def curves(outcomes: Mapping[str, list[Outcome]], kind: str, budget: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -232,7 +233,7 @@ def curves(outcomes: Mapping[str, list[Outcome]], kind: str, budget: int) -> dic
         for outcome in found:
             tests, validations = accuracies(outcome)
             runs.append((outcome.spent, best_so_far(validations, tests) if kind == "best" else tests))
-        result[name] = grid, comparison.anytime(runs, grid)
+        result[name] = grid, arena.anytime(runs, grid)
     return result
 
 

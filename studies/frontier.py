@@ -22,15 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
-from fade_study.correlation import noise_ceiling, reliability
 from fade_study.effects import Effects, path_effects
 from fade_study.execution import completed, open_executor
+from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 from fade_study.training.bilevel import effects_of
 from studies.tabulate import DATA, NETWORK, PLANS
@@ -211,8 +210,7 @@ def rank(scores: Array, table: Table) -> float:
 
 def correlate(scores: Array, table: Table) -> float:
     """Spearman's coefficient of scores ``(n,)`` with from-scratch accuracy."""
-    result: Any = stats.spearmanr(scores, table.ground_truth.test.mean(axis=1))
-    return float(result.statistic)
+    return coefficient(scores, table.ground_truth.test.mean(axis=1))
 
 
 def report() -> None:

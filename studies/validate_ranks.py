@@ -27,7 +27,12 @@ from fade_study.benchmarks import Scratch, Table, Trainings, load_table
 from fade_study.cells import distant_cells
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig, ValidationConfig
-from fade_study.correlation import (
+from fade_study.effects import losses_needed
+from fade_study.exceptions import InvalidInputError, WorkerDiedError
+from fade_study.execution import completed, open_executor
+from fade_study.nn import Network, flops, parameters
+from fade_study.statistics import ranks
+from fade_study.statistics.ranks import (
     FEWEST,
     Audit,
     Estimate,
@@ -38,10 +43,6 @@ from fade_study.correlation import (
     rank_report,
     spearman,
 )
-from fade_study.effects import losses_needed
-from fade_study.exceptions import InvalidInputError, WorkerDiedError
-from fade_study.execution import completed, open_executor
-from fade_study.nn import Network, flops, parameters
 from fade_study.training import Data, HyperResult, combined_alpha, recipe
 from fade_study.training.alphas import fair_paths
 from fade_study.training.bilevel import check_schedule
@@ -473,16 +474,16 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
         run.figure(figures.draw_marginals(alphas, keys), f"figures/alphas_{one.case.name.replace(' ', '_')}.png")
 
 
-def repetition_curve(one: Judged, config: ValidationConfig) -> figures.Curve:
+def repetition_curve(one: Judged, config: ValidationConfig) -> ranks.Curve:
     """Coefficient of FaDE-ranks from 1 .. R supernets."""
 
     def coefficient(chosen: Sequence[int]) -> float:
         supernets = [one.evidence.supernets[i] for i in chosen]
         evidence = dataclasses.replace(one.evidence, supernets=supernets)
         scores = predict("fade", evidence, 0, config.seed).scores
-        return figures.coefficient(scores, one.truth.test.mean(axis=1))
+        return ranks.coefficient(scores, one.truth.test.mean(axis=1))
 
-    return figures.repetition_curve(coefficient, len(one.evidence.supernets), config.seed)
+    return ranks.repetition_curve(coefficient, len(one.evidence.supernets), config.seed)
 
 
 def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float | None]:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "architecture": {"exceptions", "cells"},
     "builders": {"exceptions"},
     "ranking": {"arrays", "exceptions"},
-    "correlation": {"arrays", "exceptions"},
+    "statistics": {"arrays", "exceptions"},
     "datasets": set(),
     "effects": {"exceptions"},
     "benchmarks": {"exceptions", "cells", "architecture"},

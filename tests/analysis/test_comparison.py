@@ -7,17 +7,9 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from analysis.comparison import (
-    anytime,
-    draw_anytime,
-    draw_finals,
-    holm,
-    interval,
-    standings,
-    summary_table,
-    wilcoxon_p,
-)
+from analysis.comparison import draw_anytime, draw_finals
 from fade_study import InvalidInputError
+from fade_study.statistics.arena import anytime, holm, interval, standings, summary_table, wilcoxon_p
 
 NAMES = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for k in range(10))]
 

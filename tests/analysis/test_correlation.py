@@ -3,17 +3,9 @@ import itertools
 import numpy as np
 import pytest
 
-from analysis.correlation import (
-    Entry,
-    coefficient,
-    draw_marginals,
-    draw_predictors,
-    draw_ranks,
-    draw_repetitions,
-    repetition_curve,
-)
-from fade_study.correlation import Estimate, spearman
+from analysis.correlation import Entry, draw_marginals, draw_predictors, draw_ranks, draw_repetitions
 from fade_study.ranking import fade_rank
+from fade_study.statistics.ranks import Estimate, coefficient, repetition_curve, spearman
 
 PATHS = np.array(list(itertools.product(range(4), repeat=3)))
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import trajectory as tr
+from analysis import trajectory as figures
 from fade_study import InvalidInputError
+from fade_study.statistics import trend as tr
 
 T = np.arange(12)
 CELLS = [["a", "p"], ["b", "p"], ["b", "q"], ["a", "q"], ["a", "q"]]
@@ -228,9 +229,9 @@ def test_coverage_equals_sets(rng):
         (lambda: tr.snap_distance(np.zeros((3, 2, 1)), np.zeros((3, 2, 2))), "one shape"),
         (lambda: tr.moved([["a", "b"], ["a"]]), r"keys of cells \(T, d\), got \(2,\)"),
         (lambda: tr.coverage([["a", "b"]], 3), r"keys of cells \(T, d, w\), got \(1, 2\)"),
-        (lambda: tr.draw_trajectories([], ["a"]), "got \\[\\]"),
-        (lambda: tr.draw_movement([np.zeros((3, 2, 1)), np.zeros((3, 1, 1))]), r"got \[\(2, 2\), \(2, 1\)\]"),
-        (lambda: tr.draw_movement([np.zeros((1, 2, 1))]), r"got \[\(0, 2\)\]"),
+        (lambda: figures.draw_trajectories([], ["a"]), "got \\[\\]"),
+        (lambda: figures.draw_movement([np.zeros((3, 2, 1)), np.zeros((3, 1, 1))]), r"got \[\(2, 2\), \(2, 1\)\]"),
+        (lambda: figures.draw_movement([np.zeros((1, 2, 1))]), r"got \[\(0, 2\)\]"),
     ],
 )
 def test_shapes_are_checked(call, said):
@@ -243,7 +244,7 @@ def test_shapes_are_checked(call, said):
 
 def test_trend_figure_shows_points_means_and_the_line():
     searches = [([0, 0, 1, 2], [0.1, 0.3, 0.3, 0.4]), ([0, 1, 2, 3], [0.4, 0.5, 0.6, 0.7])]
-    ax = drawn(tr.draw_trend(searches)).axes[0]
+    ax = drawn(figures.draw_trend(searches)).axes[0]
     points, means, line = ax.lines
     assert len(points.get_xdata()) == 8
     np.testing.assert_allclose(means.get_ydata(), [(0.2 + 0.4) / 2, 0.4, 0.5, 0.7], err_msg="by search, then over them")
@@ -255,17 +256,17 @@ def test_trend_figure_shows_points_means_and_the_line():
 
 def test_trend_figure_of_one_search(rng):
     y = rng.normal(size=12)
-    ax = drawn(tr.draw_trend([(T, y)])).axes[0]
+    ax = drawn(figures.draw_trend([(T, y)])).axes[0]
     r, p = stats.pearsonr(T, y)
     assert ax.get_title() == f"12 evaluations of 1 search\nr = {r:.2f}, p = {p:.2g}"
     sen = stats.theilslopes(y, T)
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [sen.intercept, sen.intercept + 11 * sen.slope])
-    assert "same accuracy" in drawn(tr.draw_trend([(T, np.ones(12))])).axes[0].get_title()
+    assert "same accuracy" in drawn(figures.draw_trend([(T, np.ones(12))])).axes[0].get_title()
 
 
 def test_trajectories_have_a_panel_per_row_and_feature_and_the_mean_of_those_still_there(rng):
     long, short, other = rng.random((5, 3, 2)), rng.random((2, 3, 2)), rng.random((2, 3, 2))
-    panels = np.array(drawn(tr.draw_trajectories([long, short, other], ["a_b", "c"])).axes).reshape(4, 2)
+    panels = np.array(drawn(figures.draw_trajectories([long, short, other], ["a_b", "c"])).axes).reshape(4, 2)
     assert [panel.get_title() for panel in panels[0]] == ["a b", "c"]
     lines = panels[1, 0].lines
     np.testing.assert_array_equal(lines[0].get_ydata(), long[:, 1, 0])
@@ -276,7 +277,7 @@ def test_trajectories_have_a_panel_per_row_and_feature_and_the_mean_of_those_sti
 
 def test_movement_and_coverage_show_the_median_within_view(rng):
     trajectories = [np.cumsum(k * rng.random((6, 2, 3)), axis=0) for k in (1, 2, 9)]
-    axes = drawn(tr.draw_movement(trajectories)).axes
+    axes = drawn(figures.draw_movement(trajectories)).axes
     middle = np.median([tr.movement(one) for one in trajectories], axis=0)
     for i, ax in enumerate(axes):
         np.testing.assert_allclose(ax.lines[0].get_ydata(), middle[:, i])
@@ -284,6 +285,6 @@ def test_movement_and_coverage_show_the_median_within_view(rng):
         quartiles = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert quartiles.max() < ax.get_ylim()[1], "a panel must not be cut to the range of the first"
     shares = [np.linspace(0, 0.1 * k, 4)[:, None] * [1, 5] for k in (1, 2, 3)]
-    axes = drawn(tr.draw_coverage(shares)).axes
+    axes = drawn(figures.draw_coverage(shares)).axes
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), np.linspace(0, 1, 4))
     assert axes[1].get_ylim()[1] > 1

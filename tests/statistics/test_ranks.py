@@ -3,10 +3,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
-
 from fade_study.correlation import (
     architectures_needed,
     independence_audit,
@@ -17,6 +13,9 @@ from fade_study.correlation import (
     reliability,
     spearman,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
 QUICK = {"resamples": 100, "seed": 0}
 

@@ -13,9 +13,9 @@ whether such scores know anything, permute the cells within rows (``permuted``),
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,15 +27,18 @@ from fade_study.exceptions import InvalidInputError
 __all__ = [
     "FEWEST",
     "Audit",
+    "Curve",
     "Estimate",
     "RankReport",
     "architectures_needed",
+    "coefficient",
     "independence_audit",
     "mean_estimate",
     "noise_ceiling",
     "partial_spearman",
     "rank_report",
     "reliability",
+    "repetition_curve",
     "spearman",
 ]
 
@@ -43,6 +46,8 @@ FEWEST = 4
 """Architectures. Of three, all orders have a probability of 1/6 or more: nothing can be shown."""
 LEVEL = 0.95
 PERMUTATIONS = 9999
+CURVE_DRAWS = 50
+"""Of repetitions, for each point of a curve."""
 HALF_WIDTH = 0.1
 """Of the interval that the advice on more architectures aims at."""
 GOOD_CEILING = 0.95
@@ -554,3 +559,37 @@ def _expected_best(scores: Array, values: Array, k: int) -> float:
     chance = np.array([math.comb(len(tied) - 1 - j, draws - 1) for j in range(len(tied))], dtype=object)
     share = (chance / math.comb(len(tied), draws)).astype(float)
     return float(share @ np.maximum(tied, sure.max(initial=-np.inf)))
+
+
+class Curve(NamedTuple):
+    """Spearman's coefficient against something, with the range of 95 % of the draws."""
+
+    x: NDArray[np.int64]
+    median: Array
+    low: Array
+    high: Array
+
+
+def coefficient(scores: Array, accuracies: Array) -> float:
+    """Spearman's coefficient of ``(n,)`` and ``(n,)``; NaN where one of them is constant."""
+    if min(np.ptp(scores), np.ptp(accuracies)) == 0:
+        return float("nan")
+    result: Any = stats.spearmanr(scores, accuracies)
+    return float(result.statistic)
+
+
+def repetition_curve(value: Callable[[Sequence[int]], float], repetitions: int, seed: int = 0) -> Curve:
+    """A coefficient from 1 .. R trainings, over draws of as many without replacement.
+
+    Args:
+        value: of the trainings that are named by their numbers.
+        repetitions: R.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for k in range(1, repetitions + 1):
+        draws = {tuple(sorted(rng.permutation(repetitions)[:k].tolist())) for _ in range(CURVE_DRAWS)}
+        drawn.append([value(draw) for draw in sorted(draws)])
+    low, median, high = np.array([np.nanquantile(values, [0.025, 0.5, 0.975]) for values in drawn]).T
+    return Curve(np.arange(1, repetitions + 1), median, low, high)

@@ -1,0 +1,3 @@
+"""Statistics of reports: rank correlations, standings of searches, trends."""
+
+__all__: list[str] = []
