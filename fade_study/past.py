@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["ALPHA", "EVALUATES", "GENERATION", "Past", "read_past"]
+from fade_study.exceptions import StorageError
 
+__all__ = ["ALPHA", "EVALUATES", "GENERATION", "IDENTITY", "Past", "identity_of", "read_past"]
+
+IDENTITY = "fade:identity"
+"""Attribute of a study: its identity, made once."""
 ALPHA = "fade:alpha"
 """Attribute of a trial: alphas, ``(d, w)``."""
 EVALUATES = "fade:evaluates"
@@ -19,13 +24,15 @@ GENERATION = "fade:generation"
 """Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
 
 FEW = 8
-"""Unfinished trials that are read one by one, each with a query. More of them are read with all trials at once."""
+"""Trials that are read one by one, each with a query. More of them are read with all trials at once."""
 
 
 class Past:
     """What the trials of a study have come to, as of the last look at its storage."""
 
-    def __init__(self) -> None:
+    def __init__(self, identity: str | None) -> None:
+        self.identity = identity
+        """Of the study."""
         self.count = 0
         """Trials that are known; the next one has this number."""
         self.unfinished: list[FrozenTrial] = []
@@ -46,7 +53,8 @@ class Past:
             trials = [everything[trial.number] for trial in self.unfinished] + everything[self.count :]
         else:
             trials = [study._storage.get_trial(trial._trial_id) for trial in self.unfinished]
-            trials += _trials_from(study, self.count)
+            new = list(islice(_trials_from(study, self.count), FEW + 1))
+            trials += new if len(new) <= FEW else study.get_trials(deepcopy=False)[self.count :]
         self.count += len(trials) - len(self.unfinished)
         self.unfinished = [trial for trial in trials if not trial.state.is_finished()]
         for trial in trials:
@@ -56,24 +64,59 @@ class Past:
                 self.in_order &= not self.told or self.told[-1].number < trial.number
                 self.told.append(trial)
                 if trial.state == TrialState.COMPLETE:
-                    self.values[len(self.told) - 1] = trial
+                    self._evaluated(len(self.told) - 1, trial)
             elif trial.state == TrialState.COMPLETE and EVALUATES in trial.user_attrs:
-                self.values[trial.user_attrs[EVALUATES]] = trial
+                self._evaluated(trial.user_attrs[EVALUATES], trial)
+
+    def _evaluated(self, generation: int, trial: FrozenTrial) -> None:
+        """Of two values of a generation, the later trial's counts, whichever was seen first."""
+        known = self.values.get(generation)
+        if known is None or known.number < trial.number:
+            self.values[generation] = trial
 
 
 _known: WeakKeyDictionary[Study, Past] = WeakKeyDictionary()
 
 
 def read_past(study: Study) -> Past:
-    """The past of a study as it is now."""
+    """The past of a study as it is now.
+
+    Raises:
+        StorageError: (an ``OSError``) where the study was deleted, even if there is another one in its place.
+    """
+    identity = identity_of(study)
     # Taken out while it changes: after an error or an interrupt, and for another thread, all is read anew.
-    past = _known.pop(study, None) or Past()
+    past = _known.pop(study, None)
+    if past is None or past.identity != identity:
+        if past is not None and past.told:  # or two processes have made the study at once, and the last drew it
+            _known[study] = past
+            raise _deleted(study)
+        past = Past(identity)
     past.update(study)
     if not past.in_order:
-        past = Past()
+        past = Past(identity)
         past.update(study)
     _known[study] = past
     return past
+
+
+def identity_of(study: Study) -> str | None:
+    """What tells a study from all others, of whatever name and storage.
+
+    Raises:
+        StorageError: (an ``OSError``) where the study was deleted.
+    """
+    try:
+        return study._storage.get_study_user_attrs(study._study_id).get(IDENTITY)
+    except KeyError:
+        raise _deleted(study) from None
+
+
+def _deleted(study: Study) -> StorageError:
+    return StorageError(
+        f"expected study {study.study_name!r} to be there still, got none: it was deleted; create it again, or restore "
+        "its storage"
+    )
 
 
 def _trials_from(study: Study, number: int) -> Iterator[FrozenTrial]:

@@ -263,13 +263,9 @@ def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
     """
     try:
         return retried_on(study._storage, study.study_name, operation)
-    except KeyError as error:  # the user's code may raise one, too
-        if study.study_name in optuna.get_all_study_names(study._storage):
-            raise
-        raise StorageError(
-            f"expected study {study.study_name!r} in {_place(study._storage)}, got none: it was deleted meanwhile; "
-            "create it again, or restore the storage"
-        ) from error
+    except KeyError:  # the user's code may raise one, too
+        retried_on(study._storage, study.study_name, lambda: read_past(study))  # raises where it was deleted
+        raise
 
 
 def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[[], Result]) -> Result:
@@ -285,18 +281,14 @@ def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[
     except Exception as error:
         if not _is_away(error):
             raise
+        storage = getattr(opened, "_backend", opened)  # what Optuna's cache hides
+        url = place(str(getattr(storage, "url", type(storage).__name__)))
         reason = masked(str(error.__cause__ or error).partition("\n")[0])
         raise StorageError(
-            f"expected the storage of study {study_name!r} to answer within {RETRY_SECONDS:g} s, got from "
-            f"{_place(opened)}: {reason}. What was told is stored, and an open generation is still open: look after "
-            "the server or the file and who has locked it, then call again"
+            f"expected the storage of study {study_name!r} to answer within {RETRY_SECONDS:g} s, got from {url}: "
+            f"{reason}. What was told before is stored, and an open generation is still open: look after the server "
+            "or the file and who has locked it, then call again"
         ) from error
-
-
-def _place(opened: BaseStorage) -> str:
-    """Where a storage is, in messages."""
-    storage = getattr(opened, "_backend", opened)  # what Optuna's cache hides
-    return place(str(getattr(storage, "url", type(storage).__name__)))
 
 
 def _is_away(error: BaseException) -> bool:

@@ -28,7 +28,7 @@ from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.arrays import to_integer
 from fade_study.cells import Cell, CellSpace
 from fade_study.exceptions import InvalidInputError, OpenGenerationError
-from fade_study.past import ALPHA, GENERATION, Past, read_past
+from fade_study.past import ALPHA, GENERATION, IDENTITY, Past, identity_of, read_past
 from fade_study.ranking import check_alpha, top_k
 from fade_study.samplers._base import (
     CELLS,
@@ -67,8 +67,6 @@ __all__ = [
 ]
 
 Evaluates = Literal["anchor", "best_ranked"]
-IDENTITY = "fade:identity"
-"""Attribute of a study: what no other study has, of whatever name and storage."""
 DETAILS = "fade:details"
 """Attribute of a trial: what the caller wants to be kept with it."""
 
@@ -593,7 +591,7 @@ class FadeStudy:
     @property
     def identity(self) -> str:
         """What tells this study from all others, made once and kept in its storage."""
-        return retried(lambda: self.optuna_study.user_attrs[IDENTITY], self.optuna_study)
+        return str(retried(lambda: identity_of(self.optuna_study), self.optuna_study))
 
     @property
     def open_batch(self) -> Batch | None:

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "exceptions": set(),
     "arrays": set(),
     "interrupt": set(),
-    "past": set(),
+    "past": {"exceptions"},
     "pickling": set(),
     "cells": {"arrays", "exceptions"},
     "architecture": {"exceptions", "cells"},

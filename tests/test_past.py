@@ -117,9 +117,9 @@ def test_the_past_is_that_of_the_storage(seed, monkeypatch):
     monkeypatch.setattr(module, "FEW", rng.integers(5))
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(study_name="s", storage=storage, direction="maximize")
-    for step in range(100):
+    for _ in range(100):
         kind = rng.choice(["search", "evaluation", "other"])
-        attributes = {"search": {GENERATION: 7}, "evaluation": {EVALUATES: 1000 + step}, "other": {}}[kind]
+        attributes = {"search": {GENERATION: 7}, "evaluation": {EVALUATES: int(rng.integers(4))}, "other": {}}[kind]
         unfinished = storage.get_all_trials(study._study_id, states=UNFINISHED)
         match rng.choice(["begin", "add", "enqueue", "end", "end", "end"]):
             case "begin":
