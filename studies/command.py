@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import os
 import re
@@ -28,8 +29,8 @@ from fade_study.training.session import check_gpus
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
 """Where presets lie, in a folder for each study."""
-ASKED = "FADE_ASKED"
-"""Variable that tells processes which are started here of the ``mlflow run`` that was typed."""
+TYPED = "FADE_TYPED"
+"""Variable that tells processes which are started here what was typed, such as ``mlflow run .``, as a JSON list."""
 
 
 def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None) -> None:
@@ -40,7 +41,7 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         cls: the configuration's class.
         presets: name of the folder of its YAML files, where it has any.
     """
-    go_to_asker()
+    go_to_caller()
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
     interrupt.listen(twice=not launched)
@@ -73,24 +74,27 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         sys.exit(text if os.environ.get("LOCAL_RANK", "0") == "0" else 1)  # once on each machine
     except interrupt.Interrupted:
         if main:
-            print("Stopped; what is trained is kept")  # MLflow passes Ctrl-C on as SIGTERM
+            print("Stopped; what is trained is kept")  # by which signal is not said: MLflow turns Ctrl-C into SIGTERM
         raise
 
 
-def go_to_asker() -> None:
+def go_to_caller() -> None:
     """Go to the folder in which ``mlflow run`` was typed, or its API called: studies, checkpoints and data lie there.
 
     MLflow starts a project in the project's folder. That of a git URI is a clone that nobody finds again.
     """
-    asker = psutil.Process().parent()
-    if "MLFLOW_RUN_ID" not in os.environ or not Path("MLproject").is_file() or asker is None:
+    if os.environ.pop("FADE_PROJECT", None) is None:  # as the commands in MLproject set it
         return
     with contextlib.suppress(psutil.Error):
-        if asker.cmdline()[1:2] == ["-c"]:  # the shell of the project's command
-            asker = asker.parent() or asker
-        words, folder = asker.cmdline(), asker.cwd()
-        if "run" in words[1:]:
-            os.environ[ASKED] = shlex.join(["mlflow", *words[words.index("run", 1) :]])
+        caller = psutil.Process().parent()
+        if caller is not None and os.path.basename(caller.cmdline()[0]) in ("bash", "sh"):  # runs MLproject's command
+            caller = caller.parent()
+        if caller is None:
+            return
+        words, folder = caller.cmdline(), caller.cwd()
+        typed = next((i for i, word in enumerate(words) if os.path.basename(word) == "mlflow"), None)
+        if typed is not None:
+            os.environ[TYPED] = json.dumps(["mlflow", *words[typed + 1 :]])
         paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # processes that train with this one find the studies
         os.chdir(folder)
@@ -148,8 +152,10 @@ def launch(processes: int) -> int:
 
 def again(study: str) -> str:
     """The command that continues a study."""
-    if asked := os.environ.get(ASKED):
-        return asked if " study=" in asked else f"{asked} -P {shlex.quote(f'study={study}')}"
+    if typed := os.environ.get(TYPED):
+        words = json.loads(typed)
+        named = any(word.removeprefix("-P").startswith("study=") for word in words)
+        return shlex.join(words if named else [*words, "-P", f"study={study}"])
     options = {word.split("=")[0] for word in sys.argv[1:]}
     together = os.environ.get("WORLD_SIZE", "1") != "1" and "--processes" not in options
     words = shlex.join([*sys.argv[1:], *([] if "--study" in options else ["--study", study])])

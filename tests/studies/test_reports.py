@@ -282,6 +282,56 @@ def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypat
     ]
 
 
+WHERE = """
+import os, sys
+sys.path.insert(0, {root!r})
+from studies.command import again, go_to_caller
+go_to_caller()
+print(os.getcwd(), again("mine"), sep="|")
+"""
+
+
+@pytest.mark.parametrize(
+    ("caller", "continued"),
+    [
+        (["python", "-c", "{api}"], None),
+        (["python", "pipeline.py", "run", "--fast"], None),
+        (["python", "bin/mlflow", "run", ".", "-P", "preset=smoke"], "mlflow run . -P preset=smoke -P study=mine"),
+        (["python", "bin/mlflow", "run", ".", "-P", "study=my study"], "mlflow run . -P 'study=my study'"),
+        (["python", "bin/mlflow", "run", ".", "-Pstudy=x"], "mlflow run . -Pstudy=x"),
+    ],
+)
+@pytest.mark.parametrize("shell", ["exec", "wait"])
+def test_a_project_runs_where_its_caller_is(tmp_path, caller, continued, shell):
+    """MLflow's command, its API in a program of one's own, and whatever shell is between."""
+    folder, project = tmp_path / "user", tmp_path / "project"
+    (folder / "bin").mkdir(parents=True)
+    project.mkdir()
+    (project / "where.py").write_text(WHERE.format(root=str(ROOT)))
+    last = {"exec": "", "wait": "; true"}[shell]
+    command = f"FADE_PROJECT=1 {sys.executable} where.py{last}"
+    api = f"import subprocess; subprocess.run(['bash', '-c', {command!r}], cwd={str(project)!r}, check=True)"
+    for name in ("pipeline.py", "bin/mlflow"):
+        (folder / name).write_text(api)
+    words = [word.replace("{api}", api) for word in caller]
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=folder, env=environment(), capture_output=True, text=True, check=True
+    )
+    where, said = done.stdout.strip().split("|")
+    assert where == str(folder)
+    assert said == continued if continued else said.startswith("python -m studies.search")
+
+
+def test_a_program_outside_of_projects_stays_where_it_is(tmp_path):
+    (tmp_path / "where.py").write_text(WHERE.format(root=str(ROOT)))
+    (tmp_path / "MLproject").write_text("name: mine")
+    done = subprocess.run(
+        [sys.executable, "where.py"], cwd=tmp_path, env=environment(MLFLOW_RUN_ID="x"), capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"{tmp_path}|")
+
+
 def mlflow_run(folder, project, *arguments, **changes):
     return subprocess.run(
         [Path(sys.executable).parent / "mlflow", "run", project, "-e", "search", "-P", "preset=smoke", *arguments],
