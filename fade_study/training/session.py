@@ -81,23 +81,23 @@ def open_accelerator() -> Accelerator:
 
 
 @contextmanager
-def _exact_gpus() -> Iterator[None]:
-    """For a while, GPUs give the same sums in each run, and don't round the factors of products to 10 bits."""
+def _exact(device: torch.device) -> Iterator[None]:
+    """For a while, a GPU gives the same sums in each run, and doesn't round the factors of products to 10 bits."""
+    if device.type != "cuda":
+        yield
+        return
     cudnn: Any = torch.backends.cudnn
-    wanted = [
-        (cudnn, "deterministic", True),
-        (cudnn, "benchmark", False),
-        (cudnn.conv, "fp32_precision", "ieee"),
-        (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
-    ]
-    before = [getattr(owner, name) for owner, name, _ in wanted]
-    for owner, name, value in wanted:
-        setattr(owner, name, value)
+    matmul = torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark
+    # Read by PyTorch's new names, which always answer, and set by the old ones, which keep both consistent.
+    rounds = [kind.fp32_precision == "tf32" for kind in (cudnn.conv, matmul)]
     try:
+        cudnn.deterministic, cudnn.benchmark = True, False
+        cudnn.allow_tf32 = matmul.allow_tf32 = False
         yield
     finally:
-        for (owner, name, _), value in zip(wanted, before, strict=True):
-            setattr(owner, name, value)
+        cudnn.deterministic, cudnn.benchmark = before
+        cudnn.allow_tf32, matmul.allow_tf32 = rounds
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(False),
         torch.enable_grad(),
-        _exact_gpus(),
+        _exact(device),
     ):
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
@@ -149,8 +149,7 @@ def surroundings(accelerator: Accelerator) -> dict[str, str]:
 
 def fingerprint(accelerator: Accelerator, data: Data, *, device: str | None = None, **settings: Any) -> str:
     """Hash of what a training's result depends on: settings, data, precision, kind of device (the accelerator's)."""
-    known = {**surroundings(accelerator), "data": data.digest}
-    known["device"] = device or known["device"]
+    known = surroundings(accelerator) | {"data": data.digest} | ({"device": device} if device else {})
     return hashlib.sha256(json.dumps(known | settings, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -93,12 +93,23 @@ def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_p
         assert found[name] == pytest.approx(numbers, abs=0.05), name
 
 
-def test_a_gpu_computes_in_single_precision_while_it_trains(digits):
-    seen = []
-    convolutions = torch.backends.cudnn.conv  # pyright: ignore[reportAttributeAccessIssue]
-    before = convolutions.fp32_precision
-    train_from_scratch(
-        CELLS.architecture([0, 0]), digits, ScratchConfig(epochs=1),
-        on_epoch=lambda *_: seen.append(convolutions.fp32_precision),
-    )  # fmt: skip
-    assert (seen, convolutions.fp32_precision) == (["ieee"], before)
+@pytest.mark.parametrize("setting", ["default", "high", "new"])
+def test_products_on_a_gpu_are_exact_and_the_callers_settings_come_back(setting):
+    """In a process of its own, since some of PyTorch's settings can't be made undone."""
+    script = (
+        "import torch\n"
+        "from fade_study.training.session import _exact\n"
+        "cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul\n"
+        f"if {setting!r} == 'high': torch.set_float32_matmul_precision('high'); cudnn.benchmark = True\n"
+        f"if {setting!r} == 'new': matmul.fp32_precision = 'tf32'\n"
+        "def settings():\n"
+        "    kinds = (cudnn.conv, cudnn.rnn, matmul)\n"
+        "    return [kind.fp32_precision for kind in kinds] + [cudnn.deterministic, cudnn.benchmark]\n"
+        "before = settings()\n"
+        "with _exact(torch.device('cuda')):\n"
+        "    assert 'tf32' not in settings() and settings()[3:] == [True, False]\n"
+        "    with cudnn.flags(enabled=False): assert not matmul.allow_tf32\n"
+        "assert [p == 'tf32' for p in settings()[:3]] == [p == 'tf32' for p in before[:3]]\n"
+        "assert settings()[3:] == before[3:]\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
