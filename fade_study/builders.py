@@ -97,8 +97,8 @@ def check_sendable() -> None:
 
 
 def _is_local(name: str) -> bool:
-    """Of a script or a notebook, or of what is made within a function; lambdas have no name at all."""
-    return name.startswith("__main__:") or "<" in name
+    """Of a notebook, or of what is made within a function; lambdas have no name at all. Workers run a script, too."""
+    return "<" in name or (name.startswith("__main__:") and not hasattr(sys.modules["__main__"], "__file__"))
 
 
 def _name(named: Any) -> str:

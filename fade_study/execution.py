@@ -235,7 +235,7 @@ def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     torch = sys.modules.get("torch")  # which the task has imported, if it trains
     if torch is not None and (gpus := torch.cuda.device_count()) > 1:
         number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
-        torch.cuda.set_device(number % gpus)  # workers are numbered as they start
+        torch.cuda.set_device(number % gpus)  # as they start: one that replaces a dead one may share its GPU
     return fn(*args, **kwargs)
 
 

@@ -115,7 +115,8 @@ def masked_url(url: str) -> str:
 def place(url: str) -> str:
     """A URL as users are told of it: masked, and a file by its whole path, since they may be in another folder."""
     kind, slashes, path = masked_url(url).partition(":///")
-    return f"{kind}{slashes}{Path(path).absolute()}" if kind == "sqlite" and path else masked_url(url)
+    is_file = kind.startswith("sqlite") and path not in ("", ":memory:")
+    return f"{kind}{slashes}{Path(path).absolute()}" if is_file else masked_url(url)
 
 
 def connect_arguments(url: str) -> dict[str, Any]:

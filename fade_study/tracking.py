@@ -71,7 +71,7 @@ __all__ = [
     "Run",
     "adopt",
     "alpha_metrics",
-    "check_data",
+    "check_conditions",
     "check_server",
     "commit",
     "deliver",
@@ -117,6 +117,8 @@ NAME = "fade.name"
 """Tag of a run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
 STUDY = "fade.study_id"
 """Tag of a run: the identity of the study that it belongs to."""
+BUILDERS = "fade.builders"
+"""Tag of a run: the user's own builders of cells, by type."""
 PARENT = "mlflow.parentRunId"
 """MLflow's tag of a child."""
 TABLES = "mlflow.loggedArtifacts"
@@ -422,6 +424,7 @@ def start_study(
     *,
     name: str | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
+    builders: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
 
@@ -434,6 +437,7 @@ def start_study(
         data: logged with its digest, where there are any.
         name: of the run.
         tags: more of them.
+        builders: of cells, where they are the user's own.
 
     Raises:
         StorageError: (an ``OSError``) at the end, where the server has not heard of everything yet.
@@ -441,7 +445,8 @@ def start_study(
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **tags}) as run:
+    own = {BUILDERS: json.dumps(builders)} if builders else {}
+    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **own, **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
@@ -610,13 +615,19 @@ def read_config(run_id: str) -> dict[str, Any]:
     return yaml.safe_load(text)
 
 
-def check_data(run_id: str, data: Data) -> None:
-    """Raise unless data are those that a run was recorded with.
+def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> None:
+    """Raise unless data, and builders of cells, are those that a run was recorded with.
 
     Raises:
         InvalidInputError: (a ``ValueError``) that names both.
     """
-    inputs = mlflow.MlflowClient().get_run(run_id).inputs
+    run = mlflow.MlflowClient().get_run(run_id)
+    built, inputs = json.loads(run.data.tags.get(BUILDERS, "{}")), run.inputs
+    if built != builders:
+        raise InvalidInputError(
+            f"expected the builders of cells that run {run_id} was recorded with, {built or 'none of its own'}, got "
+            f"{dict(builders) or 'none'}; its accuracies would be those of other networks: import their module first"
+        )
     recorded = [(one.dataset.name, one.dataset.digest) for one in (inputs.dataset_inputs if inputs else ())]
     if recorded != [(data.name, data.digest)]:
         raise InvalidInputError(

@@ -10,9 +10,11 @@ from concurrent.futures import Executor
 
 from fade_study import Architecture, Dag, tracking
 from fade_study.benchmarks import Scratch
+from fade_study.builders import builders_of
 from fade_study.config import EvaluateConfig, SearchConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
+from fade_study.nn import build_operation
 from fade_study.record import SearchRecord
 from fade_study.training import Data
 from fade_study.training.data import load_data
@@ -30,7 +32,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     searches = {run_id: SearchConfig(**tracking.read_config(run_id)) for run_id in records}
     data = load_data(next(iter(searches.values())).data)
     for run_id in records:
-        tracking.check_data(run_id, data)
+        tracking.check_conditions(run_id, data, builders_of([Dag]))
+        network = searches[run_id].network
+        build_operation(network.operation, network.final_channels, network.kernel_size)  # or it is missing later
     device = str(open_accelerator().device)
     tags = {"fade.evaluated": config.run_id}
     with (

@@ -152,7 +152,9 @@ def search_once(
     batch = ask(study, config)  # first of all: another process that has the generation keeps its record, too
     tags = {"fade.study": study.optuna_study.study_name, tracking.STUDY: study.identity}
     with (
-        tracking.start_study("search", config, device, data, tags=tags, name=name) as run,
+        tracking.start_study(
+            "search", config, device, data, tags=tags, name=name, builders=builders_of([fade_study.Dag])
+        ) as run,
         table_of_ranks(run) as ranks,
     ):
         done = study.n_generations

@@ -28,6 +28,7 @@ def table(rng):
         trainings={"long": trainings((0, 1, 2), 4), "short": trainings((1000,), 1)},
         images=(300, 299),
         commit="abc",
+        device="cpu",
     )
 
 

@@ -15,6 +15,7 @@ from fade_study.config import (
     ValidationConfig,
     parse_config,
 )
+from fade_study.settings import place
 
 CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
 STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}
@@ -231,3 +232,12 @@ def test_a_tilde_is_the_users_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     config = parse("--checkpoint_dir=~/states", "--data.data_dir=~/images")
     assert (config.checkpoint_dir, config.data.data_dir) == ("/home/me/states", "/home/me/images")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "sqlite+pysqlite"])
+def test_a_file_is_named_by_its_whole_path(kind, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert place(f"{kind}:///fade.db") == f"{kind}:///{tmp_path}/fade.db"
+    assert place(f"{kind}:////there/fade.db") == f"{kind}:////there/fade.db"
+    assert place(f"{kind}:///:memory:") == f"{kind}:///:memory:"
+    assert place("postgresql://me:secret@host/fade") == "postgresql://me:***@host/fade"

@@ -340,7 +340,7 @@ def table():
     trainings = Trainings({"scratch": {"epochs": 1}}, (0, 1), np.full((4, 2), 0.5), np.full((4, 2), 0.5), 1.5)
     rows = ((Dag(1), Dag(2)), (Dag(2, ((0, 1),)), Dag(3)))
     paths = np.array(list(itertools.product(range(2), repeat=2)))
-    return Table(HyperArchitecture(rows), paths, "long", {"long": trainings}, (10, 10), "abc")
+    return Table(HyperArchitecture(rows), paths, "long", {"long": trainings}, (10, 10), "abc", "cpu")
 
 
 def refused_table(path, text):

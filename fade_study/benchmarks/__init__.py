@@ -80,7 +80,7 @@ class Table:
     """Number of test and of validation images: accuracies are counts of these."""
     commit: str
     """Of the code that wrote the table; what trained it is pinned by the recipes."""
-    device: str = "cpu"
+    device: str
     """Kind of device on which all were trained, which the recipes hold as well."""
 
     def __post_init__(self) -> None:

@@ -21,7 +21,8 @@ def build_operation(name: str, channels: int, kernel_size: int) -> nn.Module:
         name: ``convolution``; ``separable``; or ``package.module:function`` of one's own, where
             ``function(channels: int, kernel_size: int)`` returns the module, initialized as it likes. The name is all
             that other processes are told, and all that a result is found again by: give an operation that has changed
-            another name.
+            another name. A supernet is never in evaluation mode, so that dropout would go on when its paths are
+            compared.
         channels: C, of its input and of its output.
         kernel_size: odd.
 

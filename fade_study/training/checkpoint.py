@@ -106,7 +106,8 @@ class Progress:
     Args:
         identity: of the training: the state of another is not taken.
         checkpoint: file that keeps the state after each epoch, and after a step where a signal ends the process.
-        generator: of all that is random once the training has begun; of the initialization nothing is left then.
+        generator: of all of ours that is random once the training has begun. An operation of the user's may draw from
+            PyTorch's own generators, whose states are kept, too.
         parts: by name.
         accelerator: of the training.
     """
@@ -126,7 +127,7 @@ class Progress:
         self._step = 0
         self._identity, self._generator, self._parts = identity, generator, parts
         self._file = None if checkpoint is None or not accelerator.is_main_process else Checkpoint(checkpoint)
-        self._accelerator = accelerator
+        self._accelerator, self._device = accelerator, accelerator.device
         self._begin = time.perf_counter()
         state = None if self._file is None else self._file.load()
         (state,) = broadcast_object_list([state])
@@ -177,6 +178,8 @@ class Progress:
                     "step": self._step,
                     "seconds": self.seconds,
                     "generator": self._generator.get_state(),
+                    "random": torch.get_rng_state(),
+                    "random_cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
                     "parts": {name: part.state_dict() for name, part in self._parts.items()},
                 }
             )
@@ -185,5 +188,8 @@ class Progress:
         self.history, self.running, self._step = state["history"], state["running"], state["step"]
         self._begin -= state["seconds"]
         self._generator.set_state(state["generator"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self._device)
         for name, part in self._parts.items():
             part.load_state_dict(state["parts"][name])

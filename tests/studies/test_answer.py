@@ -20,7 +20,7 @@ def table(rng, noise):
     quality = 0.8 + 0.01 * rng.normal(size=(200, 1))
     test, validation = (quality + noise * rng.normal(size=(200, 2)) for _ in range(2))
     trainings = Trainings(settings={}, seeds=(0, 1), test=test, validation=validation, seconds=1.0)
-    return Table(HyperArchitecture((cells, cells)), paths, "r", {"r": trainings}, (100, 100), "x"), quality[:, 0]
+    return Table(HyperArchitecture((cells, cells)), paths, "r", {"r": trainings}, (100, 100), "x", "cpu"), quality[:, 0]
 
 
 def test_random_searches_are_better_the_more_they_train(rng):

@@ -230,9 +230,17 @@ def test_data_that_are_not_a_runs_own_are_refused(mlflow_store, digits):
 
     with tracking.start_study("search", SearchConfig(), "cpu", digits) as run:
         pass
-    tracking.check_data(run.id, digits)
+    tracking.check_conditions(run.id, digits, {})
     with pytest.raises(InvalidInputError, match="got digits with digest"):
-        tracking.check_data(run.id, load_data(DataConfig(limit=301)))
+        tracking.check_conditions(run.id, load_data(DataConfig(limit=301)), {})
+    own = {"fade_study.cells.dag:Dag": "mine:build"}
+    with pytest.raises(InvalidInputError, match=r"expected the builders of cells .* none of its own, got .*mine:build"):
+        tracking.check_conditions(run.id, digits, own)
+    with tracking.start_study("search", SearchConfig(), "cpu", digits, builders=own) as run:
+        pass
+    tracking.check_conditions(run.id, digits, own)
+    with pytest.raises(InvalidInputError, match=r"mine:build.*, got none; .* import their module first"):
+        tracking.check_conditions(run.id, digits, {})
     assert os.environ["MLFLOW_TRACKING_URI"] == mlflow_store
 
 

@@ -365,7 +365,7 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, mon
     paths = np.random.default_rng(0).integers(len(cells), size=(20, 2))
     rng, found = np.random.default_rng(1), recipe(data, config.scratch, config.network)
     trainings = Trainings({}, (0, 1), rng.uniform(0.0, 0.05, (20, 2)), rng.uniform(0.0, 0.05, (20, 2)), 1.0)
-    table = Table(HyperArchitecture((cells, cells)), paths, found, {found: trainings}, (1000, 1000), "x")
+    table = Table(HyperArchitecture((cells, cells)), paths, found, {found: trainings}, (1000, 1000), "x", "cpu")
     (tmp_path / "some-random.json").write_text(table.to_json())
     monkeypatch.setattr(answer, "FOLDER", tmp_path)
     monkeypatch.setattr(answer, "load_table", lambda name: load_table(str(tmp_path / f"{name}.json")))

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import warnings
 
@@ -26,9 +27,9 @@ def hyper(data, estimator="straight-through", **options):
         return train_hyper_architecture(HYPER, data, config, network=NETWORK, seed=3, **options)
 
 
-def scratch(data, **options):
+def scratch(data, network=NETWORK, **options):
     config = ScratchConfig(epochs=3, batch_size=32, optimizer=ADAM, schedule="cosine")
-    return train_from_scratch(HYPER.architecture([1, 0]), data, config, network=NETWORK, seed=3, **options)
+    return train_from_scratch(HYPER.architecture([1, 0]), data, config, network=network, seed=3, **options)
 
 
 class KilledError(Exception):
@@ -97,6 +98,19 @@ def test_a_training_from_scratch_goes_on_where_it_was_killed(digits, tmp_path, m
     monkeypatch.undo()
     again = scratch(digits, checkpoint=file)
     assert (again.test_accuracy, again.epochs) == (whole.test_accuracy, whole.epochs)
+
+
+def test_a_random_operation_goes_on_with_its_own_random_numbers(digits, tmp_path, monkeypatch):
+    body = "return nn.Sequential(nn.Conv2d(channels, channels, kernel_size, padding='same'), nn.Dropout(0.3))"
+    (tmp_path / "dropped.py").write_text(f"from torch import nn\ndef out(channels, kernel_size):\n    {body}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    network = dataclasses.replace(NETWORK, operation="dropped:out")
+    whole = scratch(digits, network=network)
+    file = tmp_path / "state.pt"
+    with pytest.raises(KilledError):
+        scratch(digits, network=network, checkpoint=file, on_epoch=killed_after(1))
+    torch.rand(7)
+    assert scratch(digits, network=network, checkpoint=file).epochs == whole.epochs
 
 
 def test_the_state_of_another_training_is_not_taken(digits, tmp_path):
