@@ -219,25 +219,29 @@ class FadeStudy:
             points[:, 0] = anchors  # to the last bit: there is one truth about an anchor
         if CELLS not in stored:
             trial.set_user_attr(POINTS, points.tolist())
-        if CELLS not in stored:
             rngs = [np.random.default_rng([seed, row, generation, 1]) for row in range(self.depth)]
             stored[CELLS] = [
                 [self.space.nearest(point, rng).key for point in row] for row, rng in zip(points, rngs, strict=True)
             ]
             trial.set_user_attr(GENERATION, generation)
             trial.set_user_attr(CELLS, stored[CELLS])
+        return self._batch(generation, trial.number, points, stored[CELLS])
+
+    def _batch(self, generation: int, trial_number: int, points: NDArray[np.float64], cells: list[list[str]]) -> Batch:
+        """A batch of points ``(d, w, f)`` and keys of cells ``(d, w)``."""
+        seed = self.optuna_study.user_attrs[STUDY]["seed"]
         # A trial that another process was faster to begin failed, too, but before it got a generation.
-        attempt = past.failures[generation]
+        attempt = read_past(self.optuna_study).failures[generation]
         return Batch(
             number=generation,
-            trial_number=trial.number,
+            trial_number=trial_number,
             seed=int(np.random.SeedSequence([seed, generation, attempt, 2]).generate_state(1)[0]),
             trials=tuple(
                 tuple(
                     CellTrial(row, column, _read_only(points[row, column]), self._cells[key])
                     for column, key in enumerate(keys)
                 )
-                for row, keys in enumerate(stored[CELLS])
+                for row, keys in enumerate(cells)
             ),
         )
 
@@ -645,18 +649,32 @@ class FadeStudy:
             if (value := (trial := values[generation]).value) is not None
         ]
 
+    def batch(self, generation: int) -> Batch:
+        """What was asked in a generation that was told.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for another one.
+        """
+        trial = self._told_trial(generation)
+        attributes = trial.user_attrs
+        points = np.array(attributes[POINTS])
+        return retried(lambda: self._batch(generation, trial.number, points, attributes[CELLS]), self.optuna_study)
+
     def details(self, generation: int) -> dict[str, Any]:
         """What was kept with a generation when it was told; empty where nothing was.
 
         Raises:
             InvalidInputError: (a ``ValueError``) for a generation that was not told.
         """
+        return _details(self._told_trial(generation))
+
+    def _told_trial(self, generation: int) -> FrozenTrial:
         told = self._past().told
         if generation not in range(len(told)):
             raise InvalidInputError(
                 f"expected a generation that was told, got {generation!r}; {len(told)} were told, counted from 0"
             )
-        return _details(told[generation])
+        return told[generation]
 
     def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
         """One line per trial, as ``optuna.Study.trials_dataframe``."""

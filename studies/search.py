@@ -158,6 +158,8 @@ def search_once(
         table_of_ranks(run) as ranks,
     ):
         done = study.n_generations
+        if done:  # a kill after it was told may have left them
+            forget_all(study.batch(done - 1), config)
         tracking.adopt(run, study.identity, done)
         record_generations(study, run, ranks)
         evaluations = Evaluations(study, config, data, executor, run)

@@ -810,3 +810,20 @@ def test_a_study_that_somebody_deletes_is_named(tmp_path, meanwhile, again):
     for call in calls:
         with pytest.raises(StorageError, match="expected study 'mine' to be there still, got none: it was deleted"):
             call()
+
+
+def test_the_batch_of_a_generation_that_was_told():
+    study = create_study(space=DagSpace(3), depth=2, seed=0)
+    asked = []
+    for number in range(3):
+        if number == 1:
+            study.fail(study.ask())
+        asked.append(study.ask())
+        study.tell(asked[-1], np.full(asked[-1].hyper_architecture.shape, 1 / asked[-1].hyper_architecture.width))
+    for number, batch in enumerate(asked):
+        again = study.batch(number)
+        assert (again.number, again.trial_number, again.seed) == (number, batch.trial_number, batch.seed)
+        assert again.hyper_architecture == batch.hyper_architecture
+        np.testing.assert_array_equal(again.points, batch.points)
+    with pytest.raises(ValueError, match="expected a generation that was told, got 3; 3 were told"):
+        study.batch(3)

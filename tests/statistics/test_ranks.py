@@ -3,7 +3,11 @@ import math
 
 import numpy as np
 import pytest
-from fade_study.correlation import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fade_study.statistics.ranks import (
     architectures_needed,
     independence_audit,
     mean_estimate,
@@ -13,9 +17,6 @@ from fade_study.correlation import (
     reliability,
     spearman,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
 
 QUICK = {"resamples": 100, "seed": 0}
 

@@ -2,13 +2,15 @@
 
 import dataclasses
 
+import mlflow
 import numpy as np
 import pytest
 
-from fade_study import Dag
+from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
 from fade_study.config import AnalyzeConfig, ComparisonConfig, parse_config
 from fade_study.exceptions import InvalidInputError
+from fade_study.statistics import trend
 from studies import analyze
 from studies.command import CONFIGS
 from studies.compare import best_so_far, compare, recipe_of
@@ -62,6 +64,22 @@ def test_searches_are_a_function_of_their_seed(world):
     assert one.spent == tuple(range(518, 3627, 518))
     paired = run_search("printed_sign", 0, world, DIGITS.sampler, 4, 3626)
     np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
+
+
+def test_a_p_of_kendalls_is_one_test_under_each_name(world, mlflow_store):
+    """Of one search the exact one that its report prints, of several the regional one."""
+    records = {seed: run_search("fade", seed, world, DIGITS.sampler, 4, 3626).record for seed in (0, 1)}
+    with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as run:
+        analyze.analyze({0: records[0]}, run)
+    metrics = mlflow.get_run(run.id).data.metrics
+    assert metrics["trend/kendall_p"] == pytest.approx(trend.trend(*records[0].trend).mann_kendall_p)
+    with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as both:
+        analyze.analyze(records, both)
+    found = mlflow.get_run(both.id).data.metrics
+    pooled = trend.pooled_trend([record.trend for record in records.values()])
+    assert found["trend/regional_kendall_p"] == pytest.approx(pooled.kendall_p)
+    assert "trend/regional_kendall_p" not in metrics
+    assert "trend/kendall_p" not in found
 
 
 def test_true_alphas_find_better_architectures_than_shuffled_ones(world):

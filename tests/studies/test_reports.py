@@ -290,6 +290,13 @@ def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypat
     ]
 
 
+def test_help_makes_no_file(tmp_path):
+    done = command(tmp_path, "deliver", "--help")
+    assert done.returncode == 0
+    assert "Delivers to MLflow" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 WHERE = """
 import os, sys
 sys.path.insert(0, {root!r})
