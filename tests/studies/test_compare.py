@@ -11,11 +11,12 @@ from fade_study.benchmarks import load_table
 from fade_study.config import AnalyzeConfig, ComparisonConfig, parse_config
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
+from fade_study.training import load_data
 from studies import analyze
 from studies.command import CONFIGS
 from studies.compare import best_so_far, compare, recipe_of
 from studies.searchers import check_budget, names, run_search
-from studies.worlds import Tabulated
+from studies.worlds import Tabulated, Trained
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "smoke"])
@@ -64,6 +65,16 @@ def test_searches_are_a_function_of_their_seed(world):
     assert one.spent == tuple(range(518, 3627, 518))
     paired = run_search("printed_sign", 0, world, DIGITS.sampler, 4, 3626)
     np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
+
+
+def test_an_oracle_of_trainings_may_know_a_sample():
+    """Whose trainings have the architectures' positions as seeds, so that its recipe begins with a word more."""
+    trained = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "digits"])
+    data = load_data(trained.data)
+    Trained(trained, data, load_table("digits342")).check_oracle()
+    other = dataclasses.replace(trained, scratch=dataclasses.replace(trained.scratch, epochs=1))
+    with pytest.raises(InvalidInputError, match="expected a table of the same data, network and trainings"):
+        Trained(other, data, load_table("digits342")).check_oracle()
 
 
 def test_a_p_of_kendalls_is_one_test_under_each_name(world, mlflow_store):
