@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import sys
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["as_here", "build_cell", "builders_of", "check_builder", "check_sendable"]
+__all__ = ["as_here", "build_cell", "builders_of", "check_builder", "check_sendable", "describe_network"]
 
 T = TypeVar("T")
 REMEDY = (
@@ -44,6 +45,11 @@ def builders_of(types: Iterable[type]) -> dict[str, str]:
     """
     builders = {_name(kind): _name(build_cell.dispatch(kind)) for kind in types}
     return {kind: builder for kind, builder in builders.items() if not builder.startswith("fade_study.")}
+
+
+def describe_network(network: Any, types: Iterable[type]) -> dict[str, Any]:
+    """All of a network's kind that a result depends on: its ``NetworkConfig``, and the builders of its cells' types."""
+    return dataclasses.asdict(network) | builders_of(types)
 
 
 def as_here(function: Callable[..., T]) -> Callable[..., T]:

@@ -225,13 +225,20 @@ class FadeStudy:
             ]
             trial.set_user_attr(GENERATION, generation)
             trial.set_user_attr(CELLS, stored[CELLS])
-        return self._batch(generation, trial.number, points, stored[CELLS])
+        return self._batch(generation, trial.number, points, stored[CELLS], seed, past)
 
-    def _batch(self, generation: int, trial_number: int, points: NDArray[np.float64], cells: list[list[str]]) -> Batch:
-        """A batch of points ``(d, w, f)`` and keys of cells ``(d, w)``."""
-        seed = self.optuna_study.user_attrs[STUDY]["seed"]
+    def _batch(
+        self,
+        generation: int,
+        trial_number: int,
+        points: NDArray[np.float64],
+        cells: list[list[str]],
+        seed: int,
+        past: Past,
+    ) -> Batch:
+        """A batch of points ``(d, w, f)`` and keys of cells ``(d, w)``, by the study's seed."""
         # A trial that another process was faster to begin failed, too, but before it got a generation.
-        attempt = read_past(self.optuna_study).failures[generation]
+        attempt = past.failures[generation]
         return Batch(
             number=generation,
             trial_number=trial_number,
@@ -656,9 +663,9 @@ class FadeStudy:
             InvalidInputError: (a ``ValueError``) for another one.
         """
         trial = self._told_trial(generation)
-        attributes = trial.user_attrs
-        points = np.array(attributes[POINTS])
-        return retried(lambda: self._batch(generation, trial.number, points, attributes[CELLS]), self.optuna_study)
+        seed = retried(lambda: self.optuna_study.user_attrs[STUDY]["seed"], self.optuna_study)
+        points, cells = np.array(trial.user_attrs[POINTS]), trial.user_attrs[CELLS]
+        return self._batch(generation, trial.number, points, cells, seed, self._past())
 
     def details(self, generation: int) -> dict[str, Any]:
         """What was kept with a generation when it was told; empty where nothing was.

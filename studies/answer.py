@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -15,7 +14,7 @@ from scipy import stats
 
 from fade_study import Architecture, Dag
 from fade_study.benchmarks import FOLDER, Table, load_table
-from fade_study.builders import builders_of
+from fade_study.builders import describe_network
 from fade_study.config import SearchConfig
 from fade_study.training import Data
 from studies.trainings import ScratchTrainings, is_truth
@@ -125,7 +124,7 @@ def random_table(data: Data, config: SearchConfig) -> Table | None:
 
 def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
     """What validations have found of this estimator's ranks with these images and networks; None for no validation."""
-    network = dataclasses.asdict(config.network) | builders_of([Dag])
+    network = describe_network(config.network, [Dag])
     wanted = {"data": data.digest, "network": network, "estimator": config.bilevel.estimator}
     known = map(json.loads, REGIMES.read_text(encoding="utf-8").splitlines())
     return next((one for one in known if wanted.items() <= one.items()), None)

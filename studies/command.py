@@ -22,7 +22,7 @@ import psutil
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.config import parse_config
 from fade_study.execution import end_with_parent
-from fade_study.nn import build_operation
+from fade_study.nn import check_operation
 from fade_study.settings import masked
 from fade_study.training.session import check_gpus
 
@@ -58,8 +58,8 @@ def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None)
         check_launcher()
         config = parse_config(cls, None if presets is None else CONFIGS / presets)
         network = getattr(config, "network", None)
-        if network is not None:  # an operation of one's own that does not work is refused before any run begins
-            build_operation(network.operation, network.final_channels, network.kernel_size)
+        if network is not None:
+            check_operation(network)
         processes = getattr(config, "processes", None)
         if launched and processes is None and os.environ.get("WORLD_SIZE", "1") != "1":
             raise InvalidInputError(

@@ -20,7 +20,7 @@ import numpy as np
 from analysis import comparison
 from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
-from fade_study.builders import builders_of
+from fade_study.builders import describe_network
 from fade_study.config import ComparisonConfig
 from fade_study.execution import completed, open_executor
 from fade_study.record import SearchRecord
@@ -137,7 +137,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "features": SEARCHERS[name].features,
         "evaluate": SEARCHERS[name].evaluate,
         "repetitions": None if alphas == "none" else config.repetitions,
-        "network": dataclasses.asdict(config.network) | builders_of([Dag]),
+        "network": describe_network(config.network, [Dag]),
         "scratch": dataclasses.asdict(config.scratch),
     }
     return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()[:16]

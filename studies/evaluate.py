@@ -14,7 +14,7 @@ from fade_study.builders import builders_of
 from fade_study.config import EvaluateConfig, SearchConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
-from fade_study.nn import build_operation
+from fade_study.nn import check_operation
 from fade_study.record import SearchRecord
 from fade_study.training import Data
 from fade_study.training.data import load_data
@@ -33,8 +33,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     data = load_data(next(iter(searches.values())).data)
     for run_id in records:
         tracking.check_conditions(run_id, data, builders_of([Dag]))
-        network = searches[run_id].network
-        build_operation(network.operation, network.final_channels, network.kernel_size)  # or it is missing later
+        check_operation(searches[run_id].network)
     device = str(open_accelerator().device)
     tags = {"fade.evaluated": config.run_id}
     with (

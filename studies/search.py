@@ -27,7 +27,7 @@ import fade_study
 from analysis import figures
 from fade_study import interrupt, tracking
 from fade_study.benchmarks import Scratch
-from fade_study.builders import builders_of
+from fade_study.builders import builders_of, describe_network
 from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.record import SearchRecord
@@ -183,9 +183,9 @@ def search_once(
 
 def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     """The study of that name, or a new one; its values must have come about in the same way to be comparable."""
-    trainings = {"network": config.network, "bilevel": config.bilevel, "scratch": config.scratch}
-    conditions = {name: dataclasses.asdict(training) for name, training in trainings.items()}
-    conditions["network"] |= builders_of([fade_study.Dag])
+    trainings = {"bilevel": config.bilevel, "scratch": config.scratch}
+    conditions: dict[str, Any] = {name: dataclasses.asdict(training) for name, training in trainings.items()}
+    conditions["network"] = describe_network(config.network, [fade_study.Dag])
     conditions |= {"data": data.digest, "evaluation_seeds": config.evaluation_seeds, "repetitions": config.repetitions}
     conditions["carry_over"] = config.carry_over
     return fade_study.create_study(

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from analysis import correlation as figures
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
@@ -500,11 +499,8 @@ def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) 
     for row, columns in zip(alpha, paths.T, strict=True):
         seen = np.unique(columns)
         means = np.array([accuracies[columns == column].mean() for column in seen])
-        if min(np.ptp(row[seen]), np.ptp(means)) == 0:
-            coefficients.append(None)
-        else:
-            result: Any = stats.spearmanr(row[seen], means)
-            coefficients.append(float(result.statistic))
+        value = ranks.coefficient(row[seen], means)
+        coefficients.append(None if np.isnan(value) else value)
     return coefficients
 
 

@@ -4,7 +4,7 @@ from fade_study.builders import build_cell
 from fade_study.nn.cell import CellContext, DagCell, build_module
 from fade_study.nn.macro import Macro, MacroPlan, plan_macro
 from fade_study.nn.network import Network, flops, parameters
-from fade_study.nn.operation import build_operation, convolution
+from fade_study.nn.operation import build_operation, check_operation, convolution
 from fade_study.nn.supernet import Supernet, gumbel_noise
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "build_cell",
     "build_module",
     "build_operation",
+    "check_operation",
     "convolution",
     "flops",
     "gumbel_noise",

@@ -63,7 +63,7 @@ class DagCell(nn.Module):
         self._merges = context.operation == "convolution"
         # vertex -> (edges from sources, edges from other vertices), in topological order
         incoming: dict[int, tuple[list[str], list[tuple[int, str]]]] = {}
-        self.operations = nn.ModuleDict()  # or other operations; checkpoints know them by this name
+        self.operations = nn.ModuleDict()
         shared = nn.ModuleDict() if context.shared is None else context.shared
         for u, v in sorted(dag.augmented_edges[len(dag.sources) :], key=lambda edge: (edge[1], edge[0])):
             name = f"{u}_{'output' if v == self.output else v}"  # the output's number differs between sizes of Dags

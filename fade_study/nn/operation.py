@@ -9,9 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fade_study.config import NetworkConfig
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["build_operation", "convolution"]
+__all__ = ["build_operation", "check_operation", "convolution"]
 
 
 def build_operation(name: str, channels: int, kernel_size: int) -> nn.Module:
@@ -35,6 +36,11 @@ def build_operation(name: str, channels: int, kernel_size: int) -> nn.Module:
     if name == "separable":
         return _separable(channels, kernel_size)
     return _own(name, channels, kernel_size)
+
+
+def check_operation(network: NetworkConfig) -> None:
+    """Raise where a network's operation can't be built, as :func:`build_operation` does: before any run begins."""
+    build_operation(network.operation, network.final_channels, network.kernel_size)
 
 
 def convolution(inputs: int, outputs: int, kernel_size: int) -> nn.Conv2d:

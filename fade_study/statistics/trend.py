@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from fade_study.exceptions import InvalidInputError
-from fade_study.statistics.arena import interval
+from fade_study.statistics.arena import LEVEL, interval
 
 __all__ = [
     "Mean",
@@ -44,7 +44,6 @@ Cells: TypeAlias = ArrayLike
 Search: TypeAlias = tuple[ArrayLike, ArrayLike]
 """Generations ``(n,)`` of evaluations and their accuracies ``(n,)``."""
 
-LEVEL = 0.95
 FEWEST = 3
 """Generations of a trend, and searches of an interval."""
 FEWEST_OF_SLOPE = 5

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fade_study import interrupt
 from fade_study.architecture import HyperArchitecture
-from fade_study.builders import builders_of
+from fade_study.builders import describe_network
 from fade_study.cells import feature_table
 from fade_study.config import SWEEP_IMAGES, BilevelConfig, Estimator, NetworkConfig
 from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, marginal_effects, path_effects
@@ -122,7 +122,7 @@ def train_hyper_architecture(
             version=BILEVEL_VERSION,
             rows=[[cell.key for cell in row] for row in hyper_architecture.rows],
             bilevel=dataclasses.asdict(config),
-            network=dataclasses.asdict(network) | builders_of(type(c) for row in hyper_architecture.rows for c in row),
+            network=describe_network(network, (type(cell) for row in hyper_architecture.rows for cell in row)),
             seed=seed,
             processes=None if config.micro_batches else accelerator.num_processes,
             carried=None if weights is None else sorted(weights),
@@ -325,8 +325,8 @@ class _Trainer:
         config = self.config
         paths = fair_paths(config.sweep_paths, (self.depth, self.width), self.generator)
         split, rank, ranks = self.data.alpha, self.accelerator.process_index, self.accelerator.num_processes
-        most = len(split) if config.tune_steps else SWEEP_IMAGES
-        chunks = -(-min(most, len(split)) // SWEEP_IMAGES)
+        most = len(split) if config.tune_steps else min(SWEEP_IMAGES, len(split))
+        chunks = -(-most // SWEEP_IMAGES)
         images, labels = (part[:most].tensor_split(chunks) for part in (split.images, split.labels))
         # the same for all paths, so that they differ in nothing else
         shape = config.tune_steps, config.batch_size
@@ -344,7 +344,7 @@ class _Trainer:
                     F.cross_entropy(self.supernet(x, paths[i]), y, reduction="sum")
                     for x, y in zip(images, labels, strict=True)
                 ]
-                losses[i] = torch.stack(sums).sum() / min(most, len(split))
+                losses[i] = torch.stack(sums).sum() / most
         (total,) = add_up([[torch.stack(losses)]], self.accelerator)
         found = total.double().cpu().numpy()
         if not np.isfinite(found).all():

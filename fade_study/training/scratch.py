@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fade_study.architecture import Architecture
-from fade_study.builders import builders_of
+from fade_study.builders import describe_network
 from fade_study.cells import Dag
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
@@ -152,5 +152,5 @@ def recipe(
         device=device,
         version=RECIPE_VERSION,
         scratch=dataclasses.asdict(config),
-        network=dataclasses.asdict(network) | builders_of(cell_types),
+        network=describe_network(network, cell_types),
     )
