@@ -227,8 +227,6 @@ class BilevelConfig:
             number per row.
         sweep_paths: fair paths whose losses on the alpha split, once all is trained, tell the marginal effects; 0 takes
             the losses of the weight steps instead.
-        tune_steps: by which each of these paths trains on alone, from the supernet's weights, before its loss is taken;
-            at the optimizer's learning rate, which falls to 0 by a cosine.
         share_weights: whether cells of a row share the operation on edge (u, v).
         one_shot_paths: random paths over which the final one-shot accuracy is averaged.
         threads: of the processor; small convolutions gain nothing from more than one.
@@ -248,7 +246,6 @@ class BilevelConfig:
     temperature: PositiveFloat = 1.0
     regularization: float | tuple[float, ...] = 0.1
     sweep_paths: NonNegative = 0
-    tune_steps: NonNegative = 0
     share_weights: bool = False
     one_shot_paths: Positive = 16
     threads: Positive = 1
@@ -264,8 +261,6 @@ class BilevelConfig:
     def _consistent(self) -> BilevelConfig:
         if self.alpha_start >= self.epochs:
             raise ValueError(f"alpha_start: expected an epoch before the last of {self.epochs}, or alphas never move")
-        if self.tune_steps and not self.sweep_paths:
-            raise ValueError("tune_steps: expected sweep_paths as well, which are the paths that train on")
         parts = self.micro_batches
         if parts is not None and (parts.bit_count() > 1 or parts > self.batch_size):
             raise ValueError(f"micro_batches: expected a power of 2 up to batch_size = {self.batch_size}, got {parts}")
@@ -281,7 +276,7 @@ class BilevelConfig:
         steps, start = self.epochs * epoch, self.alpha_start * epoch
         every = self.alpha_every
         alpha_steps = steps // every - start // every if self.straight_through else 0
-        swept = self.sweep_paths * (self.tune_steps + SWEEP_IMAGES // (3 * self.batch_size))
+        swept = self.sweep_paths * SWEEP_IMAGES // (3 * self.batch_size)
         return steps + alpha_steps + swept
 
 

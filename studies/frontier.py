@@ -71,14 +71,11 @@ SETTINGS: dict[str, Setting] = {
     "8 epochs, rate 0.003": _fair(8, 2, 3e-3),
     "8 epochs, constant rate": _fair(8, 2, schedule="constant"),
     "8 epochs, shared": _fair(8, 2, share_weights=True),
-    "8 epochs, 49 paths tuned for 150 steps": _fair(8, 2, sweep_paths=49, tune_steps=150),
-    "16 epochs, 49 paths tuned for 150 steps": _fair(16, 2, sweep_paths=49, tune_steps=150),
-    "16 epochs, 98 paths tuned for 75 steps": _fair(16, 2, tune_steps=75),
-    "4 epochs, 49 paths tuned for 300 steps": _fair(4, 2, sweep_paths=49, tune_steps=300),
     "straight-through": _fair(24, 1, 3e-3, paths="alphas", schedule="constant", **STRAIGHT_THROUGH),
+    "8 epochs, straight-through, fair": _fair(8, 4, **STRAIGHT_THROUGH),
     # What makes the difference: the paths, or what alphas are made of? Each gives gradients as well as losses.
     "16 epochs, straight-through": _fair(16, 1, paths="alphas", **STRAIGHT_THROUGH),
-    "16 epochs, straight-through, fair": _fair(16, 1, **STRAIGHT_THROUGH),
+    "16 epochs, straight-through, fair": _fair(16, 2, **STRAIGHT_THROUGH),
     "16 epochs, straight-through, shared": _fair(16, 1, paths="alphas", share_weights=True, **STRAIGHT_THROUGH),
     "16 epochs, straight-through, fair, shared": _fair(16, 1, share_weights=True, **STRAIGHT_THROUGH),
 }

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -318,33 +317,19 @@ class _Trainer:
         return loss
 
     def sweep(self) -> PathLosses:
-        """Losses of fair paths on the alpha split, with batch statistics; processes share the paths.
-
-        Paths that have trained on differ by less than those of the supernet, so theirs are taken on more images.
-        """
-        config = self.config
-        paths = fair_paths(config.sweep_paths, (self.depth, self.width), self.generator)
+        """Losses of fair paths on the same images of the alpha split, by batch statistics; processes share paths."""
+        paths = fair_paths(self.config.sweep_paths, (self.depth, self.width), self.generator)
         split, rank, ranks = self.data.alpha, self.accelerator.process_index, self.accelerator.num_processes
-        most = len(split) if config.tune_steps else min(SWEEP_IMAGES, len(split))
-        chunks = -(-most // SWEEP_IMAGES)
-        images, labels = (part[:most].tensor_split(chunks) for part in (split.images, split.labels))
-        # the same for all paths, so that they differ in nothing else
-        shape = config.tune_steps, config.batch_size
-        batches = torch.randint(len(self.data.weight), shape, generator=self.generator)
+        images, labels = split.images[:SWEEP_IMAGES], split.labels[:SWEEP_IMAGES]
         columns = np.array(paths, dtype=np.int64).reshape(-1, self.depth)
-        epochs = np.full(len(paths), config.epochs - 1)
+        epochs = np.full(len(paths), self.config.epochs - 1)
         if not paths:  # nothing to exchange
             return PathLosses(columns, np.empty(0), epochs)
-        losses = [split.images.new_zeros(())] * len(paths)
+        losses = [images.new_zeros(())] * len(paths)
         for i in range(rank, len(paths), ranks):
             interrupt.check()
-            tuned = self.tuned(paths[i], batches) if config.tune_steps else nullcontext()
-            with tuned, torch.no_grad(), self.accelerator.autocast():
-                sums = [
-                    F.cross_entropy(self.supernet(x, paths[i]), y, reduction="sum")
-                    for x, y in zip(images, labels, strict=True)
-                ]
-                losses[i] = torch.stack(sums).sum() / most
+            with torch.no_grad(), self.accelerator.autocast():
+                losses[i] = F.cross_entropy(self.supernet(images, paths[i]), labels, reduction="sum") / len(images)
         (total,) = add_up([[torch.stack(losses)]], self.accelerator)
         found = total.double().cpu().numpy()
         if not np.isfinite(found).all():
@@ -353,27 +338,6 @@ class _Trainer:
                 f"{paths[int(np.isfinite(found).argmin())]}; try a lower learning rate, or a normalization"
             )
         return PathLosses(columns, found, epochs)
-
-    @contextmanager
-    def tuned(self, path: Sequence[int], batches: Tensor) -> Iterator[None]:
-        """The weights along a path, trained on by batches ``(steps, B)`` of numbers of images; then as before."""
-        modules = [self.supernet.macro, *(self.supernet.cells(row)[column] for row, column in enumerate(path))]
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        before = [parameter.detach().clone() for parameter in parameters]
-        optimizer = adam(nn.ParameterList(parameters), self.config.optimizer)
-        rate = schedule(optimizer, "cosine", len(batches))
-        for batch in batches.to(self.data.weight.labels.device):
-            optimizer.zero_grad()
-            with self.accelerator.autocast():
-                scores = self.supernet(self.data.weight.images[batch], path)
-                F.cross_entropy(scores, self.data.weight.labels[batch]).backward()
-            nn.utils.clip_grad_value_(parameters, self.config.optimizer.gradient_clip)
-            optimizer.step()
-            rate.step()
-        yield
-        with torch.no_grad():
-            for parameter, value in zip(parameters, before, strict=True):
-                parameter.copy_(value)
 
     def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
         """Raise on all processes for a loss or gradient that isn't, with the row in which that begins."""
