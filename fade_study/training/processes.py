@@ -14,8 +14,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import distributed
 
 from fade_study.exceptions import DivergedError, FadeError, WorkerDiedError
+from fade_study.execution.pickling import pack, unpack
 from fade_study.interrupt import Interrupted
-from fade_study.pickling import pack, unpack
 from fade_study.training.data import Data
 from fade_study.training.session import check_alike
 

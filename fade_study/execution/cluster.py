@@ -17,10 +17,11 @@ from distributed import Client, KilledWorker, get_worker
 from distributed import Future as Remote
 from threadpoolctl import threadpool_limits
 
-from fade_study import __version__, execution
+from fade_study import __version__
 from fade_study.builders import as_here
 from fade_study.exceptions import ClusterError, WorkerDiedError
-from fade_study.pickling import pack, unpack
+from fade_study.execution.pickling import pack, unpack
+from fade_study.execution.progress import listen
 
 __all__ = ["ClusterExecutor"]
 
@@ -247,7 +248,7 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
             f"expected the module {error.name} on worker {worker.address}, got none; start the worker in the folder "
             f"in which the driver was: {_command(scheduler)}"
         ) from None
-    execution.listen(_end_if_unwanted)
+    listen(_end_if_unwanted)
     with threadpool_limits(1):
         return fn(*args, **kwargs)
 

@@ -1,16 +1,15 @@
-"""Where independent trainings run: in this process, in local worker processes, or on a Dask cluster."""
+"""Executors on this machine: in this process, or in worker processes that may be killed."""
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, MutableSequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -20,80 +19,23 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from fade_study import interrupt
-from fade_study.builders import as_here, check_sendable
-from fade_study.exceptions import ClusterError, InvalidInputError, WorkerDiedError
+from fade_study.builders import as_here
+from fade_study.exceptions import WorkerDiedError
+from fade_study.execution.progress import REFRESH, listen
 
-__all__ = [
-    "InlineExecutor",
-    "completed",
-    "end_with_parent",
-    "listen",
-    "open_executor",
-    "report",
-    "report_epoch",
-    "shares_files",
-]
+__all__ = ["InlineExecutor", "Workers", "end_with_parent"]
 
 ATTEMPTS = 2
 """Of a task whose worker dies: one more than the first."""
 SLOTS = 4096
 """Tasks whose progress is told apart at any time."""
-REFRESH = 0.5
-"""Seconds between two looks at the progress of tasks."""
-
-BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
-
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
 """Variables by which a launcher's process finds the others, and how the names of more of them begin."""
-
 # In a worker process: the progress of all tasks, shared with the main process.
 _fractions: MutableSequence[float]
-# In any worker: hears what the running task reports.
-_listener: Callable[[float], object] | None = None
-
-
-def report(fraction: float) -> None:
-    """Tell how much of the running task is done, 0 to 1; outside worker processes nothing happens."""
-    if _listener is not None:
-        _listener(fraction)
-
-
-def report_epoch(epochs: int, epoch: int, *_: Any) -> None:
-    """The same, as ``on_epoch`` of a training of so many epochs (with ``functools.partial``)."""
-    report((epoch + 1) / epochs)
-
-
-def listen(listener: Callable[[float], object]) -> None:
-    """In a worker: hear what the running task reports, and end it by an exception where nobody waits for it."""
-    global _listener  # noqa: PLW0603 - a worker has one running task
-    _listener = listener
-
-
-def shares_files(executor: Executor) -> bool:
-    """Whether an executor's tasks see the files of this process; those on a cluster may not."""
-    return getattr(executor, "shares_files", True)
-
-
-def completed(tasks: Sequence[Future[Any]], unit: str = "training") -> Iterator[Future[Any]]:
-    """Futures as they are done, with a progress bar that also counts what workers report of those that run.
-
-    Args:
-        tasks: of any executor.
-        unit: what one of them is.
-    """
-    pending = set(tasks)
-    # disable=None: no bar where nobody looks
-    with tqdm(total=len(pending), unit=unit, leave=False, disable=None, bar_format=BAR) as bar:
-        while pending:
-            interrupt.check()
-            done, pending = futures.wait(pending, timeout=REFRESH, return_when=futures.FIRST_COMPLETED)
-            bar.n = len(tasks) - sum(1 - getattr(future, "fraction", 0.0) for future in pending)
-            bar.refresh()
-            yield from done
 
 
 class InlineExecutor(Executor):
@@ -123,7 +65,7 @@ class _TaskFuture(Future[Any]):
         return self._fractions[self.slot]
 
 
-class _Workers(Executor):
+class Workers(Executor):
     """Spawned processes. A task whose worker is killed is tried once more, and no other task suffers.
 
     Arguments reach the workers by PyTorch's pickling, which puts tensors into shared memory: a data set is there once,
@@ -237,35 +179,3 @@ def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
         torch.cuda.set_device(number % gpus)  # as they start: one that replaces a dead one may share its GPU
     return fn(*args, **kwargs)
-
-
-def open_executor(name: str) -> Executor:
-    """An executor by name, to be used as a context.
-
-    Args:
-        name: ``inline``; ``processes:N`` for N spawned worker processes (for small convolutions two processes of one
-            thread beat one process of two threads by far); or the address of a Dask scheduler, ``tcp://host:8786``.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) for any other name, and where workers can't import the builder that is
-            registered here for a type of cells.
-        ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unfit, or Dask is not installed.
-    """
-    kind, _, count = name.partition(":")
-    if name == "inline":
-        return InlineExecutor()
-    check_sendable()
-    if kind == "processes" and count.isdecimal() and int(count) > 0:
-        return _Workers(int(count))
-    if re.fullmatch(r"(tcp|tls)://.+:\d{1,5}", name):
-        try:
-            from fade_study.cluster import ClusterExecutor
-        except ImportError as error:
-            raise ClusterError(
-                f"expected Dask for {name}, got none ({error}); pip install 'fade-study[cluster]'"
-            ) from None
-        return ClusterExecutor(name)
-    raise InvalidInputError(
-        "expected an executor 'inline', 'processes:N' with N of 1 or more, or 'tcp://HOST:PORT' of a Dask scheduler, "
-        f"got {name!r}"
-    )

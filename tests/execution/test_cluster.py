@@ -157,7 +157,7 @@ def test_a_scheduler_that_comes_back_after_its_client_has_given_up(cluster, tmp_
     samples, go = Samples(tmp_path / "journeys", 0), tmp_path / "go"
     cluster.start_worker()
     cluster.wait_for_workers(1)
-    monkeypatch.setattr("fade_study.cluster.CONNECT", 1)
+    monkeypatch.setattr("fade_study.execution.cluster.CONNECT", 1)
     with open_executor(cluster.address) as executor:
         assert executor.submit(add, samples, 0).result()[0] == 0
         held_up = executor.submit(wait_for, go)
@@ -175,7 +175,7 @@ def test_a_scheduler_that_comes_back_after_its_client_has_given_up(cluster, tmp_
 
 
 def test_a_scheduler_that_does_not_come_back_is_an_error(cluster, monkeypatch):
-    monkeypatch.setattr("fade_study.cluster.AWAY", 3)
+    monkeypatch.setattr("fade_study.execution.cluster.AWAY", 3)
     with open_executor(cluster.address) as executor:
         task = executor.submit(abs, -1)
         cluster.kill(cluster.scheduler)
