@@ -80,7 +80,3 @@ class HyperArchitecture:
                 f"expected a path of {self.depth} columns from 0 to {self.width - 1}, got {list(path)}"
             )
         return Architecture(tuple(row[column] for row, column in zip(self.rows, path, strict=True)))
-
-    def collisions(self) -> tuple[int, ...]:
-        """For each row, how many of its cells repeat an earlier one, ``(d,)``: the price of a sparse space."""
-        return tuple(len(row) - len({cell.key for cell in row}) for row in self.rows)

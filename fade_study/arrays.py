@@ -1,13 +1,14 @@
-"""Arrays from whatever a NumPy or PyTorch user has at hand, without importing PyTorch."""
+"""Arrays and numbers from whatever a NumPy or PyTorch user has at hand, without importing PyTorch."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["resolution", "to_array", "to_integer"]
+__all__ = ["resolution", "to_array", "to_integer", "to_number"]
 
 RESOLUTIONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 """Relative distance between neighboring numbers, of types whose softmax rows don't sum to 1 within 1e-4."""
@@ -29,6 +30,15 @@ def to_array(values: Any) -> NDArray[np.float64]:
 def to_integer(value: Any) -> int | None:
     """A whole number of Python's or NumPy's as Python's; None for anything else, truth values among it."""
     return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+
+
+def to_number(value: Any) -> float | None:
+    """A finite number of Python's or NumPy's, or of a tensor with one element, as Python's; None for anything else."""
+    try:
+        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def resolution(values: Any) -> float:

@@ -10,18 +10,11 @@ from weakref import WeakKeyDictionary
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from fade_study._optuna import id_of, storage_of, study_id_of
 from fade_study.exceptions import StorageError
+from fade_study.generation import ALPHA, EVALUATES, GENERATION, IDENTITY
 
-__all__ = ["ALPHA", "EVALUATES", "GENERATION", "IDENTITY", "Past", "identity_of", "read_past"]
-
-IDENTITY = "fade:identity"
-"""Attribute of a study: its identity, made once."""
-ALPHA = "fade:alpha"
-"""Attribute of a trial: alphas, ``(d, w)``."""
-EVALUATES = "fade:evaluates"
-"""Attribute of a trial that is none of the search's: the generation whose value it brings."""
-GENERATION = "fade:generation"
-"""Attribute of a trial: the generation it belongs to. Trials that failed repeat a generation."""
+__all__ = ["Past", "identity_of", "read_past"]
 
 FEW = 8
 """Trials that are read one by one, each with a query. More of them are read with all trials at once."""
@@ -52,7 +45,7 @@ class Past:
             everything = study.get_trials(deepcopy=False)
             trials = [everything[trial.number] for trial in self.unfinished] + everything[self.count :]
         else:
-            trials = [study._storage.get_trial(trial._trial_id) for trial in self.unfinished]
+            trials = [storage_of(study).get_trial(id_of(trial)) for trial in self.unfinished]
             new = list(islice(_trials_from(study, self.count), FEW + 1))
             trials += new if len(new) <= FEW else study.get_trials(deepcopy=False)[self.count :]
         self.count += len(trials) - len(self.unfinished)
@@ -107,7 +100,7 @@ def identity_of(study: Study) -> str | None:
         StorageError: (an ``OSError``) where the study was deleted.
     """
     try:
-        return study._storage.get_study_user_attrs(study._study_id).get(IDENTITY)
+        return storage_of(study).get_study_user_attrs(study_id_of(study)).get(IDENTITY)
     except KeyError:
         raise _deleted(study) from None
 
@@ -121,10 +114,10 @@ def _deleted(study: Study) -> StorageError:
 
 def _trials_from(study: Study, number: int) -> Iterator[FrozenTrial]:
     """All trials from a number on; their numbers have no gaps."""
-    storage = study._storage
+    storage, study_id = storage_of(study), study_id_of(study)
     while True:
         try:
-            trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+            trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
         except KeyError:
             return
         yield storage.get_trial(trial_id)

@@ -14,8 +14,8 @@ from analysis import figures, trajectory
 from fade_study import Architecture, Dag, tracking
 from fade_study.config import AnalyzeConfig
 from fade_study.exceptions import InvalidInputError
-from fade_study.record import SearchRecord
 from fade_study.statistics import trend
+from fade_study.tracking import SearchRecord
 from studies.command import command
 
 MOST_FRAMES = 30

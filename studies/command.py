@@ -23,8 +23,8 @@ from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.config import parse_config
 from fade_study.execution import end_with_parent
 from fade_study.nn import check_operation
-from fade_study.settings import masked
 from fade_study.training.session import check_gpus
+from fade_study.urls import masked
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"

@@ -23,9 +23,9 @@ from fade_study.benchmarks import load_table
 from fade_study.builders import describe_network
 from fade_study.config import ComparisonConfig
 from fade_study.execution import completed, open_executor
-from fade_study.record import SearchRecord
-from fade_study.settings import describe_sampler, plain
 from fade_study.statistics import arena, trend
+from fade_study.study.settings import describe_sampler, plain
+from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data

@@ -15,7 +15,7 @@ from fade_study.config import EvaluateConfig, SearchConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
 from fade_study.nn import check_operation
-from fade_study.record import SearchRecord
+from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator

@@ -30,16 +30,16 @@ from fade_study.benchmarks import Scratch
 from fade_study.builders import builders_of, describe_network
 from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
-from fade_study.record import SearchRecord
 from fade_study.samplers import RowGeneration
-from fade_study.settings import place
 from fade_study.study import Evaluation, OpenEvaluation
+from fade_study.tracking import SearchRecord
 from fade_study.training import Data, HyperResult, combined_alpha
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.data import load_data
 from fade_study.training.processes import Processes, everywhere
 from fade_study.training.session import check_alike, open_accelerator
+from fade_study.urls import place
 from studies.analyze import analyze
 from studies.answer import against_random_search, difference, final_accuracies, random_table, regime
 from studies.command import again, command

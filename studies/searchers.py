@@ -18,8 +18,8 @@ from fade_study import samplers
 from fade_study.benchmarks import Scratch
 from fade_study.config import SamplerConfig, SamplerName
 from fade_study.exceptions import InvalidInputError
-from fade_study.record import SearchRecord
 from fade_study.study import Evaluates
+from fade_study.tracking import SearchRecord
 from studies.trainings import seed_of
 from studies.worlds import World
 

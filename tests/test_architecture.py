@@ -18,7 +18,6 @@ def test_paths_of_a_hyper_architecture():
     hyper = HyperArchitecture(((A, B, C), (C, C, B)))
     assert (hyper.depth, hyper.width, hyper.shape, hyper.size) == (2, 3, (2, 3), 9)
     assert hyper.architecture([1, 2]) == Architecture((B, B))
-    assert hyper.collisions() == (0, 1)
     paths = itertools.product(range(3), repeat=2)
     assert (
         len({hyper.architecture(path) for path in paths}) == 6

@@ -15,7 +15,7 @@ from fade_study.config import (
     ValidationConfig,
     parse_config,
 )
-from fade_study.settings import place
+from fade_study.urls import place
 
 CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
 STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}

@@ -23,7 +23,7 @@ from fade_study.config import (
     ValidationConfig,
     parse_config,
 )
-from fade_study.settings import masked, masked_url
+from fade_study.urls import masked, masked_url
 from studies.command import CONFIGS
 
 

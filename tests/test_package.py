@@ -12,45 +12,44 @@ PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
 HEAVY |= {"dask", "distributed"}
 
-CORE = {"arrays", "exceptions", "cells", "architecture", "past", "ranking"}
-CORE |= {"samplers", "settings", "storage", "study"}
+CORE = {"_optuna", "arrays", "exceptions", "cells", "architecture", "generation", "past", "ranking"}
+CORE |= {"samplers", "study", "urls"}
 MAY_IMPORT = {
-    "exceptions": set(),
+    "_optuna": set(),
     "arrays": set(),
+    "exceptions": set(),
     "interrupt": set(),
-    "past": {"exceptions"},
+    "urls": set(),
+    "datasets": set(),
     "cells": {"arrays", "exceptions"},
-    "architecture": {"exceptions", "cells"},
     "builders": {"exceptions"},
+    "effects": {"exceptions"},
     "ranking": {"arrays", "exceptions"},
     "statistics": {"arrays", "exceptions"},
-    "datasets": set(),
-    "effects": {"exceptions"},
+    "architecture": {"exceptions", "cells"},
     "benchmarks": {"exceptions", "cells", "architecture"},
-    "samplers": {"arrays", "exceptions", "past", "cells"},
-    "settings": {"exceptions", "cells"},
-    "storage": {"exceptions", "past", "settings", "samplers"},
-    "study": {"arrays", "exceptions", "past", "settings", "cells", "architecture", "ranking", "samplers", "storage"},
-    "record": {"exceptions", "benchmarks", "study"},
+    "generation": {"cells", "architecture"},
+    "past": {"_optuna", "exceptions", "generation"},
+    "samplers": {"_optuna", "arrays", "exceptions", "cells", "generation", "past"},
+    "study": CORE - {"study"},
     "testing": CORE,
     "config": {"exceptions", "cells", "samplers"},
     "nn": {"exceptions", "builders", "cells", "architecture", "config"},
+    "execution": {"exceptions", "builders", "interrupt", "__init__"},
     "training": {
         "exceptions",
         "interrupt",
-        "execution",
         "architecture",
         "builders",
         "config",
         "cells",
         "datasets",
         "effects",
+        "execution",
         "nn",
         "ranking",
     },
-    "execution": {"exceptions", "builders", "interrupt", "__init__"},
-    "outbox": {"exceptions", "settings"},
-    "tracking": {"__init__", "exceptions", "architecture", "benchmarks", "outbox", "record", "settings", "training"},
+    "tracking": {"__init__", "exceptions", "architecture", "benchmarks", "study", "training", "urls"},
     "__init__": CORE,
 }
 """Inside the package. Samplers know no torch, training knows no study: they meet in a loop outside."""

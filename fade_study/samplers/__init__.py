@@ -1,6 +1,7 @@
 """Outer searches, one file each. Optuna's own samplers work on the same study, as baselines."""
 
-from fade_study.samplers._base import RowGeneration, RowHistory, RowSampler
+from fade_study.generation import RowGeneration, RowHistory
+from fade_study.samplers._base import RowSampler, row_sampler
 from fade_study.samplers._champion import ChampionSampler
 from fade_study.samplers._evolution_strategy import EvolutionStrategySampler
 from fade_study.samplers._pseudo_gradient import PseudoGradientSampler
@@ -18,4 +19,5 @@ __all__ = [
     "RowHistory",
     "RowSampler",
     "SuccessiveRejectsSampler",
+    "row_sampler",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,67 +16,16 @@ import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
+from fade_study._optuna import id_of, inner_sampler, storage_of
 from fade_study.arrays import to_integer
 from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
-from fade_study.past import ALPHA, read_past
+from fade_study.generation import POINTS, STUDY, RowGeneration, RowHistory, anchor_names, row_history
+from fade_study.past import read_past
 
-__all__ = [
-    "CELLS",
-    "POINTS",
-    "STUDY",
-    "RowGeneration",
-    "RowHistory",
-    "RowSampler",
-    "anchor_names",
-    "check_width",
-    "row_history",
-    "row_sampler",
-]
-
-STUDY = "fade:study"
-"""Attribute of a study: what must not change over its life (space, depth, sampler settings, seed)."""
-POINTS = "fade:points"
-"""Attribute of a trial: points of the neighborhoods, ``(d, w, f)``."""
-CELLS = "fade:cells"
-"""Attribute of a trial: keys of the cells, ``(d, w)``."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowGeneration:
-    """What one row saw in one generation."""
-
-    points: NDArray[np.float64]
-    """``(w, f)``, the anchor first."""
-    cells: tuple[str, ...]
-    """Keys of the cells nearest to the points, ``(w,)``."""
-    alpha: NDArray[np.float64]
-    """``(w,)``, sums to 1, higher is better; comparable within this generation only."""
-    value: float | None
-    """From-scratch accuracy of the generation's anchor architecture, where it was trained."""
-
-    @property
-    def anchor(self) -> NDArray[np.float64]:
-        """``(f,)``."""
-        return self.points[0]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RowHistory(Sequence[RowGeneration]):
-    """A row's own past, oldest first. A memory-less search looks at ``history[-1]`` alone."""
-
-    row: int
-    features: tuple[str, ...]
-    """Names of the f coordinates."""
-    generations: Sequence[RowGeneration]
-
-    def __len__(self) -> int:
-        return len(self.generations)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.generations[index]
+__all__ = ["RowGeneration", "RowHistory", "RowSampler", "check_width", "row_sampler"]
 
 
 class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
@@ -152,8 +100,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
             return {}
         names = anchor_names(settings["depth"], settings["space"]["features"])
         points = self.neighborhoods(study)
-        # As Optuna's own samplers do it: a sampler sees the trial frozen, and there is no public way to write to it.
-        study._storage.set_trial_user_attr(trial._trial_id, POINTS, points.tolist())
+        storage_of(study).set_trial_user_attr(id_of(trial), POINTS, points.tolist())
         return {
             name: float(x)
             for row, point in zip(names, points[:, 0], strict=True)
@@ -203,14 +150,9 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
 def row_sampler(study: Study) -> RowSampler | None:
     """The outer search of ours that a study uses, also through a wrapper of Optuna's such as PartialFixedSampler."""
     sampler: Any = study.sampler
-    while not isinstance(sampler, RowSampler) and hasattr(sampler, "_base_sampler"):
-        sampler = sampler._base_sampler
-    return sampler if isinstance(sampler, RowSampler) else None
-
-
-def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:
-    """Names of the anchor coordinates among a trial's params, d lists of f."""
-    return [[f"row{row}/{feature}" for feature in features] for row in range(depth)]
+    while sampler is not None and not isinstance(sampler, RowSampler):
+        sampler = inner_sampler(sampler)
+    return sampler
 
 
 def check_width(width: int) -> int:
@@ -219,33 +161,3 @@ def check_width(width: int) -> int:
     if number is None or number < 2:
         raise InvalidInputError(f"expected a width of 2 or more, got {width!r}; it counts the anchor and its neighbors")
     return number
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Told(Sequence[RowGeneration]):
-    """One row's share of the first so many trials, each of them looked at when it is asked for."""
-
-    trials: Sequence[FrozenTrial]
-    length: int
-    row: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: Any) -> Any:
-        chosen = range(self.length)[index]
-        return tuple(self[i] for i in chosen) if isinstance(chosen, range) else self._generation(self.trials[chosen])
-
-    def _generation(self, trial: FrozenTrial) -> RowGeneration:
-        return RowGeneration(
-            points=np.array(trial.user_attrs[POINTS][self.row]),
-            cells=tuple(trial.user_attrs[CELLS][self.row]),
-            alpha=np.array(trial.user_attrs[ALPHA][self.row]),
-            # A pruned trial's value is its intermediate one, the supernet's accuracy: not the same thing.
-            value=trial.value if trial.state == TrialState.COMPLETE else None,
-        )
-
-
-def row_history(told: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
-    """One row's share of the generations that were told; of those that are told later it knows nothing."""
-    return RowHistory(row, features, _Told(told, len(told), row))

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fade_study.exceptions import InvalidInputError
-from fade_study.samplers._base import RowHistory, RowSampler, check_width
+from fade_study.generation import RowHistory
+from fade_study.samplers._base import RowSampler, check_width
 
 __all__ = ["EvolutionStrategySampler"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fade_study.samplers._base import RowHistory, RowSampler, check_width
+from fade_study.generation import RowHistory
+from fade_study.samplers._base import RowSampler, check_width
 
 __all__ = ["RandomAnchorSampler"]
 

@@ -44,11 +44,11 @@ def run_search(folder, uri, arguments, moment, patience):
     with open("log", "a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        from fade_study import tracking
         from fade_study.config import SearchConfig
+        from fade_study.tracking import runs
         from studies import command, search
 
-        tracking.LAST_PATIENCE = patience
+        runs.LAST_PATIENCE = patience
         mlflow.set_tracking_uri(uri)
         if moment is not None:
             break_at(*moment)
@@ -57,7 +57,10 @@ def run_search(folder, uri, arguments, moment, patience):
 
 def break_at(where, count, how):
     """At a call of a function, kill this process ``before`` it or ``after``, or let its answer be ``lost``."""
-    from fade_study import outbox, study, tracking
+    from mlflow import MlflowClient
+
+    from fade_study import study
+    from fade_study.tracking import outbox
     from fade_study.training import checkpoint
 
     owner, name = {
@@ -68,8 +71,8 @@ def break_at(where, count, how):
         "checkpoint": (checkpoint.Checkpoint, "save"),
         "renaming": (Path, "replace"),
         "record": (outbox.Outbox, "put"),
-        "delivery": (tracking.mlflow.MlflowClient, "log_batch"),
-        "creation": (tracking.mlflow.MlflowClient, "create_run"),
+        "delivery": (MlflowClient, "log_batch"),
+        "creation": (MlflowClient, "create_run"),
     }[where]
     function = getattr(owner, name)
     calls = []

@@ -9,6 +9,7 @@ from collections import Counter
 import mlflow
 import numpy as np
 import pytest
+from optuna.trial import TrialState
 
 import fade_study
 from fade_study import tracking
@@ -162,7 +163,7 @@ def test_four_processes_evaluate_for_one_study_and_one_is_killed(place, server, 
     tellers = {e.details["pid"] for e in evaluations}
     assert tellers == {process.pid for process in processes[1:]}
     assert sum(f"begins {held}\n" in line + "\n" for line in log(place).splitlines()) == 2
-    assert not study.optuna_study.get_trials(states=(fade_study.study.TrialState.RUNNING,))
+    assert not study.optuna_study.get_trials(states=(TrialState.RUNNING,))
 
     monkeypatch.chdir(place)
     mlflow.set_tracking_uri(server.uri)

@@ -1,8 +1,8 @@
-"""A study's storage: which process owns the open generation, and what to do while the storage does not answer.
+"""Which process owns an open generation or evaluation, and how it ends.
 
-Several processes may work on one study, one generation at a time, and evaluate as many architectures. The process that
-has one of them open is written to its trial as the owner; it lives as long as its pid does, or, seen from another host,
-as long as it goes on renewing its beat.
+Several processes may work on one study, one generation at a time, and evaluate as many architectures at once. The
+process that has one open is written to its trial as the owner. An owner is alive as long as its process runs or, seen
+from another host, as long as it renews its heartbeat.
 """
 
 from __future__ import annotations
@@ -12,57 +12,31 @@ import os
 import socket
 import threading
 import time
-import traceback
 import uuid
+import warnings
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
-import tenacity
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from fade_study.exceptions import FadeError, OpenGenerationError, StorageError
-from fade_study.past import EVALUATES, read_past
-from fade_study.samplers._base import CELLS
-from fade_study.settings import connect_arguments, masked, place
+from fade_study._optuna import forget_cached_trials, id_of, reopen, storage_of, study_id_of
+from fade_study.exceptions import InvalidInputError, OpenGenerationError
+from fade_study.generation import CELLS, EVALUATES, OWNER, Batch, OpenEvaluation
+from fade_study.past import read_past
+from fade_study.study.storage import retried
 
-__all__ = [
-    "OWNER",
-    "Beat",
-    "claim",
-    "claim_evaluation",
-    "is_mine",
-    "open_storage",
-    "owner_name",
-    "retried",
-    "retried_on",
-]
-
-OWNER = "fade:owner"
-"""Attribute of a trial: the process that has its generation, or its evaluation, open."""
+__all__ = ["Beat", "OpenTrial", "claim", "claim_evaluation", "is_mine", "owner_name"]
 
 BEAT_SECONDS = 20.0
-"""Between two beats of an owner."""
+"""Between two heartbeats of an owner."""
 SILENT_SECONDS = 120.0
-"""After so long without a beat an owner on another host is taken for dead; the hosts' clocks have to agree to less."""
+"""An owner on another host with an older heartbeat is taken for dead; the hosts' clocks have to agree to less."""
 CLAIM_SECONDS = 0.5
-"""After so long a process that took a dead one's generation over looks whether another did so, too."""
-
-FIRST_WAIT_SECONDS = 0.1
-LONGEST_WAIT_SECONDS = 5.0
-RETRY_SECONDS = 60.0
-"""A storage that is busy or away is tried again for so long, with waits that double up to the longest, at random."""
-OPEN_ATTEMPTS = 5
-OPEN_SECONDS = 3.0
-"""So often a storage is tried to be opened, but not again after so long: where it is away, a human waits."""
-
-Result = TypeVar("Result")
-
-
-# --- who owns the open generation -----------------------------------------------------------------
+"""After taking over a dead process's trial, wait for so long before looking whether another process did so as well."""
 
 
 def claim(study: optuna.Study) -> optuna.Trial:
@@ -74,7 +48,7 @@ def claim(study: optuna.Study) -> optuna.Trial:
     Raises:
         OpenGenerationError: (a ``RuntimeError``) where it is another process's.
     """
-    study._thread_local.cached_all_trials = None  # as Study.ask does: samplers of Optuna's read it
+    forget_cached_trials(study)
     begun, running = None, []
     while not running:
         unfinished = read_past(study).unfinished
@@ -82,18 +56,17 @@ def claim(study: optuna.Study) -> optuna.Trial:
         if not running:
             begun = _begin(study, enqueued=any(t.state == TrialState.WAITING for t in unfinished))
     first = running[0]
-    owned = first._trial_id == begun or (not _lives_elsewhere(first) and _take_over(study, first))
+    owned = id_of(first) == begun or (not _lives_elsewhere(first) and _take_over(study, first))
     for trial in running[1:]:
         if is_mine(trial):  # it came second
-            _give_up(study, trial._trial_id)
+            _give_up(study, id_of(trial))
     if not owned:
-        owner = owner_name(study._storage.get_trial(first._trial_id))
+        owner = owner_name(storage_of(study).get_trial(id_of(first)))
         raise OpenGenerationError(
             f"expected no open generation, but generation {len(read_past(study).told)} is, in {owner}; "
             "wait until it is told, or stop that process, then ask() again"
         )
-    # Optuna has no public way to take up a running trial again; its own ask() builds it like this, too.
-    return optuna.Trial(study, first._trial_id)
+    return reopen(study, id_of(first))
 
 
 def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
@@ -102,7 +75,7 @@ def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
         study.ask()  # has no owner, so it is taken over
         return None
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: _this_process()})
-    return study._storage.create_new_trial(study._study_id, trial)
+    return storage_of(study).create_new_trial(study_id_of(study), trial)
 
 
 def claim_evaluation(
@@ -130,42 +103,42 @@ def claim_evaluation(
             t
             for t in past.unfinished
             if EVALUATES in t.user_attrs
-            and t._trial_id not in held
+            and id_of(t) not in held
             and (t.user_attrs[EVALUATES] == generation or t.user_attrs[CELLS] == rows)
         ]
 
     for other in others():
         if other.state.is_finished() or _lives_elsewhere(other):
             return None
-        _give_up(study, other._trial_id)  # of a process that died, or of this one, which never heard of it
+        _give_up(study, id_of(other))  # of a process that died, or of this one, which never heard of it
     begun = optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params=trial.params,
         distributions=trial.distributions,
         user_attrs={EVALUATES: generation, CELLS: rows, OWNER: _this_process()},
     )
-    trial_id = study._storage.create_new_trial(study._study_id, begun)
+    trial_id = storage_of(study).create_new_trial(study_id_of(study), begun)
     # Only now: nobody can begin, or end, unseen.
-    if [other._trial_id for other in others()][:1] != [trial_id]:
+    if [id_of(other) for other in others()][:1] != [trial_id]:
         _give_up(study, trial_id)
         return None
-    return study._storage.get_trial(trial_id)
+    return storage_of(study).get_trial(trial_id)
 
 
 def _give_up(study: optuna.Study, trial_id: int) -> None:
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-        study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        storage_of(study).set_trial_state_values(trial_id, TrialState.FAIL)
 
 
 def _take_over(study: optuna.Study, trial: FrozenTrial) -> bool:
     """Become the owner of a running trial; False where another process was faster."""
     try:
-        study._storage.set_trial_user_attr(trial._trial_id, OWNER, _this_process())
+        storage_of(study).set_trial_user_attr(id_of(trial), OWNER, _this_process())
     except optuna.exceptions.UpdateFinishedTrialError:
         return False
     if not is_mine(trial):
         time.sleep(CLAIM_SECONDS)  # of several that take it over at the same moment, the last to write has it
-    trial = study._storage.get_trial(trial._trial_id)
+    trial = storage_of(study).get_trial(id_of(trial))
     return trial.state == TrialState.RUNNING and is_mine(trial)
 
 
@@ -249,91 +222,91 @@ def _renew(storage: BaseStorage, trial_id: int, stopped: threading.Event) -> Non
             storage.set_trial_user_attr(trial_id, OWNER, _this_process())
 
 
-# --- a storage that does not answer ---------------------------------------------------------------
+class OpenTrial:
+    """The trial of a generation or an evaluation that one object of a study has open.
 
-
-def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
-    """Call an operation on a study, again and again while its storage is busy or away, for :data:`RETRY_SECONDS`.
-
-    An attempt that failed may have changed the storage nevertheless, when only its answer was lost: it is the
-    operation's duty to find out.
-
-    Raises:
-        StorageError: (an ``OSError``) where the storage stays away, or somebody has deleted the study.
+    Args:
+        study: Optuna's.
+        asked: what was handed out.
+        name: of it, for messages.
+        trial_id: of its trial.
     """
-    try:
-        return retried_on(study._storage, study.study_name, operation)
-    except KeyError:  # the user's code may raise one, too
-        retried_on(study._storage, study.study_name, lambda: read_past(study))  # raises where it was deleted
-        raise
 
+    def __init__(self, study: optuna.Study, asked: Batch | OpenEvaluation, name: str, trial_id: int) -> None:
+        self.asked: Any = asked
+        self.trial_id = trial_id
+        self.closed = False
+        self._study, self._name = study, name
+        self._beat = Beat(storage_of(study), trial_id)
+        self._tried = False
+        """Whether an attempt to finish it may have succeeded, although its answer was lost."""
 
-def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[[], Result]) -> Result:
-    """The same, for a study that is not open yet."""
-    attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_away),
-        wait=tenacity.wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
-        stop=tenacity.stop_after_delay(RETRY_SECONDS),
-        reraise=True,
-    )
-    try:
-        return attempts(operation)
-    except Exception as error:
-        if not _is_away(error):
+    def finish(
+        self,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        value: float | None = None,
+        one_shot_accuracy: float | None = None,
+    ) -> bool:
+        """Store how it ends. The state is written last and closes it, so that nothing is ever half told.
+
+        Returns:
+            Whether the sampler asked to stop the search.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) where another process has finished it or taken it over.
+            StorageError: (an ``OSError``) where the storage does not answer; it stays open.
+        """
+        stop = retried(lambda: self._store(state, attributes, value, one_shot_accuracy), self._study)
+        self._close()
+        return stop
+
+    def _store(
+        self,
+        state: TrialState,
+        attributes: Mapping[str, Any],
+        value: float | None,
+        one_shot_accuracy: float | None,
+    ) -> bool:
+        storage = storage_of(self._study)
+        stored = storage.get_trial(self.trial_id)
+        missing = {name: x for name, x in attributes.items() if stored.user_attrs.get(name, {}) != x}
+        if self._tried and is_mine(stored) and stored.state == state and not missing:
+            return False  # an earlier attempt succeeded, but its answer was lost
+        self._check_open(stored)
+        self._tried = True
+        try:
+            for name, x in missing.items():
+                storage.set_trial_user_attr(self.trial_id, name, x)
+            if one_shot_accuracy is not None:
+                storage.set_trial_intermediate_value(self.trial_id, 0, one_shot_accuracy)
+            if isinstance(self.asked, Batch):
+                self._study.tell(stored.number, value, state)
+            else:  # the sampler hears of an evaluation when it next reads the history
+                storage.set_trial_state_values(self.trial_id, state, None if value is None else [value])
+        except (optuna.exceptions.UpdateFinishedTrialError, ValueError):  # Optuna's errors for a trial that has ended
+            self._check_open(storage.get_trial(self.trial_id))  # another process may have ended it a moment ago
             raise
-        storage = getattr(opened, "_backend", opened)  # what Optuna's cache hides
-        url = place(str(getattr(storage, "url", type(storage).__name__)))
-        reason = masked(str(error.__cause__ or error).partition("\n")[0])
-        raise StorageError(
-            f"expected the storage of study {study_name!r} to answer within {RETRY_SECONDS:g} s, got from {url}: "
-            f"{reason}. What was told before is stored, and an open generation is still open: look after the server "
-            "or the file and who has locked it, then call again"
-        ) from error
+        except RuntimeError as error:  # raised by a sampler's hook, which Optuna calls after everything is stored
+            if storage.get_trial(self.trial_id).state != state:
+                raise
+            warnings.warn(f"{self._name} is told; then its sampler raised {error!r}", stacklevel=5)
+            return True  # GridSampler asks for it when its grid is exhausted
+        return False
 
+    def _check_open(self, stored: FrozenTrial) -> None:
+        """Raise unless the trial is still open and this process's."""
+        if not stored.state.is_finished() and is_mine(stored):
+            return
+        self._close()
+        if stored.state.is_finished():
+            raise InvalidInputError(
+                f"expected {self._name} to be open, but another session has finished it; ask for another"
+            )
+        raise InvalidInputError(
+            f"expected {self._name} to be this process's, but {owner_name(stored)} has taken it over; ask for another"
+        )
 
-def _is_away(error: BaseException) -> bool:
-    """Whether an error is of a storage that is busy or away."""
-    import sqlalchemy.exc
-
-    if isinstance(error, OSError) and not isinstance(error, FadeError):
-        # Only a storage's own: a sampler or space of the user's may have files, too.
-        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
-        return any(module.startswith("optuna.storages") for module in modules)
-    return isinstance(error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError)
-
-
-def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
-    """An Optuna storage, from its URL or as it is; None is memory.
-
-    Raises:
-        StorageError: (an ``OSError``) where it can't be opened.
-    """
-    import sqlalchemy.exc
-
-    def attempt() -> BaseStorage:
-        if isinstance(storage, str) and (arguments := connect_arguments(storage)):
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(storage, engine_kwargs=arguments))
-        return optuna.storages.get_storage(storage)
-
-    # Two processes that open a new file at the same moment make the same tables, and one of them fails.
-    attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_away),
-        wait=tenacity.wait_random(0, FIRST_WAIT_SECONDS),
-        stop=tenacity.stop_after_attempt(OPEN_ATTEMPTS) | tenacity.stop_after_delay(OPEN_SECONDS),
-        reraise=True,
-    )
-    try:
-        return attempts(attempt)
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-    ) as error:
-        reason = masked(" ".join(str(error.__cause__ or error).partition("(Background")[0].split()))
-        raise StorageError(
-            f"expected a storage that can be opened, got {place(str(storage))}: {reason}. "
-            "Check the folder, the server and its driver; 'sqlite:///fade.db' is a file in this folder"
-        ) from error
+    def _close(self) -> None:
+        self.closed = True
+        self._beat.stop()

@@ -5,10 +5,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from fade_study import DagSpace, create_study, load_study
+from fade_study import DagSpace, create_study, generation, load_study
 from fade_study import past as module
-from fade_study.past import ALPHA, EVALUATES, GENERATION, read_past
-from fade_study.samplers import ChampionSampler, PseudoGradientSampler, _base
+from fade_study.generation import ALPHA, EVALUATES, GENERATION
+from fade_study.past import read_past
+from fade_study.samplers import ChampionSampler, PseudoGradientSampler
 
 SPACE = DagSpace(3)
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -49,7 +50,7 @@ def reads(monkeypatch):
 
         monkeypatch.setattr(owner, name, counting)
 
-    count(_base, "RowGeneration", lambda _: 1)
+    count(generation, "RowGeneration", lambda _: 1)
     for owner in (optuna.storages.InMemoryStorage, optuna.storages._CachedStorage):
         count(owner, "get_trial", lambda _: 1)
         count(owner, "get_all_trials", len)

@@ -15,6 +15,7 @@ from fade_study import DagSpace, create_study, delete_study, load_study, sampler
 from fade_study.exceptions import StorageError
 from fade_study.samplers import PseudoGradientSampler, RowSampler
 from fade_study.study import Evaluation
+from fade_study.study.ownership import OpenTrial
 
 SPACE = DagSpace(4)
 
@@ -264,14 +265,14 @@ def test_what_another_session_ends_at_the_same_moment_is_refused(storage, monkey
         tell(batch, *arguments)
         asked, tell, fail, arguments = study.ask_evaluation(), study.tell_evaluation, study.fail_evaluation, (0.5,)
     trial_id = study.optuna_study.trials[asked.trial_number]._trial_id
-    check = study._check_open
+    check = OpenTrial._check_open
 
-    def check_a_moment_before(stored, opened):
-        check(stored, opened)
+    def check_a_moment_before(opened, stored):
+        check(opened, stored)
         if not stored.state.is_finished():
             study.optuna_study._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    monkeypatch.setattr(study, "_check_open", check_a_moment_before)
+    monkeypatch.setattr(OpenTrial, "_check_open", check_a_moment_before)
     with pytest.raises(ValueError, match="another session has finished it"):
         tell(asked, *arguments) if "tell" in what else fail(asked)
     assert study.optuna_study.trials[asked.trial_number].state == TrialState.FAIL

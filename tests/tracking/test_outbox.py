@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from fade_study.exceptions import StorageError
-from fade_study.outbox import Outbox
+from fade_study.tracking.outbox import Outbox
 
 
 class Server:
@@ -53,7 +53,7 @@ def test_records_are_delivered_at_once_in_order_with_the_id_of_their_run(tmp_pat
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_server_that_is_away_has_missed_comes_in_order_when_it_is_back(tmp_path, server, monkeypatch):
-    monkeypatch.setattr("fade_study.outbox.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.tracking.outbox.FIRST_PAUSE", 0.0)
     box = open_box(tmp_path, server)
     box.put("a", "0", {})
     server.away = True
@@ -137,8 +137,8 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, server):
 
 def test_a_record_that_fails_while_others_are_taken_is_set_aside(tmp_path, monkeypatch):
     """A server that says "internal error" for good, of one record; the others arrive, and none is held back."""
-    monkeypatch.setattr("fade_study.outbox.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("fade_study.outbox.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.tracking.outbox.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.tracking.outbox.LONGEST_PAUSE", 0.0)
     told = []
 
     def deliver(record, run):
@@ -168,8 +168,8 @@ def test_a_record_that_fails_while_others_are_taken_is_set_aside(tmp_path, monke
 
 @pytest.mark.filterwarnings("ignore:server does not answer")
 def test_a_server_that_is_away_refuses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("fade_study.outbox.FIRST_PAUSE", 0.0)
-    monkeypatch.setattr("fade_study.outbox.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.tracking.outbox.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("fade_study.tracking.outbox.LONGEST_PAUSE", 0.0)
     server = Server()
 
     def away(error):

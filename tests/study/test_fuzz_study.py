@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from optuna.trial import TrialState
 
 from fade_study import DagSpace, InvalidInputError, OpenGenerationError, StorageError, create_study, load_study
-from fade_study import storage as ownership
+from fade_study.generation import CELLS, EVALUATES
 from fade_study.samplers import PseudoGradientSampler
-from fade_study.samplers._base import CELLS
+from fade_study.study import ownership
+from fade_study.study import storage as retries
 
 SPACE = DagSpace(3)
 ACCURACY = st.none() | st.floats(0, 1)
@@ -116,7 +117,7 @@ class Protocol(RuleBasedStateMachine):
     def running(self):
         """Trials of the search, and trials of evaluations."""
         trials = self.storage.get_all_trials(self.study.optuna_study._study_id, states=(TrialState.RUNNING,))
-        evaluations = [trial for trial in trials if ownership.EVALUATES in trial.user_attrs]
+        evaluations = [trial for trial in trials if EVALUATES in trial.user_attrs]
         return [trial for trial in trials if trial not in evaluations], evaluations
 
     def taken_by_another(self, trial, lives):
@@ -187,10 +188,7 @@ class Protocol(RuleBasedStateMachine):
         cells = [cell.key for cell in self.told[generation][0].architecture]
         return any(
             ownership._lives_elsewhere(trial)
-            and (
-                trial.user_attrs[ownership.EVALUATES] == generation
-                or [row[0] for row in trial.user_attrs[CELLS]] == cells
-            )
+            and (trial.user_attrs[EVALUATES] == generation or [row[0] for row in trial.user_attrs[CELLS]] == cells)
             for trial in self.running()[1]
         )
 
@@ -272,7 +270,7 @@ class Protocol(RuleBasedStateMachine):
     def tell_in_vain(self, writes, details, killed):
         self.storage.weather = ["well"] * writes + ["killed" if killed else "refused"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ownership, "RETRY_SECONDS", 0)
+            patch.setattr(retries, "RETRY_SECONDS", 0)
             try:
                 self.study.tell(self.here, alphas(self.here), 0.5, 0.5, details)
             except KeyboardInterrupt:
@@ -347,8 +345,9 @@ class Protocol(RuleBasedStateMachine):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    for name in ("CLAIM_SECONDS", "FIRST_WAIT_SECONDS", "LONGEST_WAIT_SECONDS"):
-        monkeypatch.setattr(ownership, name, 0)
+    monkeypatch.setattr(ownership, "CLAIM_SECONDS", 0)
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
+    monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0)
 
 
 TestProtocol = Protocol.TestCase

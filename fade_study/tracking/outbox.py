@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fade_study.exceptions import FadeError, StorageError
-from fade_study.settings import masked
+from fade_study.urls import masked
 
 __all__ = ["Outbox", "Record"]
 

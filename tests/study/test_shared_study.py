@@ -29,8 +29,9 @@ from fade_study import (
     create_study,
     load_study,
 )
-from fade_study import storage as module
 from fade_study.samplers import PseudoGradientSampler, RowSampler
+from fade_study.study import ownership as module
+from fade_study.study import storage as retries
 
 SPACE = DagSpace(3)
 
@@ -48,7 +49,7 @@ def alphas(batch):
 PRELUDE = f"""
 import json, random, sys, time
 import numpy as np, optuna, fade_study
-from fade_study import storage as module
+from fade_study.study import ownership as module
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 {inspect.getsource(facts)}
@@ -684,7 +685,7 @@ def test_a_file_that_is_locked_for_a_second(tmp_path, name):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_file_that_stays_locked(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 0.5)
     study = quick(tmp_path)
     batch = prepared(name, study)
     before = states(study)
@@ -704,7 +705,7 @@ def test_a_file_that_stays_locked(tmp_path, name, monkeypatch):
 
 
 def test_a_file_that_is_moved_away_and_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 0.5)
     study = quick(tmp_path)
     batch = study.ask()
     shutil.move(tmp_path / "busy.db", tmp_path / "elsewhere.db")
@@ -717,7 +718,7 @@ def test_a_file_that_is_moved_away_and_comes_back(tmp_path, monkeypatch):
 
 
 def test_a_journal_whose_folder_is_away_comes_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 0.5)
     (tmp_path / "here").mkdir()
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "here" / "journal.log"))
     study = create_study(space=SPACE, depth=2, storage=optuna.storages.JournalStorage(backend))
@@ -748,7 +749,7 @@ def test_a_journal_whose_folder_is_away_comes_back(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("tries", ["within the call", "by calling again"])
 def test_what_succeeded_although_its_answer_was_lost(study, monkeypatch, name, write, tries):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 60 if tries == "within the call" else 0)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 60 if tries == "within the call" else 0)
     batch = prepared(name, study)
     storage = study.optuna_study._storage
     lost = []
@@ -772,7 +773,7 @@ def test_what_succeeded_although_its_answer_was_lost(study, monkeypatch, name, w
 
 
 def test_a_storage_that_is_away_does_not_fail_the_generation(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 0.2)
     study = quick(tmp_path)
     with pytest.raises(StorageError), contextlib.ExitStack() as stack:
         study.optimize(
@@ -800,7 +801,7 @@ def test_a_samplers_own_files_are_not_the_storage():
 
 
 def test_errors_hide_the_password(monkeypatch):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(retries, "RETRY_SECONDS", 0)
     backend = SimpleNamespace(url="postgresql://me:topsecret@server/db")
     study = SimpleNamespace(study_name="s", _storage=SimpleNamespace(_backend=backend))
 
@@ -808,5 +809,5 @@ def test_errors_hide_the_password(monkeypatch):
         raise optuna.exceptions.StorageInternalError(f"no {backend.url}")
 
     with pytest.raises(StorageError, match="postgresql") as error:
-        module.retried(away, study)
+        retries.retried(away, study)
     assert "topsecret" not in str(error.value)

@@ -7,8 +7,8 @@ import pytest
 from fade_study import DagSpace, create_study
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import DataError
-from fade_study.record import SearchRecord
 from fade_study.samplers import RandomAnchorSampler
+from fade_study.tracking import SearchRecord
 
 EVALUATIONS = {2: [Scratch(0.5, 0.4, 3.0), Scratch(0.75, 0.6, 3.5)], 0: (Scratch(0.25, 0.5, 2.0),)}
 

@@ -106,7 +106,7 @@ def test_a_failed_evaluation_is_on_record_and_not_found(study):
 @pytest.mark.parametrize("patience", [0, 1e9])
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_metrics_that_may_wait_are_there_when_the_run_ends(mlflow_store, digits, monkeypatch, patience, error):
-    monkeypatch.setattr(tracking, "PATIENCE", patience)
+    monkeypatch.setattr("fade_study.tracking.runs.PATIENCE", patience)
     client = mlflow.MlflowClient()
     with (
         pytest.raises(error) if error else contextlib.nullcontext(),

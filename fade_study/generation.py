@@ -1,0 +1,194 @@
+"""A generation of a search: what a study hands out, what a row sees of it, and what its Optuna trial holds.
+
+One generation is one Optuna trial. Its params are the d·f anchor coordinates and its value, where there is one, is the
+accuracy from scratch of the architecture that the study evaluates. Everything else lies in the attributes named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.trial import FrozenTrial, TrialState
+
+from fade_study.architecture import Architecture, HyperArchitecture
+from fade_study.cells import Cell
+
+__all__ = [
+    "ALPHA",
+    "CELLS",
+    "DETAILS",
+    "EVALUATES",
+    "GENERATION",
+    "IDENTITY",
+    "OWNER",
+    "POINTS",
+    "STUDY",
+    "Batch",
+    "CellTrial",
+    "Evaluation",
+    "OpenEvaluation",
+    "RowGeneration",
+    "RowHistory",
+    "anchor_names",
+    "row_history",
+]
+
+IDENTITY = "fade:identity"
+"""Attribute of a study: what tells it from all others, made once."""
+STUDY = "fade:study"
+"""Attribute of a study: what must not change over its life (space, depth, sampler settings, seed)."""
+GENERATION = "fade:generation"
+"""Attribute of a trial: the generation it belongs to. A trial that failed is repeated by another of its generation."""
+POINTS = "fade:points"
+"""Attribute of a trial: points of the neighborhoods, ``(d, w, f)``."""
+CELLS = "fade:cells"
+"""Attribute of a trial: keys of the cells, ``(d, w)``."""
+ALPHA = "fade:alpha"
+"""Attribute of a trial: alphas, ``(d, w)``."""
+DETAILS = "fade:details"
+"""Attribute of a trial: whatever else the caller keeps with it."""
+EVALUATES = "fade:evaluates"
+"""Attribute of a trial that only evaluates: the generation whose value it brings."""
+OWNER = "fade:owner"
+"""Attribute of a trial: the process that has its generation, or its evaluation, open."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CellTrial:
+    """One candidate cell of a row, and the point for which it stands."""
+
+    row: int
+    column: int
+    point: NDArray[np.float64]
+    """``(f,)``."""
+    cell: Cell
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a study asks for: one hyper-architecture whose alphas it wants to be told."""
+
+    number: int
+    """Generation, from 0."""
+    trial_number: int
+    """Number of the Optuna trial."""
+    seed: int
+    """For the training; the same where the same generation is asked again after a crash, another after a ``fail``."""
+    trials: tuple[tuple[CellTrial, ...], ...]
+    """d rows of w."""
+
+    @cached_property
+    def points(self) -> NDArray[np.float64]:
+        """``(d, w, f)``."""
+        return np.array([[trial.point for trial in row] for row in self.trials])
+
+    @property
+    def anchors(self) -> NDArray[np.float64]:
+        """``(d, f)``."""
+        return self.points[:, 0]
+
+    @cached_property
+    def hyper_architecture(self) -> HyperArchitecture:
+        """Its rows hold the cells of all neighborhoods."""
+        return HyperArchitecture(tuple(tuple(trial.cell for trial in row) for row in self.trials))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The anchors' cells."""
+        return self.hyper_architecture.architecture([0] * len(self.trials))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEvaluation:
+    """What a study asks for: an architecture whose from-scratch accuracy it wants to be told."""
+
+    generation: int
+    trial_number: int
+    """Number of the Optuna trial."""
+    architecture: Architecture
+    """The generation's anchor architecture, or its best-ranked one: what the study evaluates."""
+
+
+class Evaluation(NamedTuple):
+    """A from-scratch accuracy of an architecture of a generation."""
+
+    generation: int
+    architecture: Architecture
+    value: float
+    details: dict[str, Any] = {}  # noqa: RUF012 - evaluations() gives each its own
+    """As told with the value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowGeneration:
+    """What one row saw in one generation."""
+
+    points: NDArray[np.float64]
+    """``(w, f)``, the anchor first."""
+    cells: tuple[str, ...]
+    """Keys of the cells nearest to the points, ``(w,)``."""
+    alpha: NDArray[np.float64]
+    """``(w,)``, sums to 1, higher is better; comparable within this generation only."""
+    value: float | None
+    """From-scratch accuracy of the generation's anchor architecture, where it was trained."""
+
+    @property
+    def anchor(self) -> NDArray[np.float64]:
+        """``(f,)``."""
+        return self.points[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowHistory(Sequence[RowGeneration]):
+    """A row's own past, oldest first. A memory-less search looks at ``history[-1]`` alone."""
+
+    row: int
+    features: tuple[str, ...]
+    """Names of the f coordinates."""
+    generations: Sequence[RowGeneration]
+
+    def __len__(self) -> int:
+        return len(self.generations)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.generations[index]
+
+
+def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:
+    """Names of the anchor coordinates among a trial's params, d lists of f."""
+    return [[f"row{row}/{feature}" for feature in features] for row in range(depth)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Told(Sequence[RowGeneration]):
+    """One row's share of the first so many trials, each of them looked at when it is asked for."""
+
+    trials: Sequence[FrozenTrial]
+    length: int
+    row: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = range(self.length)[index]
+        return tuple(self[i] for i in chosen) if isinstance(chosen, range) else self._generation(self.trials[chosen])
+
+    def _generation(self, trial: FrozenTrial) -> RowGeneration:
+        return RowGeneration(
+            points=np.array(trial.user_attrs[POINTS][self.row]),
+            cells=tuple(trial.user_attrs[CELLS][self.row]),
+            alpha=np.array(trial.user_attrs[ALPHA][self.row]),
+            # A pruned trial's value is its intermediate one, the supernet's accuracy: not the same thing.
+            value=trial.value if trial.state == TrialState.COMPLETE else None,
+        )
+
+
+def row_history(told: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
+    """One row's share of the generations that were told; of those that are told later it knows nothing."""
+    return RowHistory(row, features, _Told(told, len(told), row))

@@ -1,0 +1,58 @@
+"""The record of runs in MLflow, and all that fade_study knows of MLflow.
+
+Each study command is a parent run; each hyper-architecture and each training from scratch is a child of it.
+:mod:`fade_study.tracking.schema` names everything that they hold.
+"""
+
+from fade_study.tracking.delivery import OUTBOX, deliver
+from fade_study.tracking.reading import (
+    check_conditions,
+    find_outcomes,
+    find_scratch,
+    read_config,
+    read_searches,
+    read_times,
+)
+from fade_study.tracking.record import SearchRecord
+from fade_study.tracking.runs import (
+    LAST_PATIENCE,
+    Run,
+    adopt,
+    commit,
+    log_failed_scratch,
+    log_scratch,
+    start_hyper,
+    start_outcome,
+    start_study,
+)
+from fade_study.tracking.schema import OUTCOME, RECORD, SCHEMA, STUDY, alpha_metrics
+from fade_study.tracking.server import check_server, redirected, ui_command
+
+__all__ = [
+    "LAST_PATIENCE",
+    "OUTBOX",
+    "OUTCOME",
+    "RECORD",
+    "SCHEMA",
+    "STUDY",
+    "Run",
+    "SearchRecord",
+    "adopt",
+    "alpha_metrics",
+    "check_conditions",
+    "check_server",
+    "commit",
+    "deliver",
+    "find_outcomes",
+    "find_scratch",
+    "log_failed_scratch",
+    "log_scratch",
+    "read_config",
+    "read_searches",
+    "read_times",
+    "redirected",
+    "start_hyper",
+    "start_outcome",
+    "start_study",
+    "ui_command",
+]

@@ -1,0 +1,133 @@
+"""What runs have to say, on its way to the tracking server through the outbox."""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from PIL import Image
+
+from fade_study.exceptions import StorageError
+from fade_study.tracking.outbox import Outbox, Record
+from fade_study.urls import masked_url
+
+if TYPE_CHECKING:
+    pass
+
+from fade_study.tracking.schema import NAME, PARENT, TABLES
+from fade_study.tracking.server import ONCE, find_runs, is_away, may_refuse, request_settings, set_defaults
+
+__all__ = ["OUTBOX", "deliver", "end_run", "open_outbox"]
+
+OUTBOX = Path("checkpoints") / "outbox.db"
+"""What is on its way to the server."""
+_open: tuple[str, Outbox] | None = None
+
+
+def open_outbox() -> Outbox:
+    """That of the tracking server in use. What dead processes have left for it is delivered first."""
+    global _open  # noqa: PLW0603 - as MLflow's tracking URI is global, too
+    uri = mlflow.get_tracking_uri()
+    if _open is None or _open[0] != uri:
+        _close()
+        set_defaults()
+        _open = uri, Outbox(OUTBOX, masked_url(uri), _deliver, is_away, may_refuse)
+        for run in _open[1].abandoned:
+            end_run(run, "KILLED")
+        _open[1].flush()
+    return _open[1]
+
+
+@atexit.register
+def _close() -> None:
+    if _open is not None:
+        _open[1].close()
+
+
+def deliver(patience: float = 0.0) -> int:
+    """Deliver what is left of this process and of dead ones, and try for so many seconds; how many records remain."""
+    return open_outbox().flush(patience)
+
+
+def end_run(run: str, status: str) -> None:
+    """End a run, once all that it has written before is delivered."""
+    open_outbox().end_run(run, {"status": status, "moment": int(time.time() * 1000)})
+
+
+def _deliver(record: Record, run_id: str) -> str | None:
+    """Tell the server. What it was told before does no harm: metrics, params and tags are the same again."""
+    client, content = mlflow.MlflowClient(), record.content
+    try:
+        if record.kind == "create":
+            return _create(client, record)
+        if record.kind == "batch":
+            client.log_batch(
+                run_id,
+                metrics=[Metric(*metric) for metric in content.get("metrics", ())],
+                params=[Param(*param) for param in content.get("params", {}).items()],
+                tags=[
+                    RunTag(name, open_outbox().id_of(value) if name == PARENT else value)
+                    for name, value in content.get("tags", {}).items()
+                ],
+            )
+        elif record.kind == "file":
+            _upload(client, run_id, content["file"], record.data)
+        elif record.kind == "table":
+            table = pd.DataFrame(content["columns"]).to_json(orient="split", index=False)
+            _upload(client, run_id, content["file"], str(table).encode())
+            tables = json.loads(client.get_run(run_id).data.tags.get(TABLES, "[]"))
+            if (entry := {"path": content["file"], "type": "table"}) not in tables:
+                client.set_tag(run_id, TABLES, json.dumps([*tables, entry]))
+        elif record.kind == "frame":
+            name = rf"images/{re.escape(content['key'])}[%+]step[%+]{content['step']}[%+]"
+            files = client.list_artifacts(run_id, "images") if record.tried else []
+            if sum(re.match(name, file.path) is not None for file in files) < 2:  # the picture and its thumbnail
+                image = np.asarray(Image.open(io.BytesIO(record.data)))
+                client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
+        elif record.kind == "input":
+            source = CodeDatasetSource(tags={"mlflow.source.name": content["name"]})
+            dataset = Dataset(content["name"], content["digest"], "code", source.to_json())
+            context = [InputTag("mlflow.data.context", "training")]
+            client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+        elif found := run_id if run_id != record.run else _named(record.run):
+            client.set_terminated(found, content["status"], content["moment"])
+    except OSError as error:
+        if is_away(error):
+            raise
+        raise StorageError(
+            f"expected to write {record.kind} of run {run_id}: {error}; make room, and run the same command again"
+        ) from error
+    return None
+
+
+def _create(client: mlflow.MlflowClient, record: Record) -> str:
+    content = record.content
+    if record.tried and (found := _named(record.run)):
+        return found
+    tags = content["tags"] | {PARENT: open_outbox().id_of(content["parent"])}
+    with request_settings(ONCE):
+        return client.create_run(content["experiment"], content["moment"], tags, content["name"]).info.run_id
+
+
+def _named(run: str) -> str | None:
+    """Id of a run that the server has made, though its answer was lost."""
+    found = find_runs(f"tags.`{NAME}` = '{run}'")
+    return found[0].info.run_id if found else None
+
+
+def _upload(client: mlflow.MlflowClient, run_id: str, file: str, data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(file).name
+        path.write_bytes(data)
+        client.log_artifact(run_id, str(path), str(Path(file).parent) if "/" in file else None)

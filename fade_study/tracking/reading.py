@@ -1,0 +1,139 @@
+"""What earlier runs hold: trainings that need not be repeated, searches to be analyzed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import yaml
+
+from fade_study.benchmarks import Scratch
+from fade_study.exceptions import InvalidInputError
+from fade_study.tracking.record import SearchRecord
+from fade_study.training import Data
+from fade_study.urls import masked, place
+
+if TYPE_CHECKING:
+    pass
+
+from fade_study.tracking.schema import BUILDERS, OUTCOME, PARENT, RECORD
+from fade_study.tracking.server import find_runs, find_runs_or_none
+
+__all__ = ["check_conditions", "find_outcomes", "find_scratch", "read_config", "read_searches", "read_times"]
+
+
+def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
+    """Searches of comparisons done before, by seed: what they came to, as JSON, and their records."""
+    client = mlflow.MlflowClient()
+    condition = f"tags.`fade.kind` = 'search' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
+    found: dict[int, tuple[str, SearchRecord]] = {}
+    for run in find_runs(condition):
+        texts = [_read_text(client, run.info.run_id, file) for file in (OUTCOME, RECORD)]
+        if None not in texts:
+            found[int(run.data.params["seed"])] = str(texts[0]), SearchRecord.from_json(str(texts[1]))
+    return found
+
+
+def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str, int], Scratch]:
+    """From-scratch evaluations done before, in any run of this tracking server: the same is never paid twice.
+
+    Args:
+        recipe: hash of all that matters but architecture and seed.
+        architectures: keys.
+
+    Returns:
+        Evaluations by architecture and seed.
+    """
+    if not architectures:
+        return {}
+    condition = f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
+    if len(architectures) == 1 and "'" not in (architecture := next(iter(architectures))):  # can't be quoted
+        condition += f" and params.architecture = '{architecture}'"
+    results: dict[tuple[str, int], Scratch] = {}
+    for run in find_runs_or_none(condition):  # where the server is away, it is paid twice
+        name = run.data.params["architecture"], int(run.data.params["seed"])
+        if name[0] in architectures:
+            metrics = run.data.metrics
+            results[name] = Scratch(metrics["accuracy/test"], metrics["accuracy/validation"], metrics["seconds"])
+    return results
+
+
+def read_searches(run_id: str) -> dict[str, SearchRecord]:
+    """The record of a search, or those of all searches of a command, by run.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) where there is no such run, or it is no search that has finished.
+    """
+    client = mlflow.MlflowClient()
+    try:
+        run = client.get_run(run_id)
+    except mlflow.MlflowException as error:
+        raise InvalidInputError(
+            f"expected the id of a run in {place(mlflow.get_tracking_uri())}, got {run_id!r}: {masked(str(error))}"
+        ) from None
+    kind = run.data.tags.get("fade.kind")
+    if kind not in ("search", "comparison"):
+        raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
+    condition = f"tags.`{PARENT}` = '{run_id}' and tags.`fade.kind` = 'search'"
+    runs = [run.info.run_id, *(child.info.run_id for child in reversed(find_runs(condition)))]
+    records = {i: _read_text(client, i, RECORD) for i in runs}
+    found = {i: SearchRecord.from_json(text) for i, text in records.items() if text is not None}
+    if not found:
+        raise InvalidInputError(
+            f"expected a search that has finished a generation, got {run_id}, status {run.info.status}, which left no "
+            f"{RECORD}; run it again to continue it"
+        )
+    return found
+
+
+def read_config(run_id: str) -> dict[str, Any]:
+    """The settings that a run was started with.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) where it left none: one of a comparison's searches.
+    """
+    text = _read_text(mlflow.MlflowClient(), run_id, "config.yaml")
+    if text is None:
+        raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no config.yaml")
+    return yaml.safe_load(text)
+
+
+def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> None:
+    """Raise unless data, and builders of cells, are those that a run was recorded with.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) that names both.
+    """
+    run = mlflow.MlflowClient().get_run(run_id)
+    built, inputs = json.loads(run.data.tags.get(BUILDERS, "{}")), run.inputs
+    if built != builders:
+        raise InvalidInputError(
+            f"expected the builders of cells that run {run_id} was recorded with, {built or 'none of its own'}, got "
+            f"{dict(builders) or 'none'}; its accuracies would be those of other networks: import their module first"
+        )
+    recorded = [(one.dataset.name, one.dataset.digest) for one in (inputs.dataset_inputs if inputs else ())]
+    if recorded != [(data.name, data.digest)]:
+        raise InvalidInputError(
+            f"expected the images that run {run_id} was recorded with, {recorded}, got {data.name} with digest "
+            f"{data.digest}; its accuracies would be those of other images: bring the file back that it was made with"
+        )
+
+
+def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | None:
+    """A text artifact, where it is there."""
+    if file not in {artifact.path for artifact in client.list_artifacts(run_id)}:
+        return None
+    return Path(client.download_artifacts(run_id, file)).read_text(encoding="utf-8")
+
+
+def read_times(uri: str) -> tuple[float, float]:
+    """Seconds of the only search in a tracking store, from its own beginning to its end, and of its trainings."""
+    client = mlflow.MlflowClient(uri)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    seconds = {"search": 0.0, "hyper": 0.0, "scratch": 0.0}
+    for run in runs:
+        seconds[run.data.tags["fade.kind"]] += run.data.metrics["seconds"]
+    return seconds["search"], seconds["hyper"] + seconds["scratch"]

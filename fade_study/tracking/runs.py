@@ -1,0 +1,365 @@
+"""The runs that are written: a parent for each study command, a child for each training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import os
+import subprocess
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import yaml
+
+from fade_study import __version__
+from fade_study.architecture import HyperArchitecture
+from fade_study.benchmarks import Scratch
+from fade_study.exceptions import StorageError
+from fade_study.study.settings import flatten, plain
+from fade_study.training import Data, ScratchResult
+from fade_study.urls import masked, masked_url, place
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.schema import BUILDERS, INHERITED, NAME, PARENT, SCHEMA, STUDY, Kind
+from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, request_settings
+
+__all__ = [
+    "LAST_PATIENCE",
+    "Run",
+    "adopt",
+    "commit",
+    "log_failed_scratch",
+    "log_scratch",
+    "start_hyper",
+    "start_outcome",
+    "start_study",
+]
+
+PACKAGES = ("accelerate", "mlflow", "numpy", "optuna", "torch")
+PATIENCE = 5.0
+"""Seconds that metrics may wait to be written together: a request for each epoch would cost more than a short one."""
+LAST_PATIENCE = 30.0
+"""Seconds that a study waits, when all is done, for a server that is away."""
+
+
+class Run:
+    """One MLflow run to write to. All that is written goes through the outbox, so that nothing waits for the server."""
+
+    def __init__(self, name: str, experiment: str = "", study: str | None = None) -> None:
+        self.name = name
+        """Its id, or what it is called in the outbox until it has one."""
+        self.experiment = experiment
+        self.study = study
+        """Identity of the study that it belongs to, where there is one."""
+        self._non_finite = 0
+        self._metrics: list[list[Any]] = []
+        self._params: dict[str, str] = {}
+        self._written = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        """The server's, once it has heard of the run."""
+        return open_outbox().id_of(self.name)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0, *, now: bool = True) -> None:
+        """Write metrics of one step. Non-finite values are counted instead: charts can't hold them.
+
+        Args:
+            values: by name.
+            step: epoch or generation.
+            now: or else within ``PATIENCE`` seconds, or when the run ends, with others in one request.
+        """
+        self.series([(step, values)], now=now)
+
+    def series(self, steps: Sequence[tuple[int, Mapping[str, float]]], *, now: bool = True) -> None:
+        """Write metrics of many steps, in one request."""
+        moment = int(time.time() * 1000)
+        values = [(step, name, float(value)) for step, metrics in steps for name, value in metrics.items()]
+        finite = [[name, value, moment, step] for step, name, value in values if math.isfinite(value)]
+        if len(finite) < len(values):
+            self._non_finite += len(values) - len(finite)
+            finite.append(["non_finite_values", self._non_finite, moment, steps[-1][0]])
+        self._metrics += finite
+        if now or time.monotonic() - self._written > PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits to be written."""
+        if self._metrics or self._params:
+            self._put("batch", metrics=self._metrics, params=self._params)
+        self._metrics, self._params, self._written = [], {}, time.monotonic()
+
+    def params(self, values: Mapping[str, Any], *, now: bool = True) -> None:
+        """Write params, in one request; or else with the next metrics, or when the run ends."""
+        self._params |= {name: str(value) for name, value in values.items()}
+        if now:
+            self.flush()
+
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag."""
+        self._put("batch", tags={name: value})
+
+    def input(self, name: str, digest: str) -> None:
+        """Note the data that it trains on."""
+        self._put("input", name=name, digest=digest)
+
+    def text(self, text: str, file: str) -> None:
+        """Write a text artifact."""
+        self._put("file", text.encode(), file=file)
+
+    def json(self, values: Mapping[str, Any], file: str) -> None:
+        """Write a JSON artifact."""
+        self.text(json.dumps(values, indent=2), file)
+
+    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
+        """Write a table artifact, which the MLflow UI shows and compares."""
+        self._put("table", columns={name: list(values) for name, values in columns.items()}, file=file)
+
+    def figure(self, figure: Figure, file: str) -> None:
+        """Write a figure artifact."""
+        self._put("file", _png(figure), file=file)
+
+    def frame(self, figure: Figure, key: str, step: int) -> None:
+        """Write a figure as one of a series, through which the MLflow UI has a slider."""
+        self._put("frame", _png(figure), key=key, step=step)
+
+    def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
+        open_outbox().put(self.name, kind, content, data)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+_active: list[Run] = []
+"""Runs of this process that have begun, the innermost last."""
+
+
+@contextmanager
+def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
+    """A child of the run that is open, if any; it ends FINISHED, FAILED after an error, KILLED after an interrupt."""
+    tags = {"fade.schema": SCHEMA, **tags}
+    outermost = not _active
+    run = _first(name, tags) if outermost else _child(name, tags, _active[-1])
+    _active.append(run)
+    status = "KILLED"
+    try:
+        yield run
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        _active.remove(run)
+        try:
+            run.flush()
+            end_run(run.name, status)
+        except BaseException:
+            status = "FAILED"
+            raise
+        finally:
+            if outermost:
+                _leave(status)
+
+
+def _first(name: str | None, tags: Mapping[str, str]) -> Run:
+    """The run that ``mlflow run`` made, or a new one. The server has to be there."""
+    known = uuid.uuid4().hex
+    open_outbox().open_run(known, None)  # before it is made, so that it ends even after a kill in between
+    try:
+        with request_settings(ONCE):  # and even if the answer is lost: by its name
+            active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+    except (OSError, mlflow.MlflowException) as error:
+        remedy = "once it answers" if is_away(error) else "with MLFLOW_EXPERIMENT_NAME set to another experiment's"
+        raise StorageError(
+            f"expected {place(mlflow.get_tracking_uri())} to make a run, got {masked(str(error))}; nothing has "
+            f"begun: run the same command again {remedy}"
+        ) from error
+    open_outbox().open_run(known, active.info.run_id)
+    return Run(known, active.info.experiment_id, tags.get(STUDY))
+
+
+def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
+    """A run that the server may not have heard of for a while."""
+    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study))
+    tags = tags if run.study is None else {**tags, STUDY: run.study}
+    active = mlflow.active_run()
+    inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
+    content = {"parent": parent.name, "experiment": run.experiment, "name": name, "moment": int(time.time() * 1000)}
+    open_outbox().begin_run(run.name, content | {"tags": {**inherited, **tags, NAME: run.name}})
+    return run
+
+
+def _leave(status: str) -> None:
+    """Deliver all, with some patience, and let MLflow know that the run is over."""
+    left = open_outbox().flush(LAST_PATIENCE if status == "FINISHED" else 0.0)
+    try:
+        mlflow.end_run(status)
+    except (mlflow.MlflowException, OSError) as error:
+        if not is_away(error):  # the search itself is done, and in its study
+            reason = masked(str(error)).strip().split("\n")[0]
+            warnings.warn(f"the run can't be ended, since somebody has deleted or ended it: {reason}", stacklevel=2)
+    if left and status == "FINISHED":
+        raise StorageError(
+            f"expected {place(mlflow.get_tracking_uri())} to take the record of this run, got no answer; {left} "
+            f"parts of it are kept in {OUTBOX.absolute()}. Once it is back, `python -m studies.deliver` in "
+            f"{Path.cwd()} delivers them, and so does the next study there"
+        )
+
+
+@contextmanager
+def start_study(
+    kind: Kind,
+    config: Any,
+    device: str,
+    data: Data | None = None,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    builders: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Run]:
+    """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
+
+    Within another study's it is a child of that: one of several searches of a command.
+
+    Args:
+        kind: tag ``fade.kind``.
+        config: dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
+        device: that trains.
+        data: logged with its digest, where there are any.
+        name: of the run.
+        tags: more of them.
+        builders: of cells, where they are the user's own.
+
+    Raises:
+        StorageError: (an ``OSError``) at the end, where the server has not heard of everything yet.
+    """
+    settings = dataclasses.asdict(config)
+    if "storage" in settings:
+        settings["storage"] = masked_url(settings["storage"])
+    own = {BUILDERS: json.dumps(builders)} if builders else {}
+    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **own, **tags}) as run:
+        packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
+        run.params(
+            {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
+        )
+        run.text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
+        if data is not None:
+            run.input(data.name, data.digest)
+        yield run
+
+
+def adopt(run: Run, study: str, generations: int) -> None:
+    """Make a run the whole record of a study that it continues: its children are those of the runs before, as well.
+
+    Args:
+        run: of the study, newly started.
+        study: its identity.
+        generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
+    """
+    adopted = set()
+    for earlier in find_runs_or_none(f"tags.`{STUDY}` = '{study}'"):
+        kind, params = earlier.data.tags.get("fade.kind"), earlier.data.params
+        if kind == "search" and earlier.data.tags.get(NAME) != run.name:
+            Run(earlier.info.run_id).tag("fade.continued_by", run.id)
+        elif kind in ("hyper", "scratch") and earlier.info.status == "FINISHED":  # also of a run that was deleted
+            training = frozenset(params.items())  # again, where one that was killed had not told what it trained
+            if int(params.get("generation", -1)) < generations and training not in adopted:
+                Run(earlier.info.run_id).tag(PARENT, run.name)
+                adopted.add(training)
+
+
+@contextmanager
+def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: int) -> Iterator[Run]:
+    """The child run of a hyper-architecture that is about to be trained."""
+    with _run(f"hyper-{generation}", {"fade.kind": "hyper"}) as run:
+        keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
+        cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
+        run.params({"generation": generation, "seed": seed, **cells})
+        run.json({"rows": keys}, "hyper_architecture.json")
+        yield run
+
+
+@contextmanager
+def start_outcome(searcher: str, seed: int, recipe: str) -> Iterator[Run]:
+    """The child run of a search that a comparison has finished.
+
+    Args:
+        searcher: its name.
+        seed: of the search.
+        recipe: hash of all that matters but the seed.
+    """
+    with _run(f"{searcher}-{seed}", {"fade.kind": "search", "fade.searcher": searcher}) as run:
+        run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
+        yield run
+
+
+def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> Scratch:
+    """The child run of a from-scratch evaluation that is done.
+
+    Args:
+        architecture: its key.
+        recipe: hash of all that matters but architecture and seed.
+        seed: of the training.
+        result: what came out.
+    """
+    with _scratch_run(architecture, recipe, seed) as run:
+        run.series(list(enumerate(result.epochs)), now=False)
+        run.metrics(
+            {
+                "accuracy/test": result.test_accuracy,
+                "parameters": result.parameters,
+                "flops": result.flops,
+                "seconds": result.seconds,
+            },
+            step=len(result.epochs) - 1,
+        )
+        return Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
+
+
+def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Exception) -> None:
+    """The child run of a from-scratch evaluation that failed: it ends FAILED, with the error in tag ``fade.error``."""
+    with contextlib.suppress(type(error)), _scratch_run(architecture, recipe, seed) as run:
+        run.tag("fade.error", str(error))
+        raise error
+
+
+@contextmanager
+def _scratch_run(architecture: str, recipe: str, seed: int) -> Iterator[Run]:
+    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}) as run:
+        run.params({"architecture": architecture, "recipe": recipe, "seed": seed}, now=False)
+        yield run
+
+
+def commit() -> str:
+    """Commit of the code, with ``-dirty`` where it was changed since; ``unknown`` unless git tracks this file.
+
+    An installed package may lie in an environment inside another repository, whose commit says nothing of it.
+    """
+    folder, name = os.path.split(os.path.abspath(__file__))
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", folder, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", name)
+        return git("describe", "--always", "--dirty", "--abbrev=40")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
