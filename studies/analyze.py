@@ -5,6 +5,12 @@ mlflow run . -e analyze -P run_id=...
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import AnalyzeConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(AnalyzeConfig)
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +18,9 @@ import numpy as np
 
 from analysis import figures, trajectory
 from fade_study import Architecture, Dag, tracking
-from fade_study.config import AnalyzeConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
 from fade_study.tracking import SearchRecord
-from studies.command import command
 
 MOST_FRAMES = 30
 """Pictures of the anchors' cells of a search; of a longer one, as many generations at equal distances."""
@@ -118,4 +122,4 @@ def draw_frames(record: SearchRecord, run: tracking.Run) -> None:
 
 
 if __name__ == "__main__":
-    command(main, AnalyzeConfig)
+    run_command(main, CONFIG)

@@ -15,8 +15,8 @@ from scipy import stats
 from fade_study import Architecture, Dag
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.builders import describe_network
-from fade_study.config import SearchConfig
 from fade_study.training import Data
+from studies.schemas import SearchConfig
 from studies.trainings import ScratchTrainings, is_truth
 
 __all__ = [

@@ -9,6 +9,12 @@ the tests compare their losses and gradients with the supernet's.
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import BenchmarkConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(BenchmarkConfig)
+
 import os
 import subprocess
 import sys
@@ -33,14 +39,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import fade_study
 from analysis import figures
 from fade_study import tracking
-from fade_study.config import BenchmarkConfig, NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
 from fade_study.nn import DagCell, Network, Supernet, gumbel_noise
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
 from fade_study.training.session import adam
-from studies.command import command
 
 K = TypeVar("K")
 DEPTH = 4
@@ -501,4 +506,4 @@ def ask_and_tell(study: fade_study.FadeStudy) -> None:
 
 
 if __name__ == "__main__":
-    command(benchmark, BenchmarkConfig)
+    run_command(benchmark, CONFIG)

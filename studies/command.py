@@ -12,7 +12,7 @@ import shlex
 import sys
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,11 +20,9 @@ import optuna
 import psutil
 
 from fade_study import FadeError, InvalidInputError, interrupt
-from fade_study.config import parse_config
 from fade_study.execution import end_with_parent
-from fade_study.nn import check_operation
-from fade_study.training.session import check_gpus
 from fade_study.urls import masked
+from studies.options import parse_config
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
@@ -33,49 +31,65 @@ TYPED = "FADE_TYPED"
 """Variable that tells processes which are started here what was typed, such as ``mlflow run .``, as a JSON list."""
 
 
-def command(study: Callable[[T], Any], cls: type[T], presets: str | None = None) -> None:
-    """Run a study as the command line describes it; a refused one leaves nothing behind.
+def read_command(cls: type[T], presets: str | None = None) -> T:
+    """The configuration that the command line describes.
+
+    Studies call it before they import PyTorch and MLflow, so that a misspelt setting is refused at once.
 
     Args:
-        study: takes the configuration.
         cls: the configuration's class.
         presets: name of the folder of its YAML files, where it has any.
     """
     go_to_caller()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an output that knows ASCII alone must not end a search
+    with _told():
+        return parse_config(cls, None if presets is None else CONFIGS / presets)
+
+
+def run_command(study: Callable[[T], Any], config: T) -> None:
+    """Run a study; one that is refused leaves nothing behind."""
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
     interrupt.listen(twice=not launched)
     if launched:
-        end_with_parent()  # the launcher; what would train on without it could not be continued
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no ± may end a search where the output knows ASCII alone
+        end_with_parent()  # what would train on without its launcher could not be continued
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not main:
-        warnings.simplefilter("ignore")  # the main process warns of the same
+        warnings.simplefilter("ignore")  # the main process gives the same warnings
+    with _told():
+        try:
+            from fade_study.nn import check_operation
+
+            check_launcher()
+            network = getattr(config, "network", None)
+            if network is not None:
+                check_operation(network)
+            processes = getattr(config, "processes", None)
+            if launched and processes is None and os.environ.get("WORLD_SIZE", "1") != "1":
+                raise InvalidInputError(
+                    f"expected one process, got {os.environ['WORLD_SIZE']} of a launcher; of all studies, search alone "
+                    "trains over several"
+                )
+            if processes is not None and processes > 1 and not launched:
+                sys.exit(launch(processes))
+            study(config)
+        except interrupt.Interrupted:
+            if main:
+                print("Stopped; what is trained is kept")  # MLflow turns Ctrl-C into SIGTERM: don't say which it was
+            raise
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """End with the message of our own errors, said once on each machine, and without a traceback."""
     try:
-        check_launcher()
-        config = parse_config(cls, None if presets is None else CONFIGS / presets)
-        network = getattr(config, "network", None)
-        if network is not None:
-            check_operation(network)
-        processes = getattr(config, "processes", None)
-        if launched and processes is None and os.environ.get("WORLD_SIZE", "1") != "1":
-            raise InvalidInputError(
-                f"expected one process, got {os.environ['WORLD_SIZE']} of a launcher; of all studies, search alone "
-                "trains over several"
-            )
-        if processes is not None and processes > 1 and not launched:
-            sys.exit(launch(processes))
-        study(config)
+        yield
     except FadeError as error:
         text = masked("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])]))
-        sys.exit(text if os.environ.get("LOCAL_RANK", "0") == "0" else 1)  # once on each machine
-    except interrupt.Interrupted:
-        if main:
-            print("Stopped; what is trained is kept")  # by which signal is not said: MLflow turns Ctrl-C into SIGTERM
-        raise
+        sys.exit(text if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
 
 
 def go_to_caller() -> None:
@@ -126,6 +140,8 @@ def launch(processes: int) -> int:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from fade_study.training.session import check_gpus
 
     if not check_gpus(processes):
         os.environ |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}

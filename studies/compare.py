@@ -7,6 +7,12 @@ python -m studies.compare --help
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import ComparisonConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(ComparisonConfig, "compare")
+
 import dataclasses
 import hashlib
 import json
@@ -21,7 +27,6 @@ from analysis import comparison
 from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
 from fade_study.builders import describe_network
-from fade_study.config import ComparisonConfig
 from fade_study.execution import completed, open_executor
 from fade_study.statistics import arena, trend
 from fade_study.study.settings import describe_sampler, plain
@@ -31,7 +36,6 @@ from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze, movement_line
-from studies.command import command
 from studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
 from studies.trainings import submit
 from studies.worlds import Tabulated, Trained, World
@@ -52,7 +56,7 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     tabular = config.mode == "tabular"
     data = None if tabular else load_data(config.data)
     if data is not None:
-        check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(len(config.space.features))))
+        check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(config.space.open())))
     world = open_world(config, data)
     check_budget(searchers, world, config.budget)
     if "oracle" in searchers:
@@ -238,4 +242,4 @@ def curves(outcomes: Mapping[str, list[Outcome]], kind: str, budget: int) -> dic
 
 
 if __name__ == "__main__":
-    command(compare, ComparisonConfig, "compare")
+    run_command(compare, CONFIG)

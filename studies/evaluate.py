@@ -5,13 +5,18 @@ mlflow run . -e evaluate -P run_id=...
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import EvaluateConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(EvaluateConfig)
+
 import dataclasses
 from concurrent.futures import Executor
 
 from fade_study import Architecture, Dag, tracking
 from fade_study.benchmarks import Scratch
 from fade_study.builders import builders_of
-from fade_study.config import EvaluateConfig, SearchConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
 from fade_study.nn import check_operation
@@ -20,7 +25,7 @@ from fade_study.training import Data
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze
-from studies.command import command
+from studies.schemas import SearchConfig
 from studies.search import accuracy_metrics
 from studies.trainings import ScratchTrainings, is_due
 
@@ -78,4 +83,4 @@ def evaluate_one(
 
 
 if __name__ == "__main__":
-    command(evaluate, EvaluateConfig)
+    run_command(evaluate, CONFIG)

@@ -5,6 +5,12 @@ mlflow run . -e scale
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import ScaleConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(ScaleConfig)
+
 import multiprocessing
 import os
 import resource
@@ -25,12 +31,11 @@ import requests
 import tenacity
 
 from fade_study import Architecture, DagSpace, tracking
-from fade_study.config import DataConfig, NetworkConfig, ScaleConfig, ScratchConfig
+from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
 from fade_study.training import Data, ScratchResult
 from fade_study.training.data import load_data
-from studies.command import command
 from studies.trainings import ScratchTrainings
 
 DEPTH = 4
@@ -197,4 +202,4 @@ def _run_cluster(workers: int, pipe: Connection) -> None:
 
 
 if __name__ == "__main__":
-    command(scale, ScaleConfig)
+    run_command(scale, CONFIG)

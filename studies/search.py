@@ -7,6 +7,12 @@ python -m studies.search --help
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import SearchConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(SearchConfig, "search")
+
 import contextlib
 import dataclasses
 import time
@@ -28,7 +34,6 @@ from analysis import figures
 from fade_study import interrupt, tracking
 from fade_study.benchmarks import Scratch
 from fade_study.builders import builders_of, describe_network
-from fade_study.config import SearchConfig
 from fade_study.execution import open_executor
 from fade_study.samplers import RowGeneration
 from fade_study.study import Evaluation, OpenEvaluation
@@ -42,7 +47,7 @@ from fade_study.training.session import check_alike, open_accelerator
 from fade_study.urls import place
 from studies.analyze import analyze
 from studies.answer import against_random_search, difference, final_accuracies, random_table, regime
-from studies.command import again, command
+from studies.command import again
 from studies.trainings import (
     ScratchTrainings,
     checkpoint_file,
@@ -98,7 +103,7 @@ def gather(config: SearchConfig, accelerator: Accelerator) -> tuple[SearchConfig
     check_alike(accelerator, fade_study=fade_study.__version__)
     data = everywhere(accelerator, load_data, config.data)
     processes = Processes(accelerator, data)
-    shape = config.depth, config.sampler.columns(len(config.space.features))
+    shape = config.depth, config.sampler.columns(config.space.open())
     check_schedule(config.bilevel, data, shape, config.processes)
     return config, data, processes
 
@@ -556,4 +561,4 @@ def summarize(evaluations: list[Evaluation], record: SearchRecord, run: tracking
 
 
 if __name__ == "__main__":
-    command(search, SearchConfig, "search")
+    run_command(search, CONFIG)

@@ -16,10 +16,10 @@ import optuna
 import fade_study
 from fade_study import samplers
 from fade_study.benchmarks import Scratch
-from fade_study.config import SamplerConfig, SamplerName
 from fade_study.exceptions import InvalidInputError
 from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
+from studies.schemas import SamplerConfig
 from studies.trainings import seed_of
 from studies.worlds import World
 
@@ -56,7 +56,7 @@ class Outcome:
     seconds: float
 
 
-def _ours(name: SamplerName | None = None, **changes: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
+def _ours(name: str | None = None, **changes: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
     """A sampler of ours; without a name, that of the comparison's settings with changes."""
 
     def make(config: SamplerConfig, seed: int) -> samplers.RowSampler:
@@ -67,7 +67,10 @@ def _ours(name: SamplerName | None = None, **changes: Any) -> Callable[[SamplerC
 
 
 def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:
-    return dataclasses.replace(config, step_size=-config.step_size).open(seed)
+    sampler = config.open(seed)
+    assert isinstance(sampler, samplers.PseudoGradientSampler)  # no other search has a sign
+    sampler.step_size = -sampler.step_size
+    return sampler
 
 
 def _gp(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:

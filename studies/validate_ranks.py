@@ -7,6 +7,12 @@ python -m studies.validate_ranks --help
 
 from __future__ import annotations
 
+from studies.command import read_command, run_command
+from studies.schemas import ValidationConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(ValidationConfig, "validate")
+
 import csv
 import dataclasses
 import io
@@ -25,7 +31,7 @@ from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table, Trainings, load_table
 from fade_study.cells import distant_cells
 from fade_study.cells.features import longest_path, operations
-from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig, ValidationConfig
+from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.effects import losses_needed
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.execution import completed, open_executor
@@ -48,7 +54,6 @@ from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.proxies import PROXIES
 from fade_study.training.session import open_accelerator, session
-from studies.command import command
 from studies.predictors import Evidence, Measured, cell_effects, early, names, predict
 from studies.trainings import ScratchTrainings, is_truth, repetition_seeds, seed_of, train_hyper
 
@@ -619,4 +624,4 @@ def write_tables(
 
 
 if __name__ == "__main__":
-    command(validate, ValidationConfig, "validate")
+    run_command(validate, CONFIG)

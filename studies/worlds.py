@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table
-from fade_study.config import ComparisonConfig
 from fade_study.exceptions import InvalidInputError
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
+from studies.schemas import ComparisonConfig
 from studies.trainings import repetition_seeds, seed_of
 
 __all__ = ["Tabulated", "Trained", "World"]

@@ -4,18 +4,10 @@ import pytest
 import yaml
 
 from fade_study import ConfigError
-from fade_study.config import (
-    BilevelConfig,
-    ComparisonConfig,
-    DataConfig,
-    EvaluateConfig,
-    NetworkConfig,
-    SearchConfig,
-    SpaceConfig,
-    ValidationConfig,
-    parse_config,
-)
+from fade_study.config import BilevelConfig, DataConfig, NetworkConfig
 from fade_study.urls import place
+from studies.options import parse_config
+from studies.schemas import ComparisonConfig, EvaluateConfig, SearchConfig, SpaceConfig, ValidationConfig
 
 CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
 STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}
@@ -106,7 +98,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
     preset = tmp_path / "bad.yaml"
     preset.write_text(yaml.safe_dump({"generations": 0, "colour": "red", "bilevel": {"epochs": "many", "speed": 3}}))
     problems = refused(
-        "--preset", str(preset), "--sampler.offset=-1", "--depth", "0", "--space.max_vertices", "8", "--foo", "3"
+        "--preset", str(preset), "--sampler.offset=far", "--depth", "0", "--space.max_vertices", "8", "--foo", "3"
     )
     said = "\n".join(problems)
     for name in ("generations", "colour", "bilevel.epochs", "bilevel.speed", "sampler.offset", "depth", "foo"):
@@ -122,9 +114,10 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--generations=0", "generations: Input should be greater than 0, got 0"),
         ("--generations=2.5", "generations: "),
         ("--bilevel.batch_size=-1", "bilevel.batch_size: "),
-        ("--sampler.offset=0", "sampler.offset: "),
-        ("--sampler.offset=.nan", "sampler.offset: "),
-        ("--sampler.step_size=0", "sampler.step_size: expected a number other than 0"),
+        ("--sampler.offset=0", "sampler.pseudo-gradient: expected an offset above 0, got 0.0"),
+        ("--sampler.offset=.nan", "sampler.offset: Input should be a valid number"),
+        ("--sampler.step_size=0", "sampler.pseudo-gradient: expected a step_size other than 0, got 0.0"),
+        ("--sampler.width=5", "sampler.width: pseudo-gradient has no such setting, only offset, step_size"),
         ("--network.kernel_size=4", "network.kernel_size: expected an odd number"),
         ("--network.normalization=layer", "network.normalization: "),
         (
@@ -146,7 +139,11 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("--data.name.x=3", "data.name.x: unknown name"),
         ("--space.features=[1,", "space.features: expected a YAML value"),
         ("--unknown=1", "unknown: unknown name"),
-        ("--gen=3", "gen: unknown name"),  # no abbreviations: they change meaning as names are added
+        ("--gen=3", "gen: unknown name"),
+        (
+            "--generation=3",
+            "generation: unknown name; did you mean generations?",
+        ),  # no abbreviations: they change meaning as names are added
         ("--generations", "generations: expected a value, got none"),
         ("--preset", "preset: expected a value, got none"),
         ("--space=3", "space: "),
@@ -204,7 +201,7 @@ def test_help_shows_the_presets_values(capsys, path):
     assert not end.value.code
     epochs = parse("--preset", path.stem, study=path.parent.stem).bilevel.epochs
     said = " ".join(capsys.readouterr().out.split())
-    assert f"--bilevel.epochs EPOCHS passes over the weight split. (type: int, default: {epochs})" in said
+    assert f"--bilevel.epochs int passes over the weight split. (default: {epochs})" in said
 
 
 def test_help_needs_nothing_that_is_required(capsys):

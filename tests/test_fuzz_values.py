@@ -13,7 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fade_study import ConfigError, Dag, DagSpace, InvalidInputError
-from fade_study.config import (
+from fade_study.urls import masked, masked_url
+from studies.command import CONFIGS
+from studies.options import parse_config
+from studies.schemas import (
     AnalyzeConfig,
     BenchmarkConfig,
     ComparisonConfig,
@@ -21,10 +24,7 @@ from fade_study.config import (
     ScaleConfig,
     SearchConfig,
     ValidationConfig,
-    parse_config,
 )
-from fade_study.urls import masked, masked_url
-from studies.command import CONFIGS
 
 
 def examples(number):

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fade_study"
-HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "jsonargparse", "pydantic"}
+HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "pydantic"}
 HEAVY |= {"dask", "distributed"}
 
 CORE = {"_optuna", "arrays", "exceptions", "cells", "architecture", "generation", "past", "ranking"}
@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "samplers": {"_optuna", "arrays", "exceptions", "cells", "generation", "past"},
     "study": CORE - {"study"},
     "testing": CORE,
-    "config": {"exceptions", "cells", "samplers"},
+    "config": {"exceptions"},
     "nn": {"exceptions", "builders", "cells", "architecture", "config"},
     "execution": {"exceptions", "builders", "interrupt", "__init__"},
     "training": {
@@ -79,6 +79,22 @@ def test_importing_the_package_imports_nothing_heavy():
     script = f"import sys, fade_study; print({HEAVY!r} & set(sys.modules))"
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "set()"
+
+
+@pytest.mark.parametrize("study", ["search", "validate_ranks", "compare", "evaluate", "analyze", "benchmark", "scale"])
+def test_a_misspelt_setting_is_refused_before_anything_heavy_is_imported(study):
+    script = f"""
+import runpy, sys
+sys.argv = ["-m", "--generation", "3"]
+try:
+    runpy.run_module("studies.{study}", run_name="__main__")
+except SystemExit as error:
+    print(error)
+print({HEAVY - {"pydantic"}!r} & set(sys.modules))
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "generation: unknown name" in run.stdout
+    assert run.stdout.endswith("set()\n")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -10,6 +10,7 @@ from fade_study.samplers._regularized_evolution import RegularizedEvolutionSampl
 from fade_study.samplers._successive_rejects import SuccessiveRejectsSampler
 
 __all__ = [
+    "REGISTRY",
     "ChampionSampler",
     "EvolutionStrategySampler",
     "PseudoGradientSampler",
@@ -21,3 +22,12 @@ __all__ = [
     "SuccessiveRejectsSampler",
     "row_sampler",
 ]
+
+REGISTRY: dict[str, type[RowSampler]] = {
+    "pseudo-gradient": PseudoGradientSampler,
+    "champion": ChampionSampler,
+    "successive-rejects": SuccessiveRejectsSampler,
+    "evolution-strategy": EvolutionStrategySampler,
+    "random-anchors": RandomAnchorSampler,
+}
+"""Outer searches by their names on the command line and in presets; their settings are the constructors' arguments."""

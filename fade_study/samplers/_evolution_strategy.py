@@ -23,7 +23,7 @@ class EvolutionStrategySampler(RowSampler):
         seed: root of all random numbers; None takes the study's.
     """
 
-    def __init__(self, width: int = 7, offset: float = 0.3, *, seed: int | None = None) -> None:
+    def __init__(self, width: int = 7, offset: float = 0.5, *, seed: int | None = None) -> None:
         if not (np.isfinite(offset) and offset > 0):
             raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.3")
         super().__init__(seed=seed)

@@ -24,11 +24,11 @@ class PseudoGradientSampler(RowSampler):
         seed: root of the random first anchors; None takes the study's.
     """
 
-    def __init__(self, offset: float = 0.15, step_size: float = 0.5, *, seed: int | None = None) -> None:
+    def __init__(self, offset: float = 0.5, step_size: float = 1.0, *, seed: int | None = None) -> None:
         if not (np.isfinite(offset) and offset > 0):
-            raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.15")
+            raise InvalidInputError(f"expected an offset above 0, got {offset}; features lie in [0, 1], try 0.5")
         if not (np.isfinite(step_size) and step_size != 0):
-            raise InvalidInputError(f"expected a step_size other than 0, got {step_size}; try 0.5")
+            raise InvalidInputError(f"expected a step_size other than 0, got {step_size}; try 1.0")
         super().__init__(seed=seed)
         self.offset = offset
         self.step_size = step_size

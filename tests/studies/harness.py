@@ -44,15 +44,15 @@ def run_search(folder, uri, arguments, moment, patience):
     with open("log", "a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        from fade_study.config import SearchConfig
         from fade_study.tracking import runs
         from studies import command, search
+        from studies.schemas import SearchConfig
 
         runs.LAST_PATIENCE = patience
         mlflow.set_tracking_uri(uri)
         if moment is not None:
             break_at(*moment)
-        command.command(search.search, SearchConfig, "search")
+        command.run_command(search.search, command.read_command(SearchConfig, "search"))
 
 
 def break_at(where, count, how):

@@ -8,13 +8,14 @@ import pytest
 
 from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
-from fade_study.config import AnalyzeConfig, ComparisonConfig, parse_config
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
 from fade_study.training import load_data
 from studies import analyze
 from studies.command import CONFIGS
 from studies.compare import best_so_far, compare, recipe_of
+from studies.options import parse_config
+from studies.schemas import AnalyzeConfig, ComparisonConfig
 from studies.searchers import check_budget, names, run_search
 from studies.worlds import Tabulated, Trained
 from tests.studies.test_search import artifacts, mlflow_run, runs

@@ -15,10 +15,11 @@ import pytest
 
 import fade_study
 from fade_study import HyperArchitecture, enumerate_dags, storage, tracking
-from fade_study.config import SearchConfig, parse_config
 from fade_study.exceptions import InvalidInputError
 from fade_study.training import BilevelConfig, OptimizerConfig, train_hyper_architecture
 from studies.command import CONFIGS
+from studies.options import parse_config
+from studies.schemas import SearchConfig
 from studies.search import search as search_study
 from tests.conftest import ROOT
 from tests.studies.test_search import environment, runs
@@ -436,7 +437,7 @@ def test_a_search_in_a_thread_ends_quietly(folders):
     folder, _ = folders
     script = (
         "import threading\n"
-        "from fade_study.config import SearchConfig, parse_config\n"
+        "from studies.options import parse_config\nfrom studies.schemas import SearchConfig\n"
         "from studies.command import CONFIGS\n"
         "from studies.search import search\n"
         "config = parse_config(SearchConfig, CONFIGS / 'search', ['--preset', 'smoke', '--generations', '1'])\n"

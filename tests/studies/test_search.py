@@ -20,12 +20,14 @@ import torch
 import fade_study
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
-from fade_study.config import DataConfig, NetworkConfig, SamplerConfig, SearchConfig, parse_config
+from fade_study.config import DataConfig, NetworkConfig
 from fade_study.nn import Supernet
 from fade_study.training import load_data, recipe
 from studies import answer
 from studies import search as module
 from studies.command import CONFIGS
+from studies.options import parse_config
+from studies.schemas import SamplerConfig, SearchConfig
 from studies.search import search as search_study
 
 BIN = Path(sys.executable).parent
@@ -241,7 +243,7 @@ def test_a_study_with_other_settings_is_refused(project, mlflow_store):
     process = search(project, "--study", "s", "--generations", "2", *changes)
     output, _ = process.communicate()
     assert process.returncode != 0
-    assert "sampler.offset is 0.15 in the study and 0.2 here" in output
+    assert "sampler.offset is 0.5 in the study and 0.2 here" in output
     assert "space.cells is 9 in the study and 40 here" in output
     assert "conditions.scratch.epochs is 2 in the study and 1 here" in output
     assert "conditions.data is" in output

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 
 import fade_study
 from fade_study import tracking
-from fade_study.config import DataConfig, EvaluateConfig, NetworkConfig, ScratchConfig
+from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.execution import InlineExecutor
 from fade_study.training import ScratchResult, load_data
+from studies.schemas import EvaluateConfig
 from studies.trainings import ScratchTrainings
 from tests.studies import harness
 from tests.studies.harness import log, start, wait_for

@@ -10,14 +10,15 @@ import pytest
 
 from fade_study import HyperArchitecture, enumerate_dags
 from fade_study.benchmarks import Table
-from fade_study.config import ValidationConfig, parse_config
 from fade_study.effects import PathLosses, path_effects
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.ranking import fade_rank
 from fade_study.training import DataConfig, HyperResult, combined_alpha, load_data
 from studies import trainings
 from studies.command import CONFIGS
+from studies.options import parse_config
 from studies.predictors import Evidence, Measured, cell_effects, names, predict
+from studies.schemas import ValidationConfig
 from studies.validate_ranks import Case, all_paths, choose_paths, row_coefficients, train_scratch, validate
 from tests.studies.test_search import artifacts, mlflow_run, runs
 

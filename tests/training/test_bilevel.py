@@ -173,7 +173,8 @@ def test_the_digits_preset_trains_its_supernet():
     """
     from pathlib import Path
 
-    from fade_study.config import SearchConfig, parse_config
+    from studies.options import parse_config
+    from studies.schemas import SearchConfig
 
     folder = Path(__file__).parents[2] / "studies" / "configs" / "search"
     config = parse_config(SearchConfig, folder, ["--preset", "digits"])
