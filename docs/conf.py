@@ -19,6 +19,9 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.intersphinx", "sp
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"fade_study {release}"
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
