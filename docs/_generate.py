@@ -13,26 +13,23 @@ import pydantic
 
 from fade_study import config
 
-STUDIES = {
-    "search": config.SearchConfig,
-    "validate": config.ValidationConfig,
-    "compare": config.ComparisonConfig,
-    "analyze": config.AnalyzeConfig,
-    "evaluate": config.EvaluateConfig,
-    "benchmark": config.BenchmarkConfig,
-    "scale": config.ScaleConfig,
+CLASSES = {
+    "`mlflow run . -e search`": config.SearchConfig,
+    "`mlflow run . -e validate`": config.ValidationConfig,
+    "`mlflow run . -e compare`": config.ComparisonConfig,
+    "`mlflow run . -e analyze`": config.AnalyzeConfig,
+    "`mlflow run . -e evaluate`": config.EvaluateConfig,
+    "`mlflow run . -e benchmark`": config.BenchmarkConfig,
+    "`mlflow run . -e scale`": config.ScaleConfig,
+    # sections of those above
+    "DataConfig": config.DataConfig,
+    "SpaceConfig": config.SpaceConfig,
+    "NetworkConfig": config.NetworkConfig,
+    "OptimizerConfig": config.OptimizerConfig,
+    "BilevelConfig": config.BilevelConfig,
+    "ScratchConfig": config.ScratchConfig,
+    "SamplerConfig": config.SamplerConfig,
 }
-SECTIONS = (
-    config.DataConfig,
-    config.SpaceConfig,
-    config.NetworkConfig,
-    config.OptimizerConfig,
-    config.BilevelConfig,
-    config.ScratchConfig,
-    config.SamplerConfig,
-)
-
-
 ROOT = Path(__file__).parents[1]
 PAGES = {"index": "README.md", "contributing": "CONTRIBUTING.md"}
 LINKS = {
@@ -53,8 +50,7 @@ def complete(app, docname, source):
         source[0] = f"{text}\n{source[0]}"
         app.env.note_dependency(str(ROOT / PAGES[docname]))
     if docname == "configuration":
-        tables = [table(f"`mlflow run . -e {study}`", cls) for study, cls in STUDIES.items()]
-        source[0] += "\n".join([*tables, *(table(cls.__name__, cls) for cls in SECTIONS)])
+        source[0] += "\n".join(table(title, cls) for title, cls in CLASSES.items())
 
 
 def table(title, cls):

@@ -40,6 +40,14 @@ intersphinx_mapping = (
 )
 
 
+def no_types(app, what, name, obj, options, lines):
+    """Napoleon takes what an attribute's first line says before a colon for a type. Ours say no types there."""
+    for line in [line for line in lines if line.startswith(":type: ") and what in ("attribute", "data", "property")]:
+        lines.remove(line)
+        lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+
+
 def setup(app):
     """Complete the pages that are made from other files."""
     app.connect("source-read", _generate.complete)
+    app.connect("autodoc-process-docstring", no_types, priority=600)  # after napoleon
