@@ -15,6 +15,7 @@ from scipy import stats
 from fade_study import Architecture, Dag
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.builders import describe_network
+from fade_study.seeding import RANDOM_SEARCHES, RANDOM_TABLES
 from fade_study.training import Data
 from studies.schemas import SearchConfig
 from studies.trainings import ScratchTrainings, is_truth
@@ -88,7 +89,7 @@ def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[
     """
     truth = table.ground_truth
     index = np.arange(len(table.paths)) if index is None else index
-    rng = np.random.default_rng([seed, 9])
+    rng = RANDOM_SEARCHES.rng(seed)
     drawn = index[rng.integers(len(index), size=(DRAWS, max(1, trainings)))]
     best = drawn[np.arange(DRAWS), truth.validation[drawn, 0].argmax(axis=1)]
     return truth.test[best, 1:].mean(axis=1)
@@ -100,7 +101,7 @@ def against_random_search(answer: Array, table: Table, trainings: int, seed: int
     The interval holds the noise of the answer's trainings and the choice of the table's architectures.
     """
     searches = random_searches(table, trainings, seed)
-    rng = np.random.default_rng([seed, 10])
+    rng = RANDOM_TABLES.rng(seed)
     count = len(table.paths)
     again = [random_searches(table, trainings, seed, rng.integers(count, size=count)).mean() for _ in range(200)]
     error = np.hypot(answer.std(ddof=1) / np.sqrt(len(answer)) if len(answer) > 1 else np.nan, np.std(again))

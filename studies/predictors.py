@@ -15,6 +15,7 @@ from fade_study.effects import PathLosses as Losses
 from fade_study.effects import average_effects, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.ranking import borda
+from fade_study.seeding import REPLICATES
 from fade_study.training import HyperResult, combined_alpha
 from fade_study.training.bilevel import effects_of
 from fade_study.training.proxies import PROXIES
@@ -96,7 +97,7 @@ def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Predict
     Raises:
         InvalidInputError: says why it is not available.
     """
-    rng = np.random.default_rng([seed, 3])
+    rng = REPLICATES.rng(seed)
     if name in evidence.single:
         values, seconds = evidence.single[name]
         if np.ptp(values) == 0:

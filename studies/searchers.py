@@ -17,10 +17,10 @@ import fade_study
 from fade_study import samplers
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError
+from fade_study.seeding import EVALUATION, SHUFFLE
 from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
 from studies.schemas import SamplerConfig
-from studies.trainings import seed_of
 from studies.worlds import World
 
 __all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
@@ -172,7 +172,7 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
         architecture = batch.architecture
         if searcher.evaluate == "best_ranked":
             architecture = batch.hyper_architecture.architecture(fade_study.ranking.top_k(alpha, 1)[0][0].tolist())
-        scratch = world.evaluate(architecture, seed_of(seed, len(found[architecture.key]), 0))
+        scratch = world.evaluate(architecture, EVALUATION.seed(seed, len(found[architecture.key])))
         if searcher.evaluate == "best_ranked":
             study.tell(batch, alpha)
             study.add_evaluation(generation, scratch.validation)
@@ -200,5 +200,5 @@ def _alphas(searcher: Searcher, batch: fade_study.Batch, world: World) -> np.nda
         return world.oracle(batch)
     alpha = world.alphas(batch, batch.seed, straight_through=searcher.alphas == "straight-through")
     if searcher.alphas == "shuffled":
-        alpha = np.random.default_rng([batch.seed, 8]).permuted(alpha, axis=1)
+        alpha = SHUFFLE.rng(batch.seed).permuted(alpha, axis=1)
     return alpha

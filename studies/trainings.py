@@ -25,6 +25,7 @@ from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, report_epoch, shares_files
+from fade_study.seeding import REPETITION
 from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.processes import Processes
@@ -37,7 +38,6 @@ __all__ = [
     "is_due",
     "is_truth",
     "repetition_seeds",
-    "seed_of",
     "submit",
     "train_hyper",
 ]
@@ -185,14 +185,9 @@ def forget(file: Path | None) -> None:
         Checkpoint(file).remove()
 
 
-def seed_of(*parts: int) -> int:
-    """A seed for a training that depends on all parts."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
-
-
 def repetition_seeds(seed: int, repetitions: int) -> list[int]:
     """Seeds of the trainings of one hyper-architecture; the first is its own."""
-    return [seed, *(seed_of(seed, r, 1) for r in range(1, repetitions))]
+    return [seed, *(REPETITION.seed(seed, r) for r in range(1, repetitions))]
 
 
 def train_hyper(

@@ -7,6 +7,7 @@ python -m studies.validate_ranks --help
 
 from __future__ import annotations
 
+from fade_study.seeding import CHOICE, VALIDATION
 from studies.command import read_command, run_command
 from studies.schemas import ValidationConfig
 
@@ -55,7 +56,7 @@ from fade_study.training.data import load_data
 from fade_study.training.proxies import PROXIES
 from fade_study.training.session import open_accelerator, session
 from studies.predictors import Evidence, Measured, cell_effects, early, names, predict
-from studies.trainings import ScratchTrainings, is_truth, repetition_seeds, seed_of, train_hyper
+from studies.trainings import ScratchTrainings, is_truth, repetition_seeds, train_hyper
 
 EARLY_SEED = 1000
 """Of the short trainings: none of the ground truth's, whose noise they must not share."""
@@ -158,7 +159,7 @@ def judge(
     """Train what the predictors of one hyper-architecture need, and compare them with its ground truth."""
 
     def supernets(bilevel: BilevelConfig, repetitions: int, paths: NDArray[np.int64]) -> list[HyperResult]:
-        seeds = repetition_seeds(seed_of(config.seed, number, 2), repetitions)
+        seeds = repetition_seeds(VALIDATION.seed(config.seed, number), repetitions)
         return train_hyper(
             number, case.hyper_architecture, data, bilevel, config.network, seeds, executor, paths.tolist()
         )
@@ -260,7 +261,7 @@ def choose_paths(paths: NDArray[np.int64], half: str, count: int | Literal["all"
     if count != "all":
         if count > len(index):
             raise InvalidInputError(f"architectures: expected up to {len(index)}, got {count}; there are no more")
-        index = np.random.default_rng([seed, 4]).permutation(index)
+        index = CHOICE.rng(seed).permutation(index)
         depth = paths.shape[1]
         frequency, chosen, left = np.zeros((depth, paths.max() + 1)), [], np.ones(len(index), dtype=bool)
         for _ in range(count):

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table
 from fade_study.exceptions import InvalidInputError
+from fade_study.seeding import FINAL, SIMULATED_ACCURACY, SIMULATED_ALPHA
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
 from studies.schemas import ComparisonConfig
-from studies.trainings import repetition_seeds, seed_of
+from studies.trainings import repetition_seeds
 
 __all__ = ["Tabulated", "Trained", "World"]
 
@@ -109,7 +110,7 @@ class Trained:
 
     def final(self, architecture: Architecture, seed: int) -> float:
         """As World."""
-        seeds = [seed_of(seed, i, 1) for i in range(self.config.final_seeds)]
+        seeds = [FINAL.seed(seed, i) for i in range(self.config.final_seeds)]
         return float(np.mean([self.evaluate(architecture, one).test for one in seeds]))
 
 
@@ -153,7 +154,7 @@ class Tabulated:
         utility, found = self._utility(batch), []
         for one in repetition_seeds(seed, self.config.repetitions):
             # The same cell has the same noise, in whatever column.
-            noise = np.random.default_rng([one, 6]).standard_normal(self.marginals.shape)
+            noise = SIMULATED_ALPHA.rng(one).standard_normal(self.marginals.shape)
             drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
             found.append(_softmax(utility + self.config.alpha_noise * np.array(drawn)))
         return np.mean(found, axis=0)
@@ -168,7 +169,7 @@ class Tabulated:
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
         """As World."""
         path = self._path(architecture)
-        rng = np.random.default_rng([seed, 7])
+        rng = SIMULATED_ACCURACY.rng(seed)
         truth = self.table.ground_truth
         if self.complete:
             i, s = self.index[path], rng.integers(len(truth.seeds))

@@ -12,12 +12,13 @@ PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "pydantic"}
 HEAVY |= {"dask", "distributed"}
 
-CORE = {"_optuna", "arrays", "exceptions", "cells", "architecture", "generation", "past", "ranking"}
+CORE = {"_optuna", "arrays", "exceptions", "cells", "architecture", "generation", "past", "ranking", "seeding"}
 CORE |= {"samplers", "study", "urls"}
 MAY_IMPORT = {
     "_optuna": set(),
     "arrays": set(),
     "exceptions": set(),
+    "seeding": set(),
     "interrupt": set(),
     "urls": set(),
     "datasets": set(),
@@ -25,12 +26,12 @@ MAY_IMPORT = {
     "builders": {"exceptions"},
     "effects": {"exceptions"},
     "ranking": {"arrays", "exceptions"},
-    "statistics": {"arrays", "exceptions"},
+    "statistics": {"arrays", "exceptions", "seeding"},
     "architecture": {"exceptions", "cells"},
     "benchmarks": {"exceptions", "cells", "architecture"},
     "generation": {"cells", "architecture"},
     "past": {"_optuna", "exceptions", "generation"},
-    "samplers": {"_optuna", "arrays", "exceptions", "cells", "generation", "past"},
+    "samplers": {"_optuna", "arrays", "exceptions", "cells", "generation", "past", "seeding"},
     "study": CORE - {"study"},
     "testing": CORE,
     "config": {"exceptions"},
@@ -48,6 +49,7 @@ MAY_IMPORT = {
         "execution",
         "nn",
         "ranking",
+        "seeding",
     },
     "tracking": {"__init__", "exceptions", "architecture", "benchmarks", "study", "training", "urls"},
     "__init__": CORE,

@@ -1,7 +1,7 @@
 """The plumbing between an outer search and Optuna; a search itself is one method, :meth:`RowSampler.propose`.
 
 A study runs d independent searches, one per row (section 2.4). All state is in the study's storage: what a row has
-seen so far is read from the finished trials, and random numbers come from ``default_rng([seed, row, generation])``. So
+seen so far is read from the finished trials, and random numbers come from :data:`fade_study.seeding.PROPOSALS`. So
 a proposal depends on nothing that ran before in this process, and a resumed search is the same search.
 """
 
@@ -24,6 +24,7 @@ from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
 from fade_study.generation import POINTS, STUDY, RowGeneration, RowHistory, anchor_names, row_history
 from fade_study.past import read_past
+from fade_study.seeding import PROPOSALS
 
 __all__ = ["RowGeneration", "RowHistory", "RowSampler", "check_width", "row_sampler"]
 
@@ -115,7 +116,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         past = read_past(study).told
         seed = next(s for s in (self.seed, settings["sampler"].get("seed"), settings["seed"]) if s is not None)
         proposals = [
-            self.propose(row_history(past, row, features), np.random.default_rng([seed, row, len(past)]))
+            self.propose(row_history(past, row, features), PROPOSALS.rng(seed, row, len(past)))
             for row in range(settings["depth"])
         ]
         return self._checked(proposals, len(features))

@@ -23,6 +23,7 @@ from scipy import optimize, stats
 
 from fade_study.arrays import to_array
 from fade_study.exceptions import InvalidInputError
+from fade_study.seeding import BOOTSTRAP, HYPER_ARCHITECTURES, NULL, PERMUTATIONS, REPETITION_CURVE
 
 __all__ = [
     "FEWEST",
@@ -250,7 +251,7 @@ def mean_estimate(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
     value = float(np.mean([estimate.value for estimate in estimates]))
     drawn = np.array([estimate.drawn for estimate in estimates])  # (H, B)
     null = np.array([estimate.null for estimate in estimates])  # (H, K)
-    chosen = np.random.default_rng([seed, 5]).integers(len(drawn), size=drawn.T.shape)  # (B, H)
+    chosen = HYPER_ARCHITECTURES.rng(seed).integers(len(drawn), size=drawn.T.shape)  # (B, H)
     means = drawn.T[np.arange(len(chosen))[:, None], chosen].mean(axis=1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high), _given_p(value, null.mean(axis=0)), means, null.mean(axis=0))
@@ -420,7 +421,7 @@ class _Draws:
         sources = x[None] if replicates is None else np.asarray(replicates, dtype=float)
         if sources.ndim != 2 or sources.shape[1] != n or len(sources) < 1 or not np.isfinite(sources).all():
             raise InvalidInputError(f"expected finite replicates of shape (B, {n}), got {sources.shape}")
-        self.index = np.random.default_rng([seed, 1]).integers(n, size=(resamples, n))
+        self.index = BOOTSTRAP.rng(seed).integers(n, size=(resamples, n))
         self.scores: Array = np.stack([sources[b % len(sources)][i] for b, i in enumerate(self.index)])
         """``(resamples, n)``"""
         self.means: Array = mean[self.index]
@@ -446,7 +447,7 @@ class _Draws:
         """A coefficient of a and b, ``(n,)``, from those of the draws, and under given permutations or all of a."""
         if null is None:
             p = _permutation_p(a, b, permutations, self._seed)
-            rng = np.random.default_rng([self._seed, 2])
+            rng = NULL.rng(self._seed)
             null = _correlation(rng.permuted(np.broadcast_to(a, (len(drawn), len(a))), axis=1), b)
         else:
             p = _given_p(value, null)
@@ -508,7 +509,7 @@ def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
         vectorized=True,
         n_resamples=permutations,
         batch=1000,
-        rng=np.random.default_rng([seed, 2]),
+        rng=PERMUTATIONS.rng(seed),
     )
     return float(result.pvalue)
 
@@ -586,7 +587,7 @@ def repetition_curve(value: Callable[[Sequence[int]], float], repetitions: int, 
         repetitions: R.
         seed: of the draws.
     """
-    rng = np.random.default_rng(seed)
+    rng = REPETITION_CURVE.rng(seed)
     drawn = []
     for k in range(1, repetitions + 1):
         draws = {tuple(sorted(rng.permutation(repetitions)[:k].tolist())) for _ in range(CURVE_DRAWS)}

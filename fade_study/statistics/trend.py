@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from fade_study.exceptions import InvalidInputError
+from fade_study.seeding import SIGNS
 from fade_study.statistics.arena import LEVEL, interval
 
 __all__ = [
@@ -281,7 +282,7 @@ def _signs_p(statistics: Array, seed: int) -> float:
     if len(statistics) == 1:
         return 1.0
     result = stats.permutation_test(
-        (statistics,), np.sum, permutation_type="samples", vectorized=True, rng=np.random.default_rng([seed, 1])
+        (statistics,), np.sum, permutation_type="samples", vectorized=True, rng=SIGNS.rng(seed)
     )
     return float(result.pvalue)
 

@@ -17,6 +17,7 @@ from fade_study.generation import ALPHA, CELLS, DETAILS, GENERATION, POINTS, STU
 from fade_study.past import Past, read_past
 from fade_study.ranking import top_k
 from fade_study.samplers import row_sampler
+from fade_study.seeding import TIES, TRAINING
 
 __all__ = ["Trials", "details_of"]
 
@@ -55,7 +56,7 @@ class Trials:
             points[:, 0] = anchors  # to the last bit: there is one truth about an anchor
         if CELLS not in stored:
             trial.set_user_attr(POINTS, points.tolist())
-            rngs = [np.random.default_rng([seed, row, generation, 1]) for row in range(self._depth)]
+            rngs = [TIES.rng(seed, row, generation) for row in range(self._depth)]
             stored[CELLS] = [
                 [self._space.nearest(point, rng).key for point in row] for row, rng in zip(points, rngs, strict=True)
             ]
@@ -85,7 +86,7 @@ class Trials:
         return Batch(
             number=generation,
             trial_number=trial_number,
-            seed=int(np.random.SeedSequence([seed, generation, attempt, 2]).generate_state(1)[0]),
+            seed=TRAINING.seed(seed, generation, attempt),
             trials=tuple(
                 tuple(
                     CellTrial(row, column, _read_only(points[row, column]), self._cells[key])

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast, gather_object, parse_flag_from_env
@@ -21,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fade_study.config import OptimizerConfig, Schedule
 from fade_study.exceptions import InvalidInputError
+from fade_study.seeding import TRAINING_NOISE
 from fade_study.training.data import Data, Minibatch, Split
 
 __all__ = [
@@ -131,9 +131,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         torch.set_num_threads(threads)
         torch.set_default_dtype(torch.float32)
         try:
-            # another stream than the initialization's
-            other = int(np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)[0] >> 1)
-            yield accelerator, torch.Generator().manual_seed(other)
+            yield accelerator, torch.Generator().manual_seed(TRAINING_NOISE.long_seed(seed))
         finally:
             torch.set_num_threads(before)
             torch.set_default_dtype(precision)

@@ -1,0 +1,109 @@
+"""Every random stream of the package and of its studies, in one table.
+
+A stream is a function of the numbers named here and of nothing else, so that a result does not depend on what ran
+before in the process. Streams with equally many numbers have different ids. Ids and orders are part of the results that
+are on record: add a stream rather than change one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+__all__ = [
+    "BOOTSTRAP",
+    "CHOICE",
+    "EVALUATION",
+    "FINAL",
+    "HYPER_ARCHITECTURES",
+    "NULL",
+    "PERMUTATIONS",
+    "PROPOSALS",
+    "RANDOM_SEARCHES",
+    "RANDOM_TABLES",
+    "REPETITION",
+    "REPETITION_CURVE",
+    "REPLICATES",
+    "SHUFFLE",
+    "SIGNS",
+    "SIMULATED_ACCURACY",
+    "SIMULATED_ALPHA",
+    "TIES",
+    "TRAINING",
+    "TRAINING_NOISE",
+    "VALIDATION",
+    "Stream",
+]
+
+
+class Stream:
+    """Random numbers for one purpose.
+
+    Args:
+        *parts: names of the numbers on which the stream depends.
+        id: tells it from others with as many parts; None for the only one without.
+    """
+
+    def __init__(self, *parts: str, id: int | None = None) -> None:  # noqa: A002 - it is one
+        self.parts, self.id = parts, id
+
+    def rng(self, *values: int) -> np.random.Generator:
+        """A generator, from one value for each part."""
+        return np.random.default_rng(self._sequence(values))
+
+    def seed(self, *values: int) -> int:
+        """A seed of 32 bits, from one value for each part."""
+        return int(self._sequence(values).generate_state(1)[0])
+
+    def long_seed(self, *values: int) -> int:
+        """A seed of 63 bits, as PyTorch takes it."""
+        return int(self._sequence(values).generate_state(1, np.uint64)[0] >> 1)
+
+    def _sequence(self, values: tuple[int, ...]) -> np.random.SeedSequence:
+        assert len(values) == len(self.parts), f"expected {self.parts}, got {values}"
+        return np.random.SeedSequence([*values, *([] if self.id is None else [self.id])])
+
+
+# the study
+PROPOSALS: Final = Stream("seed", "row", "generation")
+"""What an outer search draws: first anchors, challengers."""
+TIES: Final = Stream("seed", "row", "generation", id=1)
+"""Which of several nearest cells a point stands for."""
+TRAINING: Final = Stream("seed", "generation", "attempt", id=2)
+"""Seed of a generation's training."""
+REPETITION: Final = Stream("seed", "repetition", id=1)
+"""Seeds of further trainings of the same hyper-architecture."""
+
+# trainings
+TRAINING_NOISE: Final = Stream("seed", id=1)
+"""Paths, Gumbel noise and the order of the images; PyTorch's own generator, with the plain seed, draws the weights."""
+
+# statistics
+BOOTSTRAP: Final = Stream("seed", id=11)
+PERMUTATIONS: Final = Stream("seed", id=12)
+NULL: Final = Stream("seed", id=13)
+"""Permutations under which a coefficient's own distribution is told."""
+HYPER_ARCHITECTURES: Final = Stream("seed", id=5)
+REPETITION_CURVE: Final = Stream("seed", id=15)
+SIGNS: Final = Stream("seed", id=14)
+"""Random signs of whole searches."""
+
+# studies
+REPLICATES: Final = Stream("seed", id=3)
+"""Which trainings of a hyper-architecture a resample takes."""
+CHOICE: Final = Stream("seed", id=4)
+"""Which architectures of a hyper-architecture are judged."""
+VALIDATION: Final = Stream("seed", "hyper-architecture", id=2)
+"""Seeds of the supernets of a validation."""
+SIMULATED_ALPHA: Final = Stream("seed", id=6)
+SIMULATED_ACCURACY: Final = Stream("seed", id=7)
+SHUFFLE: Final = Stream("seed", id=8)
+"""Permutation of alphas within rows, of the arena's control."""
+RANDOM_SEARCHES: Final = Stream("seed", id=9)
+RANDOM_TABLES: Final = Stream("seed", id=10)
+"""Resampled architectures of a table."""
+EVALUATION: Final = Stream("seed", "repeats", id=0)
+"""Seeds of a search's trainings from scratch in the arena."""
+FINAL: Final = Stream("seed", "final seed", id=3)
+"""Seeds of the arena's final trainings, which no search has seen."""
