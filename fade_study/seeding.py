@@ -18,7 +18,7 @@ __all__ = [
     "FINAL",
     "HYPER_ARCHITECTURES",
     "NULL",
-    "PERMUTATIONS",
+    "PERMUTED",
     "PROPOSALS",
     "RANDOM_SEARCHES",
     "RANDOM_TABLES",
@@ -81,7 +81,7 @@ TRAINING_NOISE: Final = Stream("seed", id=1)
 
 # statistics
 BOOTSTRAP: Final = Stream("seed", id=11)
-PERMUTATIONS: Final = Stream("seed", id=12)
+PERMUTED: Final = Stream("seed", id=12)
 NULL: Final = Stream("seed", id=13)
 """Permutations under which a coefficient's own distribution is told."""
 HYPER_ARCHITECTURES: Final = Stream("seed", id=5)

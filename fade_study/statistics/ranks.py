@@ -23,7 +23,7 @@ from scipy import optimize, stats
 
 from fade_study.arrays import to_array
 from fade_study.exceptions import InvalidInputError
-from fade_study.seeding import BOOTSTRAP, HYPER_ARCHITECTURES, NULL, PERMUTATIONS, REPETITION_CURVE
+from fade_study.seeding import BOOTSTRAP, HYPER_ARCHITECTURES, NULL, PERMUTED, REPETITION_CURVE
 
 __all__ = [
     "FEWEST",
@@ -509,7 +509,7 @@ def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
         vectorized=True,
         n_resamples=permutations,
         batch=1000,
-        rng=PERMUTATIONS.rng(seed),
+        rng=PERMUTED.rng(seed),
     )
     return float(result.pvalue)
 
