@@ -12,23 +12,24 @@ from pathlib import Path
 import pydantic
 
 from fade_study import config
+from studies import schemas
 
 CLASSES = {
-    "`mlflow run . -e search`": config.SearchConfig,
-    "`mlflow run . -e validate`": config.ValidationConfig,
-    "`mlflow run . -e compare`": config.ComparisonConfig,
-    "`mlflow run . -e analyze`": config.AnalyzeConfig,
-    "`mlflow run . -e evaluate`": config.EvaluateConfig,
-    "`mlflow run . -e benchmark`": config.BenchmarkConfig,
-    "`mlflow run . -e scale`": config.ScaleConfig,
+    "`mlflow run . -e search`": schemas.SearchConfig,
+    "`mlflow run . -e validate`": schemas.ValidationConfig,
+    "`mlflow run . -e compare`": schemas.ComparisonConfig,
+    "`mlflow run . -e analyze`": schemas.AnalyzeConfig,
+    "`mlflow run . -e evaluate`": schemas.EvaluateConfig,
+    "`mlflow run . -e benchmark`": schemas.BenchmarkConfig,
+    "`mlflow run . -e scale`": schemas.ScaleConfig,
     # sections of those above
     "DataConfig": config.DataConfig,
-    "SpaceConfig": config.SpaceConfig,
+    "SpaceConfig": schemas.SpaceConfig,
     "NetworkConfig": config.NetworkConfig,
     "OptimizerConfig": config.OptimizerConfig,
     "BilevelConfig": config.BilevelConfig,
     "ScratchConfig": config.ScratchConfig,
-    "SamplerConfig": config.SamplerConfig,
+    "SamplerConfig": schemas.SamplerConfig,
 }
 ROOT = Path(__file__).parents[1]
 PAGES = {"index": "README.md", "contributing": "CONTRIBUTING.md"}

@@ -238,7 +238,7 @@ def report() -> None:
         if SETTINGS[setting].config.estimator == "straight-through":
             logs = np.log(np.maximum(supernets.alpha.mean(axis=0), 1e-300))
             print(f"{setting} on {name}, {len(supernets.alpha)} trainings, FaDE-rank: {rank(logs, tables[name]):.2f}")
-    draw(rows).savefig(FIGURE, dpi=200)
+    draw(rows).savefig(FIGURE, dpi=150)
 
 
 def feature_sum(feature: Any, table: Table) -> Array:
@@ -249,16 +249,27 @@ def feature_sum(feature: Any, table: Table) -> Array:
 
 def draw(rows: list[dict]) -> Figure:
     """Coefficients of pooled effects by the sweep against training steps, a line for each setting."""
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.5, 4), layout="constrained")
     ax = figure.subplots()
     chosen = [row for row in rows if row["part"] == "sweep"]
     for number, setting in enumerate(dict.fromkeys(row["setting"] for row in chosen)):
         own = [row for row in chosen if row["setting"] == setting]
         values = [np.mean([row[f"{name} pooled"] for name in CHOOSING]) for row in own]
-        ax.plot([row["steps"] for row in own], values, "o-", color=f"C{number}", label=setting)
+        marker = "o" if number < 10 else "s"  # there are ten colors
+        ax.plot([row["steps"] for row in own], values, f"{marker}-", color=f"C{number}", markersize=4, label=setting)
     ax.axhline(0, color="C7", linewidth=0.6)
-    ax.set(xscale="log", xlabel="training steps of all supernets", ylabel="Spearman coefficient (mean of two)")
-    ax.legend(fontsize=7)
+    ax.set(
+        xscale="log",
+        xlabel="training steps of all supernets (1, 2 and 4 of them)",
+        ylabel="Spearman coefficient, mean of two\nhyper-architectures",
+        title="Ranks by the final sweep, on the hyper-architectures where settings are chosen",
+    )
+    ax.title.set_fontsize(10)
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_formatter("")
+    ax.set_xticks([2000, 5000, 10_000, 20_000])
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), title="learning rate 0.01 unless named")
+    ax.get_legend().get_title().set_fontsize(7)
     return figure
 
 
