@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
@@ -19,7 +19,18 @@ from fade_study.ranking import top_k
 from fade_study.samplers import row_sampler
 from fade_study.seeding import TIES, TRAINING
 
-__all__ = ["Trials", "details_of"]
+__all__ = ["Generation", "Trials", "details_of"]
+
+
+class Generation(NamedTuple):
+    """Everything about a generation that was told."""
+
+    batch: Batch
+    """What was asked."""
+    alpha: NDArray[np.float64]
+    """Alphas ``(d, w)`` that were told."""
+    details: dict[str, Any]
+    """Details that were told; empty where there were none."""
 
 
 class Trials:
@@ -64,11 +75,12 @@ class Trials:
             trial.set_user_attr(CELLS, stored[CELLS])
         return self._batch(generation, past, trial.number, points, stored[CELLS], seed)
 
-    def batch(self, generation: int, trial: FrozenTrial) -> Batch:
-        """The batch of a generation that was told."""
+    def generation(self, number: int, trial: FrozenTrial) -> Generation:
+        """Everything about a generation that was told."""
         points, cells = np.array(trial.user_attrs[POINTS]), trial.user_attrs[CELLS]
         seed = self._study.user_attrs[STUDY]["seed"]
-        return self._batch(generation, read_past(self._study), trial.number, points, cells, seed)
+        batch = self._batch(number, read_past(self._study), trial.number, points, cells, seed)
+        return Generation(batch, np.array(trial.user_attrs[ALPHA]), details_of(trial))
 
     def _batch(
         self,

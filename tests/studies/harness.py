@@ -125,7 +125,7 @@ def outcome(folder):
     )
     rows = [study.history(row) for row in range(study.depth)]
     told = [[(g.points.tolist(), g.cells, g.alpha.tolist()) for g in row] for row in rows]
-    one_shot = [study.details(t)["one_shot_accuracy"] for t in range(len(rows[0]))]
+    one_shot = [study.generation(t).details["one_shot_accuracy"] for t in range(len(rows[0]))]
     evaluations = [
         (e.generation, e.architecture.key, e.value, [training[:2] for training in e.details["trainings"].values()])
         for e in study.evaluations()

@@ -333,7 +333,9 @@ class Protocol(RuleBasedStateMachine):
         np.testing.assert_array_equal(
             self.study.trajectory(), np.array([batch.anchors for batch, _ in self.told]).reshape(-1, 2, 3)
         )
-        assert [self.study.details(number) for number in range(len(self.told))] == [details for _, details in self.told]
+        assert [self.study.generation(number).details for number in range(len(self.told))] == [
+            details for _, details in self.told
+        ]
         assert [(e.generation, e.value, e.details) for e in self.study.evaluations()] == [
             (number, *self.evaluated[number]) for number in sorted(self.evaluated)
         ]

@@ -263,7 +263,7 @@ except fade_study.InvalidInputError as error:
     if told:
         assert "another session has finished it" in first.hear()
         assert first.hear()[0] == 1
-        assert second.details(0) == {"who": 2}
+        assert second.generation(0).details == {"who": 2}
         assert states(study) == ["PRUNED", "RUNNING"]
     else:
         assert re.search(rf"process {os.getpid()} on host '.+' has taken it over", first.hear())
@@ -369,7 +369,7 @@ say("end")
     assert sorted(told[0] + told[1]) == list(range(20))
     np.testing.assert_array_equal(study.trajectory(), uninterrupted(20).trajectory())
     assert not running(study)
-    assert [study.details(number)["trial"] for number in range(20)] == [
+    assert [study.generation(number).details["trial"] for number in range(20)] == [
         trial.number for trial in study.optuna_study.trials if trial.state == TrialState.PRUNED
     ]
 
@@ -700,7 +700,7 @@ def test_a_file_that_stays_locked(tmp_path, name, monkeypatch):
     assert states(study) == expected_states(name)
     if name == "tell":
         assert len(study.trajectory()) == 1
-        assert study.details(0) == {"a": 1}
+        assert study.generation(0).details == {"a": 1}
         assert study.optuna_study.trials[0].intermediate_values == {0: 0.25}
 
 

@@ -405,7 +405,7 @@ def test_a_study_with_other_settings_is_refused_and_kept(storage):
     for settings, message in [
         ({"space": DagSpace(3), "depth": 2, "sampler": sampler()}, r"space\.cells is 40 in the study and 9 here"),
         ({"space": SPACE, "depth": 3, "sampler": sampler()}, "depth is 2 in the study and 3 here"),
-        ({"space": SPACE, "depth": 2, "sampler": sampler(offset=0.3)}, r"sampler\.offset is 0\.15 .* 0\.3 here"),
+        ({"space": SPACE, "depth": 2, "sampler": sampler(offset=0.3)}, r"sampler\.offset is 0\.5 .* 0\.3 here"),
         ({"space": SPACE, "depth": 2, "sampler": sampler(1)}, r"sampler\.seed is 0 in the study and 1 here"),
         ({"space": SPACE, "depth": 2, "sampler": optuna.samplers.RandomSampler()}, r"sampler\.type"),
     ]:
@@ -728,13 +728,13 @@ def test_details_are_kept_with_a_generation(storage):
     study.tell(batch, alphas(batch), details={"told": "late"})
     study.add_evaluation(2, 0.7)
     for found in (study, load_study(study_name="s", storage=storage, space=SPACE)):
-        assert [found.details(generation) for generation in range(3)] == [expected, {}, {"told": "late"}]
+        assert [found.generation(generation).details for generation in range(3)] == [expected, {}, {"told": "late"}]
         assert [evaluation.details for evaluation in found.evaluations()] == [expected, {"seconds": 7}, {}]
-    study.details(0)["nested"]["epochs"] = 4
-    assert study.details(0) == expected
+    study.generation(0).details["nested"]["epochs"] = 4
+    assert study.generation(0).details == expected
     for generation in (3, -1, "0"):
         with pytest.raises(ValueError, match=r"expected a generation that was told, got .*; 3 were told"):
-            study.details(generation)
+            study.generation(generation)
 
 
 @pytest.mark.parametrize("details", [{"a": object()}, {"a": float("nan")}, {(1, 2): 3}, [1, 2], "abc", {"a": b"bytes"}])
@@ -822,9 +822,36 @@ def test_the_batch_of_a_generation_that_was_told():
         asked.append(study.ask())
         study.tell(asked[-1], np.full(asked[-1].hyper_architecture.shape, 1 / asked[-1].hyper_architecture.width))
     for number, batch in enumerate(asked):
-        again = study.batch(number)
+        again = study.generation(number).batch
         assert (again.number, again.trial_number, again.seed) == (number, batch.trial_number, batch.seed)
         assert again.hyper_architecture == batch.hyper_architecture
         np.testing.assert_array_equal(again.points, batch.points)
     with pytest.raises(ValueError, match="expected a generation that was told, got 3; 3 were told"):
-        study.batch(3)
+        study.generation(3)
+
+
+def test_a_loop_over_generations_goes_on_where_it_was(storage):
+    study = create_study(space=SPACE, depth=2, sampler=sampler(), storage=storage, study_name="s")
+    seeds = []
+    for batch in study.generations(3):
+        seeds.append((batch.number, batch.seed))
+        if len(seeds) == 1:
+            study.fail(batch)
+        else:
+            study.tell(batch, alphas(batch))
+    assert [number for number, _ in seeds] == [0, 0, 1, 2]
+    assert seeds[0] != seeds[1]
+    assert list(study.generations(3)) == []
+    (batch,) = (batch for batch in study.generations(4) if study.tell(batch, alphas(batch)) is None)
+    assert batch.number == 3
+
+
+def test_a_loop_over_generations_asks_before_it_begins():
+    study = create_study(space=SPACE, depth=2, sampler=sampler())
+    batches = study.generations(2)
+    assert study.open_batch.number == 0
+    with pytest.raises(fade_study.OpenGenerationError):
+        study.generations(2)
+    next(batches)
+    with pytest.raises(fade_study.OpenGenerationError):  # neither told nor failed
+        next(batches)
