@@ -15,7 +15,16 @@ from fade_study.exceptions import (
     OpenGenerationError,
     StorageError,
 )
-from fade_study.study import Batch, CellTrial, FadeStudy, OpenEvaluation, create_study, delete_study, load_study
+from fade_study.study import (
+    Batch,
+    CellTrial,
+    FadeStudy,
+    Generation,
+    OpenEvaluation,
+    create_study,
+    delete_study,
+    load_study,
+)
 
 __all__ = [
     "FEATURES",
@@ -32,6 +41,7 @@ __all__ = [
     "DivergedError",
     "FadeError",
     "FadeStudy",
+    "Generation",
     "HyperArchitecture",
     "InvalidInputError",
     "OpenEvaluation",

@@ -25,9 +25,9 @@ from fade_study.training import Data
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies.analyze import analyze
+from studies.evaluations import accuracy_metrics, is_due
 from studies.schemas import SearchConfig
-from studies.search import accuracy_metrics
-from studies.trainings import ScratchTrainings, is_due
+from studies.trainings import ScratchTrainings
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:

@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -18,7 +19,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm.auto import tqdm
 
+import fade_study
 from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table
@@ -26,16 +29,23 @@ from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, report_epoch, shares_files
 from fade_study.seeding import REPETITION
-from fade_study.training import Data, HyperResult, ScratchResult, recipe, train_from_scratch, train_hyper_architecture
+from fade_study.training import (
+    Data,
+    HyperResult,
+    ScratchResult,
+    combined_alpha,
+    recipe,
+    train_from_scratch,
+    train_hyper_architecture,
+)
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.processes import Processes
 from fade_study.training.session import open_accelerator, surroundings
+from studies.schemas import SearchConfig
 
 __all__ = [
     "ScratchTrainings",
-    "forget",
-    "hyper_file",
-    "is_due",
+    "Trainer",
     "is_truth",
     "repetition_seeds",
     "submit",
@@ -160,11 +170,6 @@ def _name(surroundings: Mapping[str, str]) -> str:
     return f"{surroundings['device']} with mixed precision {surroundings['precision']}"
 
 
-def is_due(generation: int, every: int, *, last: bool) -> bool:
-    """Whether a generation's anchor is trained from scratch: every so many, and the last; never where that is 0."""
-    return every > 0 and (last or (generation + 1) % every == 0)
-
-
 def checkpoint_file(folder: Path | None, *parts: Any) -> Path | None:
     """Of a training that the parts tell from all others in the folder; their hash, since they may hold anything."""
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -281,3 +286,99 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
         child.tag("fade.warning", result.warning)
+
+
+class Trainer:
+    """Trains what a search asks for, and tells it.
+
+    Args:
+        study: The search.
+        config: Settings of the search.
+        data: Images, from ``load_data``.
+        executor: Executor for several repetitions.
+        processes: Processes that train each hyper-architecture together.
+    """
+
+    def __init__(
+        self,
+        study: fade_study.FadeStudy,
+        config: SearchConfig,
+        data: Data,
+        executor: Executor,
+        processes: Processes,
+    ) -> None:
+        self.study, self.config, self.data, self.executor, self.processes = study, config, data, executor, processes
+        self.folder = Path(config.checkpoint_dir)
+        self.failures: Counter[int] = Counter()
+        """Number of trainings that diverged, by generation."""
+        if study.n_generations:  # a process that was killed just after it told the last one has left its checkpoints
+            self._forget(study.generation(study.n_generations - 1).batch)
+
+    def train(self, batch: fade_study.Batch) -> list[HyperResult] | None:
+        """All repetitions of a hyper-architecture; None where one diverged, so that the generation is failed.
+
+        Raises:
+            DivergedError: (a ``FloatingPointError``) where that has happened more often than ``max_failures``.
+        """
+        try:
+            return train_hyper(
+                batch.number,
+                batch.hyper_architecture,
+                self.data,
+                self.config.bilevel,
+                self.config.network,
+                repetition_seeds(batch.seed, self.config.repetitions),
+                self.executor,
+                weights=self._read_weights(batch.number - 1) if self.config.carry_over else None,
+                checkpoints=self.folder,
+                processes=self.processes,
+            )
+        except fade_study.DivergedError as error:
+            self.study.fail(batch)
+            self._forget(batch)
+            self.failures[batch.number] += 1
+            if self.failures[batch.number] > self.config.max_failures:
+                raise
+            tqdm.write(f"generation {batch.number} has failed, and is trained with another seed: {error}")
+            return None
+
+    def tell(self, batch: fade_study.Batch, results: Sequence[HyperResult]) -> None:
+        """Tell the study what was trained, once its weights are kept, and remove the checkpoints."""
+        alpha = combined_alpha(results, self.config.bilevel.estimator, batch.hyper_architecture)
+        one_shot = float(np.mean([result.accuracy for result in results]))
+        seconds = sum(result.seconds for result in results)
+        if self.config.carry_over:
+            self._weights_file(batch.number).save([result.weights for result in results])
+            self._weights_file(batch.number - 2).remove()  # a crash before tell would need the last generation's again
+        details = {"one_shot_accuracy": one_shot, "seconds": seconds}
+        self.study.tell(batch, alpha, one_shot_accuracy=one_shot, details=details)
+        self._forget(batch)
+        rows = [self.study.history(row)[-2:] for row in range(self.study.depth)]
+        moved = np.mean([np.linalg.norm(row[-1].anchor - row[0].anchor) for row in rows])  # 0 in the first generation
+        tqdm.write(
+            f"generation {batch.number} ({batch.number + 1} of {self.config.generations}): {seconds:.1f} s, "
+            f"one-shot accuracy {one_shot:.2f}, anchors moved {moved:.3f}"
+        )
+
+    def _forget(self, batch: fade_study.Batch) -> None:
+        for seed in repetition_seeds(batch.seed, self.config.repetitions):
+            forget(hyper_file(self.folder, batch.hyper_architecture, self.config.bilevel, seed))
+
+    def _weights_file(self, generation: int) -> Checkpoint:
+        """Where the weights of a generation's supernets are kept for the next one."""
+        file = checkpoint_file(self.folder, "weights", self.study.identity, generation)
+        assert file is not None
+        return Checkpoint(file)
+
+    def _read_weights(self, generation: int) -> list[dict[str, Tensor]]:
+        """Weights of each repetition's supernet, with which the next generation begins; none before the first."""
+        if generation < 0:
+            return [{} for _ in range(self.config.repetitions)]
+        file = self._weights_file(generation)
+        weights = file.load()
+        if weights is None:
+            raise fade_study.DataError(
+                f"expected the weights of generation {generation} in {file.path}, with which the next one begins, got "
+                "no such file; give the checkpoint_dir of the search that left them"
+            )
+        return weights

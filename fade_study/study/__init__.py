@@ -3,6 +3,7 @@
 from fade_study.generation import Batch, CellTrial, Evaluation, OpenEvaluation
 from fade_study.study.create import create_study, delete_study, load_study
 from fade_study.study.study import Evaluates, FadeStudy
+from fade_study.study.trials import Generation
 
 __all__ = [
     "Batch",
@@ -10,6 +11,7 @@ __all__ = [
     "Evaluates",
     "Evaluation",
     "FadeStudy",
+    "Generation",
     "OpenEvaluation",
     "create_study",
     "delete_study",

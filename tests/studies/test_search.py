@@ -1,5 +1,6 @@
 """The search as a user starts it: real processes, real stores."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -23,12 +24,14 @@ from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.config import DataConfig, NetworkConfig
 from fade_study.nn import Supernet
 from fade_study.training import load_data, recipe
-from studies import answer
-from studies import search as module
+from studies import answer, trainings
 from studies.command import CONFIGS
+from studies.evaluations import Evaluations
 from studies.options import parse_config
 from studies.schemas import SamplerConfig, SearchConfig
 from studies.search import search as search_study
+from studies.search import settled
+from studies.search_log import BEST_RANKED, SearchLog
 
 BIN = Path(sys.executable).parent
 
@@ -414,34 +417,29 @@ def test_record_of_a_generation_does_not_grow(monkeypatch):
             return result
 
         monkeypatch.setattr(optuna.storages.InMemoryStorage, name, counting)
-    config = SearchConfig(sampler=SamplerConfig(name="random-anchors"), generations=1000, evaluate_every=0, patience=5)
-    monkeypatch.setattr(module, "combined_alpha", lambda results, *_: results[0].alpha)
+    config = SearchConfig(sampler=SamplerConfig(name="random-anchors"), generations=301, evaluate_every=0, patience=5)
     study = fade_study.create_study(space=fade_study.DagSpace(3), depth=2, sampler=config.sampler.open(0))
+    monkeypatch.setattr(trainings, "combined_alpha", lambda results, *_: results[0].alpha)
     run, counts = Recorder(), {}
-    evaluations = module.Evaluations(study, config, None, None, run)
-
-    def generations():
-        with module.table_of_ranks(run) as ranks:
-            for number in range(301):
-                reads.clear()
-                run.written.clear()
-                batch = module.ask(study, config)
-                module.tell(
-                    study, batch, [SimpleNamespace(alpha=np.full((2, 7), 1 / 7), accuracy=0.5, seconds=1)], config
-                )
-                study.add_evaluation(number, 0.5)
-                evaluations.begin(number)
-                module.record_generations(study, run, ranks)
-                evaluations.collect()
-                counts[number] = len(reads), [name for _, name in run.written]
-                assert {step for step, _ in run.written} == {number}
+    trainer = trainings.Trainer(study, config, None, None, None)
+    evaluations = Evaluations(study, config, None, None, run)
+    result = SimpleNamespace(alpha=np.full((2, 7), 1 / 7), accuracy=0.5, seconds=1)
+    with contextlib.suppress(KeyboardInterrupt), SearchLog(study, config, run) as log:
+        reads.clear()
+        for batch in study.generations(301):
+            trainer.tell(batch, [result])
+            study.add_evaluation(batch.number, 0.5)
+            evaluations.begin(batch.number)
+            log.generations()
+            evaluations.collect()
+            assert not settled(study, config.patience)
+            counts[batch.number] = len(reads), [name for _, name in run.written]
+            assert {step for step, _ in run.written} == {batch.number}
+            reads.clear()
             run.written.clear()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        generations()
+        raise KeyboardInterrupt
     assert counts[10] == counts[300]
     ((file, table),) = run.written
     assert file == "ranks.json"
     assert list(table) == ["generation", "rank", "fade_rank", "architecture"]
-    assert list(table["generation"]) == [number for number in range(301) for _ in range(module.BEST_RANKED)]
+    assert list(table["generation"]) == [number for number in range(301) for _ in range(BEST_RANKED)]

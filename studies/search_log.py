@@ -1,0 +1,166 @@
+"""What a search says on the terminal and leaves in its MLflow run."""
+
+from __future__ import annotations
+
+import warnings
+from concurrent.futures import Executor
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+import fade_study
+from analysis import figures
+from fade_study import tracking
+from fade_study.study import Evaluation
+from fade_study.tracking import SearchRecord
+from fade_study.training import Data
+from fade_study.urls import place
+from studies.analyze import analyze
+from studies.answer import against_random_search, difference, final_accuracies, random_table, regime
+from studies.evaluations import evaluated
+from studies.schemas import SearchConfig
+
+__all__ = ["BEST_RANKED", "SearchLog", "tell_regime"]
+
+BEST_RANKED = 5
+"""Number of architectures of each generation in the table of ranks."""
+USEFUL = 0.3
+"""Rank correlation from which on ranks are worth their price."""
+
+
+class Rank(NamedTuple):
+    """A line of the table of best-ranked architectures."""
+
+    generation: int
+    rank: int
+    fade_rank: float
+    architecture: str
+    """Key of the architecture."""
+
+
+class SearchLog:
+    """The record of one search, as a context that writes the table of ranks at its end or when it is interrupted.
+
+    MLflow can't add lines to a table: written with every generation, it would be uploaded again and again, ever longer.
+    """
+
+    def __init__(self, study: fade_study.FadeStudy, config: SearchConfig, run: tracking.Run) -> None:
+        self.study, self.config, self.run = study, config, run
+        self.ranks: list[Rank] = []
+        self.recorded = 0
+        """Number of generations that are recorded."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.ranks:
+            columns = dict(zip(Rank._fields, zip(*self.ranks, strict=True), strict=True))
+            self.run.table(columns, "ranks.json")
+
+    def generations(self) -> None:
+        """Record the generations that are new."""
+        new = range(self.recorded, self.study.n_generations)
+        told = [self.study.generation(number) for number in new]
+        if told:
+            self.run.series([(number, self._metrics(one)) for number, one in zip(new, told, strict=True)])
+        for one in told:
+            paths, scores = fade_study.ranking.top_k(one.alpha, BEST_RANKED)
+            for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
+                key = one.batch.hyper_architecture.architecture(path).key
+                self.ranks.append(Rank(one.batch.number, rank, score, key))
+        self.recorded += len(told)
+
+    def _metrics(self, one: fade_study.Generation) -> dict[str, float]:
+        """Metrics of a generation that was told."""
+        alpha, rows = one.alpha, one.batch.hyper_architecture.rows
+        metrics = {"one_shot_accuracy": one.details["one_shot_accuracy"], "hyper_seconds": one.details["seconds"]}
+        metrics |= tracking.alpha_metrics(alpha)
+        entropy = -(alpha * np.log(np.maximum(alpha, 1e-300))).sum(axis=1)  # (d,)
+        for i, (anchor, cells) in enumerate(zip(one.batch.anchors, rows, strict=True)):
+            metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(self.study.space.features, anchor, strict=True)}
+            metrics[f"alpha_entropy/row{i}"] = float(entropy[i])
+            metrics[f"collisions/row{i}"] = len(cells) - len({cell.key for cell in cells})
+        return metrics
+
+    def summary(self) -> SearchRecord:
+        """Record the search as a whole, with its analysis, and summarize it on the terminal."""
+        study, run = self.study, self.run
+        record = SearchRecord.of(study, evaluated(study))
+        run.text(record.to_json(), tracking.RECORD)
+        last = study.generation(study.n_generations - 1)
+        cells = [[cell.key for cell in row] for row in last.batch.hyper_architecture.rows]
+        run.figure(figures.draw_alpha(last.alpha, cells), "figures/alpha_last_generation.png")
+        run.figure(figures.draw_cells(study.architecture), "figures/anchor_cells.png")
+        report = analyze({run.id: record}, run)
+        self._best(study.evaluations(), record)
+        print(report)
+        print(
+            f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}\n"
+            f"Look at run {run.id}: {tracking.ui_command()}"
+        )
+        return record
+
+    def _best(self, evaluations: list[Evaluation], record: SearchRecord) -> None:
+        """The best architecture: chosen by validation accuracy, reported by test accuracy."""
+        if not evaluations:
+            print(f"\nNo architecture was trained from scratch: mlflow run . -e evaluate -P run_id={self.run.id}")
+            return
+        number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
+        self.run.metrics({"best/validation_accuracy": validation})
+        self.run.tag("fade.best_architecture", best.key)
+        count = len({evaluation.architecture.key for evaluation in evaluations})
+        print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
+        print(f"  {best} (generation {number})")
+        test = [scratch.test for scratch in record.evaluations.get(number, ())]
+        if test:
+            self.run.metrics({"best/test_accuracy": float(np.mean(test))})
+            spread = " (1 seed)"
+            if len(test) > 1:
+                spread = f" ± {np.std(test, ddof=1):.3f} (mean ± sd over {len(test)} seeds)"
+            print(f"  test accuracy {np.mean(test):.3f}{spread}")
+
+    def answer(self, data: Data, executor: Executor) -> None:
+        """Train the search's answer again, and compare it with where the search began and with random search."""
+        study, config = self.study, self.config
+        evaluations = study.evaluations()
+        if not evaluations or not config.final_seeds:
+            return
+        best = max(evaluations, key=lambda evaluation: evaluation.value).architecture
+        answer, first = final_accuracies([best, study.architectures()[0]], data, config, executor)
+        metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}
+        print(
+            f"The answer, trained again with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}"
+        )
+        if (gain := difference(answer, first)) is not None:
+            metrics |= {"answer/gain": gain.value, "answer/gain_low": gain.low, "answer/gain_high": gain.high}
+            print(f"  against the first generation's anchor architecture, {first.mean():.4f}: {gain}")
+        scratch = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
+        hyper = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
+        steps = study.n_generations * hyper + len(evaluations) * config.evaluation_seeds * scratch
+        metrics["steps"] = steps
+        table = random_table(data, config)
+        if table is not None:
+            trainings = round(steps / scratch)
+            lead, share = against_random_search(answer, table, trainings, config.seed)
+            metrics |= {"answer/over_random": lead.value, "answer/over_random_low": lead.low,
+                        "answer/over_random_high": lead.high, "answer/better_than_random": share}  # fmt: skip
+            print(
+                f"  against random searches for the same {steps} training steps ({trainings} trainings from scratch): "
+                f"{lead}, better than {share:.0%} of them"
+            )
+        self.run.metrics({name: value for name, value in metrics.items() if value is not None and np.isfinite(value)})
+
+
+def tell_regime(data: Data, config: SearchConfig) -> None:
+    """Say at once what validations have found of ranks like these, and warn where they say little."""
+    known: dict[str, Any] | None = regime(data, config)
+    if known is None:
+        print("How well ranks predict accuracy with these settings was not measured: mlflow run . -e validate does")
+        return
+    value, low, high = known["spearman"]
+    said = f"rank correlation {value:.2f} [{low:.2f}, {high:.2f}] with from-scratch accuracy ({known['of']})"
+    if value >= USEFUL and low > 0:
+        print(f"Ranks like these have had a {said}")
+    else:
+        warnings.warn(f"ranks like these say little: {said}; the search may be no better than chance", stacklevel=2)
