@@ -1,4 +1,4 @@
-"""Trainings that studies hand to an executor, looked up before they are paid for and recorded when they are done."""
+"""Trainings that studies hand to an executor: looked up before they are trained, recorded when they are done."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ T = TypeVar("T")
 
 
 class ScratchTrainings:
-    """From-scratch trainings of architectures.
+    """Trainings of architectures from scratch, which begin at once.
 
     Args:
-        wanted: architectures and seeds.
-        data: from ``load_data``.
-        config: of the trainings.
-        network: the macro-architecture.
-        executor: that trains, from now on.
-        table: of trainings that need not be done again, beside those on record.
-        checkpoints: folder in which a training that was stopped goes on, where the executor's tasks see it.
-        done: trainings of this study, which a tracking server that is away cannot tell of.
+        wanted: Architectures and seeds.
+        data: Images, from ``load_data``.
+        config: Settings of the trainings.
+        network: Macro-architecture.
+        executor: Executor that trains.
+        table: Table of trainings that are not repeated, as those in the tracking store aren't.
+        checkpoints: Folder of the states in which a stopped training resumes, if the executor's tasks see this folder.
+        done: Trainings that the caller knows, which a tracking server that is away can't tell.
     """
 
     def __init__(
@@ -106,16 +106,16 @@ class ScratchTrainings:
                     on_epoch=partial(report_epoch, config.epochs),
                 )
                 self.futures[future] = key, seed
-                if future.done():  # trained in this process: recorded before the next one begins
+                if future.done():  # trained in this process: record it before the next one begins
                     self._record(future)
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to wait for."""
+        """Whether all trainings have ended."""
         return all(future.done() for future in self.futures)
 
     def collect(self) -> dict[tuple[str, int], Scratch]:
-        """Results by architecture key and seed; without those whose workers were killed, of which a warning tells."""
+        """Results by architecture key and seed. Those whose workers were killed are missing; a warning names them."""
         for future in completed(list(self.futures)):
             self._record(future)
         return self.results
@@ -137,7 +137,7 @@ class ScratchTrainings:
 
 
 def is_truth(table: Table, data: Data, config: ScratchConfig, network: NetworkConfig) -> bool:
-    """Whether a table's ground truth is of these images and trainings, on whatever kind of device."""
+    """Whether a table holds trainings with these images and settings, on any kind of device."""
     found = table.recipe == recipe(data, config, network, device=table.device)
     if found and (here := open_accelerator().device.type) != table.device:
         warnings.warn(
@@ -147,15 +147,15 @@ def is_truth(table: Table, data: Data, config: ScratchConfig, network: NetworkCo
 
 
 def submit(executor: Executor, training: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
-    """Have a training done as it would be here: the kind of device and the precision are part of its recipe.
+    """Submit a training that has to run on the kind of device, and with the precision, of this process.
 
-    The future raises a ``ClusterError`` where a worker's are others.
+    Both are part of a training's recipe. The future raises a ``ClusterError`` where the worker has others.
     """
     return executor.submit(_train_as, surroundings(open_accelerator()), training, *args, **kwargs)
 
 
 def _train_as(expected: Mapping[str, str], training: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """In a worker."""
+    """Train in a worker."""
     found = surroundings(open_accelerator())
     if found != expected:
         raise ClusterError(
@@ -171,7 +171,7 @@ def _name(surroundings: Mapping[str, str]) -> str:
 
 
 def checkpoint_file(folder: Path | None, *parts: Any) -> Path | None:
-    """Of a training that the parts tell from all others in the folder; their hash, since they may hold anything."""
+    """File of a training that is identified by its parts; named by their hash, since they may hold any characters."""
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     return None if folder is None else folder / f"{name}.pt"
 
@@ -179,19 +179,19 @@ def checkpoint_file(folder: Path | None, *parts: Any) -> Path | None:
 def hyper_file(
     folder: Path | None, hyper_architecture: HyperArchitecture, config: BilevelConfig, seed: int
 ) -> Path | None:
-    """Of the training of a hyper-architecture."""
+    """Checkpoint file of the training of a hyper-architecture."""
     rows = [[cell.key for cell in row] for row in hyper_architecture.rows]
     return checkpoint_file(folder, rows, dataclasses.asdict(config), seed)
 
 
 def forget(file: Path | None) -> None:
-    """Remove a checkpoint whose training's result is safe."""
+    """Remove a checkpoint, once the result of its training is stored."""
     if file is not None:
         Checkpoint(file).remove()
 
 
 def repetition_seeds(seed: int, repetitions: int) -> list[int]:
-    """Seeds of the trainings of one hyper-architecture; the first is its own."""
+    """Seeds of the trainings of one hyper-architecture; the first is the generation's own."""
     return [seed, *(REPETITION.seed(seed, r) for r in range(1, repetitions))]
 
 
@@ -208,12 +208,23 @@ def train_hyper(
     checkpoints: Path | None = None,
     processes: Processes | None = None,
 ) -> list[HyperResult]:
-    """Train a hyper-architecture once per seed, each with a child run of its own.
+    """Train a hyper-architecture once for each seed, each time with a child run of its own.
 
-    A single training runs in this process, and in several together one after the other, recorded epoch by epoch; else
-    they go through the executor. ``paths`` are columns ``(n, d)`` whose one-shot accuracies are measured in each;
-    ``weights``, one per seed, are those to begin with; in ``checkpoints`` a training that was stopped goes on, until
-    they are forgotten.
+    A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where
+    several processes train together. Otherwise they go through the executor.
+
+    Args:
+        generation: Number of the generation, for the record.
+        hyper_architecture: d rows of w cells.
+        data: Images, from ``load_data``.
+        config: Settings of the trainings.
+        network: Macro-architecture.
+        seeds: One for each training.
+        executor: Executor for several trainings.
+        paths: Columns ``(n, d)`` whose one-shot accuracies are measured in each supernet.
+        weights: Weights to begin with, one for each seed.
+        checkpoints: Folder of the states in which a stopped training resumes, until they are removed.
+        processes: Processes that train together.
     """
     begin = [None] * len(seeds) if weights is None else weights
     here = len(seeds) == 1 or (processes is not None and processes.count > 1)
@@ -264,7 +275,7 @@ def _train_here(
     seed: int,
     processes: Processes | None,
 ) -> HyperResult:
-    """A training in this process, and in those that train with it, recorded epoch by epoch."""
+    """Train in this process, together with the others, and record each epoch."""
     with tracking.start_hyper(generation, hyper_architecture, seed) as child:
 
         def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:

@@ -40,13 +40,13 @@ CLAIM_SECONDS = 0.5
 
 
 def claim(study: optuna.Study) -> optuna.Trial:
-    """The trial of the next generation, for this process alone: the one that is open, or else a new one.
+    """Claim the trial of the next generation for this process: the trial that is open, or a new one.
 
-    One that is open is this process's own, or that of a process that died. Where processes begin trials at the same
-    moment, the lowest number has it.
+    An open trial is taken over if this process owns it or if its owner died. If several processes begin a trial at the
+    same moment, the trial with the lowest number wins.
 
     Raises:
-        OpenGenerationError: (a ``RuntimeError``) where it is another process's.
+        OpenGenerationError: (a ``RuntimeError``) where another living process has the generation open.
     """
     forget_cached_trials(study)
     begun, running = None, []
@@ -58,7 +58,7 @@ def claim(study: optuna.Study) -> optuna.Trial:
     first = running[0]
     owned = id_of(first) == begun or (not _lives_elsewhere(first) and _take_over(study, first))
     for trial in running[1:]:
-        if is_mine(trial):  # it came second
+        if is_mine(trial):  # another process began its trial first
             _give_up(study, id_of(trial))
     if not owned:
         owner = owner_name(storage_of(study).get_trial(id_of(first)))
@@ -70,9 +70,9 @@ def claim(study: optuna.Study) -> optuna.Trial:
 
 
 def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
-    """Make a running trial; its id where it is this process's from the first moment on."""
-    if enqueued:  # by the user, with Optuna's enqueue_trial
-        study.ask()  # has no owner, so it is taken over
+    """Create a running trial; its id where it has this process as its owner from the first moment on."""
+    if enqueued:  # the user has called Optuna's enqueue_trial
+        study.ask()  # has no owner yet, so that it is taken over like a dead process's
         return None
     trial = optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs={OWNER: _this_process()})
     return storage_of(study).create_new_trial(study_id_of(study), trial)
@@ -81,18 +81,18 @@ def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
 def claim_evaluation(
     study: optuna.Study, generation: int, trial: FrozenTrial, cells: Sequence[str], held: Collection[int]
 ) -> FrozenTrial | None:
-    """A new running trial that is to bring the value of a generation, for this process alone.
+    """Create a running trial for the evaluation of a generation, owned by this process.
 
     Args:
-        study: of Optuna.
-        generation: that has no value.
-        trial: with the params that this one gets.
-        cells: keys of the architecture that is to be evaluated, ``(d,)``.
-        held: ids of the running trials that this process is at work on.
+        study: Optuna's study.
+        generation: Number of a generation without a value.
+        trial: Trial with the params that the new one gets.
+        cells: Keys of the cells of the architecture that is evaluated, ``(d,)``.
+        held: Ids of the running trials that this object of the study has open.
 
     Returns:
-        None where a living process is at work on the same architecture, or has told the value meanwhile. Where
-        processes begin at the same moment, the lowest number has it.
+        The trial; None where another living process evaluates the same architecture or has told the value meanwhile.
+        If several processes begin at the same moment, the trial with the lowest number wins.
     """
     rows = [[key] for key in cells]
 
@@ -110,7 +110,7 @@ def claim_evaluation(
     for other in others():
         if other.state.is_finished() or _lives_elsewhere(other):
             return None
-        _give_up(study, id_of(other))  # of a process that died, or of this one, which never heard of it
+        _give_up(study, id_of(other))  # its process died, or it is this one's and the answer that said so was lost
     begun = optuna.trial.create_trial(
         state=TrialState.RUNNING,
         params=trial.params,
@@ -118,7 +118,7 @@ def claim_evaluation(
         user_attrs={EVALUATES: generation, CELLS: rows, OWNER: _this_process()},
     )
     trial_id = storage_of(study).create_new_trial(study_id_of(study), begun)
-    # Only now: nobody can begin, or end, unseen.
+    # Look again now that the trial can be seen by all: another process may have begun or finished meanwhile.
     if [id_of(other) for other in others()][:1] != [trial_id]:
         _give_up(study, trial_id)
         return None
@@ -137,7 +137,7 @@ def _take_over(study: optuna.Study, trial: FrozenTrial) -> bool:
     except optuna.exceptions.UpdateFinishedTrialError:
         return False
     if not is_mine(trial):
-        time.sleep(CLAIM_SECONDS)  # of several that take it over at the same moment, the last to write has it
+        time.sleep(CLAIM_SECONDS)  # if several processes take it over at the same moment, the last one to write wins
     trial = storage_of(study).get_trial(id_of(trial))
     return trial.state == TrialState.RUNNING and is_mine(trial)
 
@@ -149,13 +149,13 @@ def is_mine(trial: FrozenTrial) -> bool:
 
 
 def owner_name(trial: FrozenTrial) -> str:
-    """The owner of a trial, for messages."""
+    """Name of a trial's owner, for messages."""
     owner = trial.user_attrs.get(OWNER)
     return f"process {owner['pid']} on host {owner['host']!r}" if owner else "a process that left no name"
 
 
 def _lives_elsewhere(trial: FrozenTrial) -> bool:
-    """Whether the owner of a trial is another process, and alive."""
+    """Whether a trial is owned by another process that is alive."""
     owner = trial.user_attrs.get(OWNER)
     if owner is None or is_mine(trial):
         return False
@@ -168,9 +168,9 @@ def _this_process() -> dict[str, Any]:
 
 
 def _here() -> dict[str, str]:
-    """Where a pid means anything: this host since it was booted, and in it this container.
+    """The scope in which a process id is unique: a boot of a host, and a container on it.
 
-    Machines made from one image may share their name, and the ids of their containers; a boot has an id of its own.
+    Machines made from one image may share host names and ids of containers, but every boot has an id of its own.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -184,38 +184,38 @@ def _is_here(owner: dict[str, Any]) -> bool:
 
 
 def _is_running(owner: dict[str, Any]) -> bool:
-    """Whether an owner on this host lives: its pid may be another process's by now."""
+    """Whether an owner on this host is alive; another process may have its process id by now."""
     started = _started(owner["pid"])
-    return started is not None and abs(started - owner["started"]) < 2  # boot time is known to a second
+    return started is not None and abs(started - owner["started"]) < 2  # the boot time has a resolution of a second
 
 
 def _started(pid: int) -> float | None:
-    """Seconds from boot to the start of a process, which no change of the clock touches; None where it is gone."""
+    """Seconds from boot to the start of a process, unaffected by changes of the clock; None where it is gone."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        # A zombie is dead, but its parent has not asked how it died.
+        # A zombie is dead, but its parent has not collected its exit status.
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - psutil.boot_time()
     except psutil.NoSuchProcess:
         return None
 
 
 class Beat:
-    """Renews the beat of a trial's owner until it is stopped or garbage, or the trial is no longer this process's."""
+    """The heartbeat of a trial's owner, renewed until it is stopped, garbage-collected, or the trial is lost."""
 
     def __init__(self, storage: BaseStorage, trial_id: int) -> None:
         stopped = threading.Event()
         self.stop = weakref.finalize(self, stopped.set)
-        """Never waits for the thread."""
-        # The thread must not know this object, which would never become garbage.
+        """Stops it without waiting for the thread."""
+        # The thread holds no reference to this object, which could not be garbage-collected otherwise.
         arguments = (storage, trial_id, stopped)
-        threading.Thread(target=_renew, args=arguments, name="fade_study beat", daemon=True).start()
+        threading.Thread(target=_renew, args=arguments, name="fade_study heartbeat", daemon=True).start()
 
 
 def _renew(storage: BaseStorage, trial_id: int, stopped: threading.Event) -> None:
     while not stopped.wait(BEAT_SECONDS):
-        with contextlib.suppress(Exception):  # whatever ails the storage: the next beat may reach it
+        with contextlib.suppress(Exception):  # whatever is wrong with the storage, the next heartbeat may reach it
             trial = storage.get_trial(trial_id)
             if trial.state.is_finished() or not is_mine(trial):
                 return
@@ -226,10 +226,10 @@ class OpenTrial:
     """The trial of a generation or an evaluation that one object of a study has open.
 
     Args:
-        study: Optuna's.
-        asked: what was handed out.
-        name: of it, for messages.
-        trial_id: of its trial.
+        study: Optuna's study.
+        asked: The batch or evaluation that was handed out.
+        name: Its name in messages.
+        trial_id: Id of its trial.
     """
 
     def __init__(self, study: optuna.Study, asked: Batch | OpenEvaluation, name: str, trial_id: int) -> None:

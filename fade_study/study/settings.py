@@ -1,4 +1,4 @@
-"""What must not change over a study's life: described as plain values, stored with it, compared when it goes on."""
+"""The settings that must not change during a study: stored with it as plain values, and compared when it continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "plain
 
 
 def describe_space(space: CellSpace) -> dict[str, Any]:
-    """What makes two spaces the same one: features, cells, and where they lie."""
+    """Identity of a space: its features, its cells, and their points."""
     digest = hashlib.sha256()
     for cell in space:
         digest.update(cell.key.encode() + np.asarray(space.embed(cell), dtype=float).round(9).tobytes())
@@ -30,7 +30,7 @@ def describe_space(space: CellSpace) -> dict[str, Any]:
 
 
 def describe_sampler(sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
-    """Type and public attributes. Optuna's samplers have no public ones: their settings are not compared."""
+    """Type and public attributes. Optuna's samplers have no public attributes, so their settings are not compared."""
     settings = {name: value for name, value in vars(sampler).items() if not name.startswith("_")}
     return {"type": type(sampler).__name__, **settings}
 

@@ -29,23 +29,22 @@ Result = TypeVar("Result")
 
 
 def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
-    """Call an operation on a study, again and again while its storage is busy or away, for :data:`RETRY_SECONDS`.
+    """Call an operation on a study; retry it for :data:`RETRY_SECONDS` while the storage is busy or away.
 
-    An attempt that failed may have changed the storage nevertheless, when only its answer was lost: it is the
-    operation's duty to find out.
+    A failed attempt may have changed the storage, if only its answer was lost. The operation has to check for that.
 
     Raises:
-        StorageError: (an ``OSError``) where the storage stays away, or somebody has deleted the study.
+        StorageError: (an ``OSError``) where the storage stays away, or the study was deleted.
     """
     try:
         return retried_on(storage_of(study), study.study_name, operation)
-    except KeyError:  # the user's code may raise one, too
+    except KeyError:  # the study was deleted, or code of the user's raised it
         retried_on(storage_of(study), study.study_name, lambda: read_past(study))  # raises where it was deleted
         raise
 
 
 def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[[], Result]) -> Result:
-    """The same, for a study that is not open yet."""
+    """Call an operation on a storage, and retry it as :func:`retried` does; for a study that is not open yet."""
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_away),
         wait=tenacity.wait_random_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
@@ -68,18 +67,18 @@ def retried_on(opened: BaseStorage, study_name: str | None, operation: Callable[
 
 
 def _is_away(error: BaseException) -> bool:
-    """Whether an error is of a storage that is busy or away."""
+    """Whether an error says that a storage is busy or away."""
     import sqlalchemy.exc
 
     if isinstance(error, OSError) and not isinstance(error, FadeError):
-        # Only a storage's own: a sampler or space of the user's may have files, too.
+        # Only an error that the storage raised: a sampler or space of the user's may open files as well.
         modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
         return any(module.startswith("optuna.storages") for module in modules)
     return isinstance(error, optuna.exceptions.StorageInternalError | sqlalchemy.exc.SQLAlchemyError)
 
 
 def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
-    """An Optuna storage, from its URL or as it is; None is memory.
+    """An Optuna storage, from its URL or as it is; None keeps everything in memory.
 
     Raises:
         StorageError: (an ``OSError``) where it can't be opened.
@@ -91,7 +90,7 @@ def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
             return optuna.storages.get_storage(optuna.storages.RDBStorage(storage, engine_kwargs=arguments))
         return optuna.storages.get_storage(storage)
 
-    # Two processes that open a new file at the same moment make the same tables, and one of them fails.
+    # If two processes open a new file at the same moment, both create the tables, and one of them fails.
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_away),
         wait=tenacity.wait_random(0, FIRST_WAIT_SECONDS),
