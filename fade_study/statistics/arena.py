@@ -115,7 +115,7 @@ def wilcoxon_p(differences: ArrayLike) -> float:
 
 
 def holm(p: ArrayLike) -> Array:
-    """Holm's step-down correction (1979) of p-values ``(m,)``: the smallest times m, the next times m - 1, and so on."""
+    """Holm's step-down correction (1979) of p-values ``(m,)``; the smallest is multiplied by m, the next by m - 1."""
     values = np.asarray(p, dtype=float)
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)

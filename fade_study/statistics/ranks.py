@@ -108,8 +108,8 @@ def rank_report(
         accuracies: Accuracies ``(n, S)`` for S seeds, or ``(n,)`` for one.
         top: Values of k for precision, best rank and regret; those above n are skipped. The report gives expectations
             over all ways to break ties among scores.
-        replicates: Scores ``(B, n)`` from resampled repetitions of the predictor, so that intervals cover its own noise,
-            too. If B is less than ``resamples``, they are used in turn.
+        replicates: Scores ``(B, n)`` from resampled repetitions of the predictor, so that intervals cover its own
+            noise, too. If B is less than ``resamples``, they are used in turn.
         permuted: Scores ``(K, n)`` under permutations that would make no difference if the predictor knew nothing. By
             default, architectures are permuted.
         resamples: Number of bootstrap resamples.

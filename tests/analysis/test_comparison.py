@@ -1,9 +1,7 @@
 import io
-import itertools
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 
 from analysis.comparison import draw_anytime, draw_finals
 from fade_study import InvalidInputError
@@ -20,7 +18,7 @@ def finals(rng):
 
 
 def bold(figure):
-    return [text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"]
+    return [text.get_text() for text in figure.legends[0].get_texts() if text.get_fontweight() == "bold"]
 
 
 def test_finals_are_drawn_best_on_top(finals):
@@ -29,12 +27,16 @@ def test_finals_are_drawn_best_on_top(finals):
     figure.savefig(io.BytesIO(), format="png")
     ax = figure.axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == [row.searcher for row in rows[::-1]]
-    points = [line for line in ax.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose([line.get_xdata()[0] for line in points], [row.final for row in rows[::-1]])
-    spans = [line.get_xdata() for line in ax.lines if line.get_marker() != "o" and line.get_linestyle() == "-"]
-    np.testing.assert_allclose(spans, [[row.low, row.high] for row in rows[::-1]])
-    colors = {row.searcher: line.get_color() for row, line in zip(rows[::-1], points, strict=True)}
+    colors = {}
+    for points, _, (spans,) in ax.containers:
+        for x, y, span in zip(points.get_xdata(), points.get_ydata(), spans.get_segments(), strict=True):
+            row = rows[::-1][y]
+            assert x == row.final
+            np.testing.assert_allclose(span, [[row.low, y], [row.high, y]])
+            colors[row.searcher] = points.get_color()
+    assert len(colors) == 13
     assert (colors["random"], colors["tpe"], colors["fade pseudo-gradient"]) == ("C1", "C7", "C0")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["searcher", "baseline", "control"]
     dashed = next(line for line in ax.lines if line.get_linestyle() == "--")
     assert dashed.get_xdata()[0] == next(row.final for row in rows if row.searcher == "random")
     with pytest.raises(InvalidInputError, match="'nobody'"):
@@ -61,24 +63,27 @@ def test_anytime_curves_are_drawn_from_where_all_have_begun(finals):
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 13
 
 
-@pytest.mark.parametrize("spread", [0, 1e-4, 0.3])
-def test_labels_neither_overlap_nor_change_the_order_of_ends(rng, spread):
-    ends = 0.5 + spread * rng.random(13)
-    curves = {name: ([0, 1000], np.full((2, 2), end)) for name, end in zip(NAMES, ends, strict=True)}
-    figure = draw_anytime(curves)
+def test_the_legend_lists_searchers_from_best_to_worst(rng):
+    ends = dict(zip(NAMES, 0.5 + 0.3 * rng.random(13), strict=True))
+    figure = draw_anytime({name: ([0, 1000], np.full((2, 2), end)) for name, end in ends.items()})
     figure.savefig(io.BytesIO(), format="png")
-    texts = figure.axes[0].texts
-    boxes = sorted((box.y0, box.y1) for box in map(text_box, texts))
-    assert all(below[1] <= above[0] for below, above in itertools.pairwise(boxes))
-    assert 0 <= boxes[0][0] < boxes[-1][1] <= figure.bbox.height
-    if spread:
-        heights = {text.get_text(): text.get_position()[1] for text in texts}
-        assert sorted(NAMES, key=heights.get) == sorted(NAMES, key=dict(zip(NAMES, ends, strict=True)).get)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == sorted(NAMES, key=lambda name: -ends[name])
 
 
-def text_box(text):
-    """Of the text alone, without the line that leads to it."""
-    return Text.get_window_extent(text)
+def test_intervals_are_accuracies_of_three_seeds_or_more():
+    finals = {"random": [0.95, 1.0, 1.0], "tpe": [0.0, 0.1, 0.0]}
+    for _, _, (spans,) in draw_finals(standings(finals)).axes[0].containers:
+        ends = np.array(spans.get_segments())[..., 0]
+        assert ((ends >= 0) & (ends <= 1)).all()
+    curves = {name: ([0, 1000], np.array([values, values]).T) for name, values in finals.items()}
+    bands = draw_anytime(curves, list(finals)).axes[0].collections
+    assert len(bands) == 2
+    for band in bands:
+        assert ((band.get_paths()[0].vertices[:, 1] >= 0) & (band.get_paths()[0].vertices[:, 1] <= 1)).all()
+    two = {name: values[:2] for name, values in finals.items()}
+    assert not draw_finals(standings(two)).axes[0].collections
+    assert not draw_anytime({name: (x, y[:2]) for name, (x, y) in curves.items()}, list(finals)).axes[0].collections
 
 
 def test_curves_that_cannot_be_drawn_are_refused():

@@ -40,3 +40,10 @@ def test_figures_are_drawn(simulated):
         figure.canvas.draw()
     assert f"one: {estimate.value:.2f}" in figures[1].axes[0].get_title()
     assert "n = 64" in figures[1].axes[0].get_title()
+    assert [text.get_text() for text in figures[2].legends[0].get_texts()] == [
+        "noise ceiling 0.90",
+        "negative coefficient",
+        "cost of the ground truth",
+    ]
+    assert len(figures[3].axes[0].collections) == 1
+    assert not draw_repetitions({"two": curve(alpha[:2], accuracies)}).axes[0].collections

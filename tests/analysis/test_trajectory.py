@@ -72,6 +72,7 @@ def test_movement_and_coverage_show_the_median_within_view(rng):
         np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3, 4, 5])
         quartiles = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert quartiles.max() < ax.get_ylim()[1], "a panel must not be cut to the range of the first"
+    assert not figures.draw_movement(trajectories[:2]).axes[0].collections, "no quartiles of two searches"
     shares = [np.linspace(0, 0.1 * k, 4)[:, None] * [1, 5] for k in (1, 2, 3)]
     axes = drawn(figures.draw_coverage(shares)).axes
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), np.linspace(0, 1, 4))
