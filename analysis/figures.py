@@ -49,7 +49,7 @@ def draw_alpha_history(history: NDArray[np.float64]) -> Figure:
     """
     _, depth, width = history.shape
     # Fixed margins: the automatic layout draws everything twice, and a search draws this figure in each generation.
-    margins = {"left": 0.6 / (3 * depth), "right": 1 - 0.1 / (3 * depth), "bottom": 0.18, "top": 0.9, "wspace": 0.05}
+    margins = {"left": 0.75 / (3 * depth), "right": 1 - 0.1 / (3 * depth), "bottom": 0.18, "top": 0.9, "wspace": 0.05}
     figure = Figure(figsize=(3 * depth, 2.8), dpi=DPI)
     axes = figure.subplots(1, depth, sharex=True, sharey=True, squeeze=False, gridspec_kw=margins)[0]
     for i, ax in enumerate(axes):
@@ -79,7 +79,7 @@ def draw_costs(costs: Mapping[str, tuple[Sequence[int], Mapping[str, NDArray[np.
             ax.plot(sizes, np.polyval(np.polyfit(sizes, median, 1), sizes), color=f"C{number}", linewidth=0.8)
         ax.set(xlabel=SIZES.get(name, name), ylim=(0, None))
         ax.xaxis.set_major_locator(integers())
-    axes[0].set_ylabel("duration of a step (ms; median, quartiles)")
+    axes[0].set_ylabel("ms per step (median, quartiles)")
     axes[0].legend()
     return figure
 
