@@ -1,50 +1,53 @@
-"""Figures of an arena of outer searches: what each reaches with paired seeds and equal budgets."""
+"""Figures of an arena of outer searches, which all have the same seeds and the same budget."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
+from analysis.style import FEWEST, SMALL, new_figure
 from fade_study import InvalidInputError
 from fade_study.statistics.arena import Standing, check_baseline, interval
 
-__all__ = [
-    "draw_anytime",
-    "draw_finals",
-]
+__all__ = ["draw_anytime", "draw_finals"]
 
 Array = NDArray[np.float64]
-LABEL_SIZE = 8
-"""Points."""
 
 
 def draw_finals(rows: Sequence[Standing], baseline: str = "random", controls: Collection[str] = ()) -> Figure:
-    """Final accuracies with their intervals, best on top; the baseline orange, with a dashed line, and controls grey.
+    """Final accuracies with their intervals, best on top; a dashed line marks the baseline.
 
-    Intervals are of single searchers, so that two may overlap though the paired difference is clear: see the table.
+    Intervals are those of single searchers. Two of them may overlap although the paired difference is significant, as
+    the table shows.
 
     Raises:
-        InvalidInputError: where the baseline isn't among the rows.
+        InvalidInputError: if the baseline is not among the rows.
     """
     check_baseline(baseline, [row.searcher for row in rows])
-    figure = Figure(figsize=(6, 0.27 * len(rows) + 1), layout="constrained")
+    figure = new_figure(6, 0.27 * len(rows) + 1.3)
     ax = figure.subplots()
     ordered = sorted(rows, key=lambda row: row.final)
-    for y, row in enumerate(ordered):
-        color = "C1" if row.searcher == baseline else "C7" if row.searcher in controls else "C0"
-        ax.plot([row.low, row.high], [y, y], color=color, linewidth=1.5)
-        ax.plot(row.final, y, "o", color=color, markersize=5)
-        if row.searcher == baseline:
-            ax.axvline(row.final, color=color, linestyle="dashed", linewidth=1, zorder=0)
-    ax.set_yticks(range(len(ordered)), [row.searcher for row in ordered], fontsize=LABEL_SIZE)
+    groups = {
+        "searcher": ("C0", [row for row in ordered if row.searcher not in {baseline, *controls}]),
+        "baseline": ("C1", [row for row in ordered if row.searcher == baseline]),
+        "control": ("C7", [row for row in ordered if row.searcher in controls and row.searcher != baseline]),
+    }
+    for label, (color, members) in groups.items():
+        if members:
+            heights = [ordered.index(row) for row in members]
+            finals = np.array([row.final for row in members])
+            ends = np.clip([[row.low, row.high] for row in members], 0, 1).T
+            errors = np.abs(ends - finals) if min(row.seeds for row in members) >= FEWEST else None
+            ax.errorbar(finals, heights, xerr=errors, fmt="o", color=color, markersize=5, label=label)
+    ax.axvline(next(row.final for row in rows if row.searcher == baseline), color="C1", ls="--", lw=1, zorder=0)
+    ax.set_yticks(range(len(ordered)), [row.searcher for row in ordered], fontsize=SMALL)
     seeds = "–".join(map(str, sorted({row.seeds for row in rows})))
-    ax.set_xlabel(f"final test accuracy, mean of {seeds} seeds, 95 %")
+    ax.set(xlabel=f"final test accuracy (mean of {seeds} seeds, 95 % interval)", ylabel="searcher")
     ax.grid(axis="x", linewidth=0.4, alpha=0.5)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=SMALL)
     return figure
 
 
@@ -52,63 +55,51 @@ def draw_anytime(
     curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
     highlight: Collection[str] = (),
     ylabel: str = "best test accuracy so far",
-    bottom: float | None = None,
 ) -> Figure:
-    """Mean over seeds against budget, where all seeds have begun, each labelled at its end.
+    """Mean accuracy over seeds against the budget, from where all seeds have a value.
+
+    The y axis begins at the lowest value after a fifth of the budget, because the steep start of a search would leave
+    no room for the differences that matter.
 
     Args:
-        curves: by searcher, budgets ``(G,)`` in training steps and values ``(S, G)``, such as :func:`anytime` gives.
-        highlight: searchers drawn bold, with the 95 % interval at each budget.
-        ylabel: what the values are, such as "test accuracy of the current anchor".
-        bottom: of the y axis; by default the lowest value drawn after a fifth of the budget, since the steep beginning
-            of a search would leave no room for what is to be compared.
+        curves: Budgets ``(G,)`` in training steps and accuracies ``(S, G)`` by searcher, as from
+            :func:`~fade_study.statistics.arena.anytime`.
+        highlight: Searchers drawn bold, with the 95 % interval at each budget.
+        ylabel: Name of the accuracies, such as "test accuracy of the current anchor".
 
     Raises:
-        InvalidInputError: for shapes that don't fit, or a curve with no budget at which all seeds have begun.
+        InvalidInputError: for shapes that don't fit, and for a curve without a budget at which all seeds have a value.
     """
-    figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+    figure = new_figure(7.5, 4.5)
     ax = figure.subplots()
     drawn = {name: _checked_curve(name, *curve) for name, curve in curves.items()}
     start, end = min(x[0] for x, _ in drawn.values()), max(x[-1] for x, _ in drawn.values())
     lowest, highest = [], []
-    # the highlighted first: theirs are solid lines, and the colors that are told apart best
+    # Highlighted curves come first, for they get solid lines and the colors that are easiest to tell apart.
     for number, name in enumerate(sorted(drawn, key=lambda name: name not in highlight)):
         (x, values), bold, color = drawn[name], name in highlight, f"C{number % 10}"
         mean, style = values.mean(axis=0), ("-", "--", ":")[number // 10 % 3]
+        low, high = mean, mean
         ax.plot(x, mean, style, drawstyle="steps-post", color=color, label=name, lw=2.2 if bold else 1, zorder=2 + bold)
-        low, high = interval(values) if bold else (mean, mean)
-        if bold:
+        if bold and len(values) >= FEWEST:
+            low, high = np.clip(interval(values), 0, 1)
             ax.fill_between(x, low, high, step="post", color=color, alpha=0.18, linewidth=0)
         lowest.append(low[x >= min(end / 5, x[-1])].min())
         highest.append(high.max())
-    floor = min(lowest) if bottom is None else bottom
-    room = 0.04 * (max(highest) - floor) or 0.01  # flat curves need some, too
+    margin = 0.04 * (max(highest) - min(lowest)) or 0.01  # flat curves need one, too
     ax.set(xlabel="training steps (thousands)", ylabel=ylabel, xlim=(start, end))
-    ax.set_ylim(floor - room * (bottom is None), max(highest) + room)
+    ax.set_ylim(min(lowest) - margin, max(highest) + margin)
     ax.grid(linewidth=0.4, alpha=0.5)
-    _label_ends(ax, 0.8 * figure.get_figheight(), highlight)
+    best_first = sorted(ax.get_lines(), key=lambda line: -drawn[str(line.get_label())][1][:, -1].mean())
+    legend = figure.legend(handles=best_first, loc="outside right upper", fontsize=SMALL, title="best at the end first")
+    legend.get_title().set_fontsize(SMALL)
+    for text in legend.get_texts():
+        text.set_fontweight("bold" if text.get_text() in highlight else "normal")
     return figure
 
 
-def _label_ends(ax: Any, height: float, highlight: Collection[str]) -> None:
-    """Names beside axes of some height (inches), as near to the ends of their curves as they can be without overlap."""
-    lines = sorted(ax.lines, key=lambda line: line.get_xydata()[-1, 1])
-    bottom, top = ax.get_ylim()
-    ends = np.array([line.get_xydata()[-1] for line in lines])
-    # least squares with y[k + 1] - y[k] >= gap is isotonic regression of y[k] - k gap; clipped to stay beside the axes
-    shift = 1.35 * LABEL_SIZE / 72 / height * np.arange(len(lines))
-    free = optimize.isotonic_regression((ends[:, 1] - bottom) / (top - bottom) - shift).x
-    for line, end, place in zip(lines, ends, np.clip(free, 0, max(0, 1 - shift[-1])) + shift, strict=True):
-        name, look = str(line.get_label()), {"color": line.get_color(), "linestyle": line.get_linestyle()}
-        arrow = {"arrowstyle": "-", "linewidth": 0.8, "patchA": None, "shrinkA": 2, "shrinkB": 0, "relpos": (0, 0.5)}
-        ax.annotate(
-            name, (end[0], end[1]), (1.06, place), textcoords="axes fraction", va="center", fontsize=LABEL_SIZE,
-            fontweight="bold" if name in highlight else "normal", arrowprops=arrow | look,
-        )  # fmt: skip
-
-
 def _checked_curve(name: str, grid: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
-    """Budgets in thousands and values ``(S, .)``, from where all seeds have begun on."""
+    """Budgets in thousands and values ``(S, .)``, from where all seeds have a value."""
     x, y = np.asarray(grid, dtype=float) / 1000, np.asarray(values, dtype=float)
     if x.ndim != 1 or y.ndim != 2 or y.shape[1] != len(x):
         raise InvalidInputError(f"expected budgets (G,) and values (S, G) of {name}, got {x.shape} and {y.shape}")

@@ -1,6 +1,6 @@
-"""Every use that this package makes of Optuna's private interface, in one place.
+"""All uses of Optuna's private interface.
 
-Optuna has no public way to write to a trial that another object has asked, to take up a running trial again, or to read
+Optuna has no public way to write to a trial that another object has asked for, to resume a running trial, or to read
 one trial of a study without all others. The upper bound on Optuna's version in ``pyproject.toml`` exists for this file.
 """
 
@@ -17,27 +17,27 @@ __all__ = ["backend_of", "forget_cached_trials", "id_of", "inner_sampler", "reop
 
 
 def storage_of(study: Study) -> BaseStorage:
-    """The storage in which a study lies."""
+    """The storage of a study."""
     return study._storage
 
 
 def study_id_of(study: Study) -> int:
-    """The number by which a storage knows a study."""
+    """The id of a study in its storage."""
     return study._study_id
 
 
 def id_of(trial: FrozenTrial | Trial) -> int:
-    """The number by which a storage knows a trial; not its number within the study."""
+    """The id of a trial in its storage, which is not its number in the study."""
     return trial._trial_id
 
 
 def reopen(study: Study, trial_id: int) -> Trial:
-    """A running trial, to go on with it as if ``study.ask()`` had just returned it."""
+    """A running trial, as if ``study.ask()`` had just returned it."""
     return Trial(study, trial_id)
 
 
 def forget_cached_trials(study: Study) -> None:
-    """Have Optuna's samplers read the trials anew, as ``Study.ask`` does."""
+    """Make Optuna's samplers read the trials again, as ``Study.ask`` does."""
     study._thread_local.cached_all_trials = None
 
 
@@ -47,5 +47,5 @@ def backend_of(storage: BaseStorage) -> BaseStorage:
 
 
 def inner_sampler(sampler: BaseSampler) -> Any:
-    """What a wrapper such as ``PartialFixedSampler`` wraps; None for a sampler that wraps none."""
+    """The sampler inside a wrapper such as ``PartialFixedSampler``; None if a sampler is not a wrapper."""
     return getattr(sampler, "_base_sampler", None)

@@ -20,7 +20,7 @@ class Architecture:
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
-            raise InvalidInputError("expected one or more cells, got none; an architecture has depth 1 or more")
+            raise InvalidInputError("expected one or more cells, got none; an architecture has a depth of 1 or more")
 
     @property
     def depth(self) -> int:
@@ -29,7 +29,7 @@ class Architecture:
 
     @property
     def key(self) -> str:
-        """Stable name: the keys of the cells, shallow to deep."""
+        """Stable name, made of the keys of the cells, shallow to deep."""
         return "|".join(cell.key for cell in self.cells)
 
     def __iter__(self) -> Iterator[Cell]:
@@ -41,7 +41,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class HyperArchitecture:
-    """d rows of w cells each: H in S^(d x w), which stands for w^d architectures (section 2.2)."""
+    """d rows of w cells each: H in S^(d x w), which represents w^d architectures (section 2.2)."""
 
     rows: tuple[tuple[Cell, ...], ...]
 
@@ -74,7 +74,7 @@ class HyperArchitecture:
         return self.width**self.depth
 
     def architecture(self, path: Sequence[int]) -> Architecture:
-        """The architecture along a path: one column per row, ``(d,)``."""
+        """The architecture along a path ``(d,)``, which has one column per row."""
         if len(path) != self.depth or not all(0 <= column < self.width for column in path):
             raise InvalidInputError(
                 f"expected a path of {self.depth} columns from 0 to {self.width - 1}, got {list(path)}"

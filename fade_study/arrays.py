@@ -1,4 +1,4 @@
-"""Arrays and numbers from whatever a NumPy or PyTorch user has at hand, without importing PyTorch."""
+"""Conversion of NumPy and PyTorch values to arrays and numbers, without importing PyTorch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 __all__ = ["resolution", "to_array", "to_integer", "to_number"]
 
 RESOLUTIONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
-"""Relative distance between neighboring numbers, of types whose softmax rows don't sum to 1 within 1e-4."""
+"""Relative spacing of the number types in which the rows of a softmax do not sum to 1 within 1e-4."""
 
 
 def to_array(values: Any) -> NDArray[np.float64]:
-    """Values in double precision: of lists, arrays, and tensors of any precision, device and graph.
+    """Lists, arrays and tensors (of any precision, on any device, with or without a graph) in double precision.
 
     Raises:
-        TypeError, ValueError: where they are no numbers.
+        TypeError, ValueError: for values that are not numbers.
     """
-    if hasattr(values, "detach"):  # a tensor; NumPy knows no bfloat16
+    if hasattr(values, "detach"):  # a tensor, which is converted first because NumPy has no bfloat16
         values = values.detach().cpu().double().numpy()
     elif isinstance(values, list | tuple):
         values = [to_array(value) if hasattr(value, "detach") else value for value in values]
@@ -28,12 +28,12 @@ def to_array(values: Any) -> NDArray[np.float64]:
 
 
 def to_integer(value: Any) -> int | None:
-    """A whole number of Python's or NumPy's as Python's; None for anything else, truth values among it."""
+    """An integer of Python or NumPy as a Python ``int``; None for anything else, including booleans."""
     return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
 
 
 def to_number(value: Any) -> float | None:
-    """A finite number of Python's or NumPy's, or of a tensor with one element, as Python's; None for anything else."""
+    """A finite number of Python, NumPy, or a tensor with one element, as a ``float``; None for anything else."""
     try:
         number = math.nan if isinstance(value, str | bytes | bool) else float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -42,5 +42,5 @@ def to_number(value: Any) -> float | None:
 
 
 def resolution(values: Any) -> float:
-    """Relative distance between neighboring numbers of half precision; 0 for all that is more precise."""
+    """Relative spacing of numbers in half precision; 0 for values of higher precision."""
     return RESOLUTIONS.get(str(getattr(values, "dtype", "")).removeprefix("torch."), 0.0)

@@ -1,4 +1,4 @@
-"""Which function makes a cell a module: the same one here and in the processes that work for this one."""
+"""Registered functions that turn cells into modules; they must be the same in this process and in its workers."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["as_here", "build_cell", "builders_of", "check_builder", "check_senda
 
 T = TypeVar("T")
 REMEDY = (
-    "put it into a module that all processes can import, registered as that module is imported; or leave the type's "
-    "builder as it is and name an operation of your own in network.operation"
+    "put it into a module that all processes can import and that registers it when imported; or keep the builder of "
+    "this type and name an operation of your own in network.operation"
 )
 
-# In a worker: the builders of the process that has sent the running task, by cell type.
+# In a worker: the builders of the process that submitted the running task, by cell type.
 _expected: Mapping[str, str] | None = None
 
 
 @singledispatch
 def build_cell(cell: Any, context: Any) -> Any:
-    """The module of a cell, ``(B, C, H, W) -> (B, C, H, W)``. Register a function for each cell type of your own.
+    """Build the module of a cell, ``(B, C, H, W) -> (B, C, H, W)``. Register a function for your own cell types.
 
-    The function is called with the cell and a :class:`~fade_study.nn.CellContext`.
+    The function receives the cell and a :class:`~fade_study.nn.CellContext`.
     """
     raise TypeError(
         f"expected a cell type with a registered module, got {type(cell).__name__}; "
@@ -39,30 +39,30 @@ def build_cell(cell: Any, context: Any) -> Any:
 
 
 def builders_of(types: Iterable[type]) -> dict[str, str]:
-    """The builder registered for each cell type, as ``module:name``; without types whose builder is the package's own.
+    """Names ``module:name`` of the builders registered for cell types, without the package's own builders.
 
-    A result depends on it by this name alone: give a builder that has changed another name.
+    Results are found again by this name only, so give a builder a new name whenever it changes.
     """
     builders = {_name(kind): _name(build_cell.dispatch(kind)) for kind in types}
     return {kind: builder for kind, builder in builders.items() if not builder.startswith("fade_study.")}
 
 
 def describe_network(network: Any, types: Iterable[type]) -> dict[str, Any]:
-    """All of a network's kind that a result depends on: its ``NetworkConfig``, and the builders of its cells' types."""
+    """Description of a kind of network on which results depend: its ``NetworkConfig`` and its cell types' builders."""
     return dataclasses.asdict(network) | builders_of(types)
 
 
 def as_here(function: Callable[..., T]) -> Callable[..., T]:
-    """A function to be called in another process, where it has cells built by the same functions as here."""
+    """Wrap a function for a call in another process, which then must build cells by the same functions as here."""
     return partial(_as_there, builders_of(build_cell.registry), function)
 
 
 def _as_there(builders: Mapping[str, str], function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """In a worker."""
-    global _expected  # noqa: PLW0603 - a worker has one running task
+    """Call the function in a worker."""
+    global _expected  # noqa: PLW0603 - a worker runs one task at a time
     _expected = builders
     for name in builders.values():
-        with suppress(Exception):  # of a module that is not here; whether it is missed, the task's cells will show
+        with suppress(Exception):  # the import may raise anything; check_builder reports a builder that is missing
             import_module(name.partition(":")[0])
     try:
         return function(*args, **kwargs)
@@ -71,10 +71,10 @@ def _as_there(builders: Mapping[str, str], function: Callable[..., T], *args: An
 
 
 def check_builder(kind: type) -> None:
-    """Raise unless a cell type is built here as it is where the running task comes from.
+    """Check that this process has the same builder for a cell type as the one that submitted the running task.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) that names both builders.
+        InvalidInputError: (a ``ValueError``) that names both builders if they differ.
     """
     if _expected is None:
         return
@@ -83,16 +83,16 @@ def check_builder(kind: type) -> None:
     found = builders_of([kind]).get(_name(kind), ours)
     if found != expected:
         raise InvalidInputError(
-            f"expected {_name(kind)} to be built by {expected}, as in the process that has sent this training, got "
+            f"expected {_name(kind)} to be built by {expected}, as in the process that submitted this training, got "
             f"{found} in process {os.getpid()} on host {socket.gethostname()!r}; {REMEDY}"
         )
 
 
 def check_sendable() -> None:
-    """Raise where other processes know a cell type, but can't import the builder that is registered for it here.
+    """Check that other processes can import the builders of all cell types that they can import.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) that names the builder.
+        InvalidInputError: (a ``ValueError``) that names a builder which they cannot import.
     """
     for kind, name in builders_of(build_cell.registry).items():
         if _is_local(name) and not _is_local(kind):
@@ -103,14 +103,14 @@ def check_sendable() -> None:
 
 
 def _is_local(name: str) -> bool:
-    """Of a notebook, or of what is made within a function; lambdas have no name at all. Workers run a script, too."""
+    """Whether a name belongs to a notebook, a function body or a lambda; names of scripts are known to workers."""
     return "<" in name or (name.startswith("__main__:") and not hasattr(sys.modules["__main__"], "__file__"))
 
 
 def _name(named: Any) -> str:
-    """``module:name`` of a type or function; of a callable that has no name, one that no other process knows."""
+    """Name ``module:name`` of a type or function; for callables without a name, one that is unique to this process."""
     module = named.__module__
-    if module in ("__main__", "__mp_main__"):  # the second in a worker, which runs its parent's script as well
-        command = getattr(sys.modules["__main__"], "__spec__", None)  # of ``python -m NAME``
+    if module in ("__main__", "__mp_main__"):  # the latter in a worker, which also runs its parent's script
+        command = getattr(sys.modules["__main__"], "__spec__", None)  # set by ``python -m NAME``
         module = "__main__" if command is None else command.name
     return f"{module}:{getattr(named, '__qualname__', repr(named))}"

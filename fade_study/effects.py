@@ -1,12 +1,12 @@
-"""From losses of paths to alphas: what each cell of a row does to the loss of the networks that contain it.
+"""From losses of paths to alphas: the effect of each cell of a row on the loss of the networks that contain it.
 
-A path's loss is taken for a sum over rows, as the FaDE-rank takes its quality for a product. So least squares on many
-paths tells each cell's part, relative to the mean of its row, with a standard error. The losses of weight steps serve,
-which a training has anyway.
+The loss of a path is modeled as a sum over rows, just as the FaDE-rank is a product over rows. Least squares on many
+paths therefore give the effect of each cell, relative to the mean of its row, with a standard error. The losses come
+from weight steps, which a training computes anyway.
 
-Several trainings of one hyper-architecture are averaged in their effects, not in the alphas that come from these: what
-differs between them is noise, which the softmax would distort. And since all rows hold cells of one space, the effects
-of a row can borrow from those of the others through features of the cells (:func:`pool_effects`).
+Several trainings of one hyper-architecture are averaged in their effects, not in their alphas: they differ by noise,
+which the softmax would distort. All rows have cells of one space, so the effects of a row can be improved by those of
+other rows through features of the cells (:func:`pool_effects`).
 """
 
 from __future__ import annotations
@@ -34,46 +34,46 @@ __all__ = [
 
 Array = NDArray[np.float64]
 SHARES = (0.0, 0.1, 0.3, 1.0, 3.0)
-"""Variances of each component of the pooling model that are weighed, in units of the effects' mean square."""
+"""Candidate variances for each component of the pooling model, in units of the mean square of the effects."""
 
 
 @dataclass(frozen=True, slots=True)
 class PathLosses:
-    """Losses of n paths through one supernet, in the order in which they were seen."""
+    """Losses of n paths through one supernet, in the order of the steps."""
 
     paths: NDArray[np.int64]
-    """``(n, d)``, a column for each row."""
+    """Columns ``(n, d)``, one for each row."""
     losses: Array
-    """``(n,)``"""
+    """Losses ``(n,)``."""
     epochs: NDArray[np.int64]
-    """``(n,)``, in which each was seen, from 0."""
+    """Epochs ``(n,)`` of the steps, from 0."""
 
     def part(self, start: int, stop: int) -> PathLosses:
-        """Those of the epochs ``start`` to ``stop - 1``."""
+        """The losses of epochs ``start`` to ``stop - 1``."""
         kept = (self.epochs >= start) & (self.epochs < stop)
         return PathLosses(self.paths[kept], self.losses[kept], self.epochs[kept])
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What columns do to the loss of the paths that take them."""
+    """Effects of columns on the loss of the paths that contain them."""
 
     value: Array
-    """``(d, w)``, relative to the mean of the row; lower is better."""
+    """Effects ``(d, w)`` relative to the mean of their row; lower is better."""
     error: Array
-    """``(d, w)``, standard errors: columns that differ by less than about two are not told apart."""
+    """Standard errors ``(d, w)``; columns that differ by less than about two cannot be told apart."""
 
 
 def path_effects(seen: PathLosses, width: int) -> Effects | None:
-    """Effects of columns on losses, by least squares; what an epoch's losses have in common is taken out.
+    """Effects of columns on losses, by least squares with a constant for each epoch.
 
     Args:
-        seen: n losses.
-        width: columns w of each row.
+        seen: Losses of n paths.
+        width: Number of columns w of each row.
 
     Returns:
-        Effects; of a column that no path took the value is 0 and the error infinite. None while there are no more
-        losses than unknowns.
+        The effects, where a column that no path contains has value 0 and an infinite error; or None if there are not
+        more losses than unknowns.
     """
     n, depth = seen.paths.shape
     taken = (seen.paths[:, :, None] == np.arange(width)).reshape(n, depth * width).astype(float)
@@ -85,7 +85,7 @@ def path_effects(seen: PathLosses, width: int) -> Effects | None:
     inverse = np.linalg.pinv(basis.T @ basis, hermitian=True)
     fit = inverse @ (basis.T @ seen.losses)
     variance = ((seen.losses - basis @ fit) ** 2).sum() / freedom
-    # relative to the mean of the row's columns that were taken: their sum is every path's, and no effect
+    # Center the effects on the mean of the row's columns that were seen; least squares cannot determine this mean.
     found = taken.any(axis=0).reshape(depth, width)
     center = np.zeros((depth * width, depth * width))
     for row, known in enumerate(found):
@@ -98,19 +98,19 @@ def path_effects(seen: PathLosses, width: int) -> Effects | None:
 
 
 def losses_needed(shape: tuple[int, int], epochs: int) -> int:
-    """Fewest losses, seen in so many epochs, from which the effects of ``(d, w)`` columns can be told."""
+    """Smallest number of losses, from so many epochs, that determines the effects of ``(d, w)`` columns."""
     depth, width = shape
     return depth * (width - 1) + epochs + 1
 
 
 def average_effects(effects: Sequence[Effects]) -> Effects:
-    """Mean of the effects that several trainings of one hyper-architecture found.
+    """Mean effects over several trainings of one hyper-architecture.
 
-    Where there are several, the standard errors come from how much the trainings differ, and are the same for all
-    columns; those of the regressions do not know what one supernet's weights have in common.
+    The standard error comes from the differences between the trainings and is the same for all columns. The errors of
+    the regressions do not include the noise that all losses of one supernet share. A single training keeps its own.
 
     Args:
-        effects: of R trainings, each ``(d, w)``.
+        effects: Effects from R trainings, ``(d, w)`` each.
     """
     if not effects:
         raise InvalidInputError("expected effects of one training or more, got none")
@@ -122,29 +122,29 @@ def average_effects(effects: Sequence[Effects]) -> Effects:
 
 
 def pool_effects(effects: Effects, features: Array) -> Effects:
-    """Effects that borrow from each other through features of the cells: a mixed model, averaged over its variances.
+    """Improve effects through features of the cells, by a mixed model that is averaged over its variances.
 
-    An effect is taken for the sum of four parts, each with a variance of its own: a linear function of the cell's
-    features that all rows have in common, another one of its row alone, what the cell has of its own, and noise of the
-    size of the standard errors. The result is the expectation of the first three. The variances of these three are not
-    chosen: all combinations of ``SHARES`` are weighed by their marginal likelihood, so that features which explain
-    nothing change nothing. It compares cells of one hyper-architecture, and nothing beyond it.
+    An effect is modeled as the sum of four parts, each with its own variance: a linear function of the cell's features
+    that all rows share, a linear function for its row, a part of its own, and noise of the size of the standard error.
+    The result is the expectation of the sum of the first three. Their variances are not chosen: all combinations of
+    ``SHARES`` are weighted by their marginal likelihood, so that features which explain nothing change nothing. The
+    result compares only cells of this hyper-architecture.
 
     Args:
-        effects: ``(d, w)``.
-        features: of the cells, ``(d, w, F)``, in any units.
+        effects: Effects ``(d, w)``.
+        features: Features of the cells ``(d, w, F)``, in any units.
 
     Returns:
-        Effects, relative to the mean of the row, with the posterior's standard deviations.
+        Effects relative to the mean of their row, with posterior standard deviations as errors.
     """
-    from scipy.linalg import block_diag, helmert  # here, since importing the package should not wait for it
+    from scipy.linalg import block_diag, helmert  # imported here to keep the import of the package fast
 
     depth, width = effects.value.shape
     spread = features.reshape(depth * width, -1).std(axis=0)
     known = features[:, :, spread > 0] / spread[spread > 0]
-    known = known - known.mean(axis=1, keepdims=True)  # a row's mean is no effect
+    known = known - known.mean(axis=1, keepdims=True)  # effects are relative to the mean of the row
     flat = known.reshape(depth * width, -1)
-    contrasts = np.asarray(block_diag(*[helmert(width)] * depth))  # (d(w-1), dw), an orthonormal basis
+    contrasts = np.asarray(block_diag(*[helmert(width)] * depth))  # (d(w-1), dw), orthonormal rows
 
     def covariance(matrix: Array) -> Array:
         return contrasts @ matrix @ contrasts.T
@@ -153,7 +153,7 @@ def pool_effects(effects: Effects, features: Array) -> Effects:
     by_row = covariance(np.asarray(block_diag(*(row @ row.T for row in known)))) / max(1, known.shape[2])
     y = contrasts @ effects.value.ravel()
     size = max(float(y @ y) / max(1, len(y)), 1e-24)
-    # a column that no path took has an infinite error: so large a one that it says nothing
+    # The error of a column that no path contains is infinite; replace it by one so large that its value has no weight.
     noise = covariance(np.diag(np.minimum(effects.error.ravel() ** 2, 1e6 * size) + 1e-9 * size))
     weights, means, variances = [], [], []
     for a, b, c in itertools.product(SHARES, repeat=3):
@@ -171,13 +171,13 @@ def pool_effects(effects: Effects, features: Array) -> Effects:
 
 
 def merge_same(effects: Effects, keys: Sequence[Sequence[str]]) -> Effects:
-    """Effects in which columns of a row that hold the same cell have one value: their mean.
+    """Replace the effects of equal cells of a row by their mean.
 
-    Points of a neighborhood may fall on one cell, which then has several copies with weights of their own.
+    Several points of a neighborhood may have the same nearest cell, whose copies then have separate weights.
 
     Args:
-        effects: ``(d, w)``.
-        keys: of the cells, ``(d, w)``.
+        effects: Effects ``(d, w)``.
+        keys: Keys of the cells, ``(d, w)``.
     """
     value, error = effects.value.copy(), effects.error.copy()
     for i, row in enumerate(keys):
@@ -191,12 +191,12 @@ def merge_same(effects: Effects, keys: Sequence[Sequence[str]]) -> Effects:
 def marginal_effects(
     effects: Sequence[Effects], keys: Sequence[Sequence[str]] | None = None, features: Array | None = None
 ) -> Effects:
-    """What R trainings of one hyper-architecture say of its columns: their mean, merged and pooled.
+    """Effects from R trainings of one hyper-architecture: averaged, merged over equal cells, and pooled.
 
     Args:
-        effects: of each training.
-        keys: of the cells, ``(d, w)``; columns of a row with the same one have one effect.
-        features: of the cells, ``(d, w, F)``, by which rows borrow from each other; None where cells have none.
+        effects: Effects from each training.
+        keys: Keys of the cells, ``(d, w)``; equal cells of a row get the same effect. None skips the merging.
+        features: Features of the cells for pooling, ``(d, w, F)``; None skips the pooling.
     """
     mean = average_effects(effects)
     mean = mean if keys is None else merge_same(mean, keys)
@@ -206,8 +206,8 @@ def marginal_effects(
 def effects_to_alpha(effects: Effects) -> Array:
     """Alphas ``(d, w)``: the softmax of minus the effects over their typical standard error.
 
-    They are even where nothing is known and peaked where much is, and their product along a path falls with the sum of
-    the effects.
+    Alphas are nearly uniform if the effects are small compared with their errors. Their product along a path decreases
+    with the sum of the effects.
     """
     typical = np.sqrt((effects.error[np.isfinite(effects.error)] ** 2).mean())
     scores = -effects.value / max(typical, 1e-12)

@@ -1,6 +1,6 @@
-"""The errors of fade_study: one root, each also the built-in type that a caller would expect.
+"""The errors of fade_study, which share one root and are also of the built-in type that a caller would expect.
 
-Every message says what was expected, what came, and what to do. Nothing is stored before an error is raised.
+Every message says what was expected, what it got instead, and what to do. Nothing is stored before an error is raised.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class FadeError(Exception):
 
 
 class InvalidInputError(FadeError, ValueError):
-    """An argument is of the wrong shape, range or kind."""
+    """An argument has the wrong shape, range or type."""
 
 
 class DataError(FadeError, ValueError):
@@ -31,30 +31,30 @@ class DataError(FadeError, ValueError):
 
 
 class StorageError(FadeError, OSError):
-    """A study's storage, a tracking server or a disk does not take what it is to keep."""
+    """A study's storage, a tracking server or a disk does not accept data."""
 
 
 class DivergedError(FadeError, FloatingPointError):
-    """A loss or gradient of a training has become NaN or infinite."""
+    """A loss or gradient of a training became NaN or infinite."""
 
 
 class OpenGenerationError(FadeError, RuntimeError):
-    """``ask`` was called while a generation is open, here or in another process: ``tell`` it, or ``fail`` it, first."""
+    """``ask`` was called while a generation is open, here or in another process; ``tell`` or ``fail`` it first."""
 
 
 class WorkerDiedError(FadeError, RuntimeError):
-    """A worker process was killed, and so were those that tried the same task again."""
+    """A worker process was killed, and so were those that retried its task."""
 
 
 class ClusterError(FadeError, ConnectionError):
-    """A Dask cluster cannot be reached, or has a worker that would give other results."""
+    """A Dask cluster cannot be reached, or has a worker that would give different results."""
 
 
 class ConfigError(FadeError, ValueError):
-    """A configuration has problems; all of them are listed, not only the first.
+    """A configuration has problems, which are all listed.
 
     Args:
-        problems: one sentence for each problem.
+        problems: One sentence for each problem.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""A generation of a search: what a study hands out, what a row sees of it, and what its Optuna trial holds.
+"""A generation of a search: what a study hands out, what a row sees of it, and what its Optuna trial stores.
 
-One generation is one Optuna trial. Its params are the d·f anchor coordinates and its value, where there is one, is the
-accuracy from scratch of the architecture that the study evaluates. Everything else lies in the attributes named here.
+One generation is one Optuna trial. Its params are the d·f anchor coordinates. Its value, if it has one, is the
+from-scratch accuracy of the architecture that the study evaluates. Everything else is in the attributes named here.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 IDENTITY = "fade:identity"
-"""Attribute of a study: what tells it from all others, made once."""
+"""Attribute of a study: a unique identifier, created with it."""
 STUDY = "fade:study"
-"""Attribute of a study: what must not change over its life (space, depth, sampler settings, seed)."""
+"""Attribute of a study: settings that must never change (space, depth, sampler settings, seed)."""
 GENERATION = "fade:generation"
-"""Attribute of a trial: the generation it belongs to. A trial that failed is repeated by another of its generation."""
+"""Attribute of a trial: its generation. Another trial of the same generation repeats one that failed."""
 POINTS = "fade:points"
 """Attribute of a trial: points of the neighborhoods, ``(d, w, f)``."""
 CELLS = "fade:cells"
@@ -51,55 +51,55 @@ CELLS = "fade:cells"
 ALPHA = "fade:alpha"
 """Attribute of a trial: alphas, ``(d, w)``."""
 DETAILS = "fade:details"
-"""Attribute of a trial: whatever else the caller keeps with it."""
+"""Attribute of a trial: additional details from the caller."""
 EVALUATES = "fade:evaluates"
-"""Attribute of a trial that only evaluates: the generation whose value it brings."""
+"""Attribute of a trial that is only an evaluation: the generation whose value it provides."""
 OWNER = "fade:owner"
-"""Attribute of a trial: the process that has its generation, or its evaluation, open."""
+"""Attribute of a trial: the process in which its generation or evaluation is open."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellTrial:
-    """One candidate cell of a row, and the point for which it stands."""
+    """One candidate cell of a row, and the point to which it is the nearest cell."""
 
     row: int
     column: int
     point: NDArray[np.float64]
-    """``(f,)``."""
+    """Point ``(f,)``."""
     cell: Cell
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a study asks for: one hyper-architecture whose alphas it wants to be told."""
+    """A request of a study: one hyper-architecture, whose alphas it wants to be told."""
 
     number: int
-    """Generation, from 0."""
+    """Number of the generation, from 0."""
     trial_number: int
     """Number of the Optuna trial."""
     seed: int
-    """For the training; the same where the same generation is asked again after a crash, another after a ``fail``."""
+    """Seed for the training; the same if the generation is asked again after a crash, a new one after ``fail``."""
     trials: tuple[tuple[CellTrial, ...], ...]
-    """d rows of w."""
+    """Candidate cells, d rows of w."""
 
     @cached_property
     def points(self) -> NDArray[np.float64]:
-        """``(d, w, f)``."""
+        """Points of all neighborhoods, ``(d, w, f)``."""
         return np.array([[trial.point for trial in row] for row in self.trials])
 
     @property
     def anchors(self) -> NDArray[np.float64]:
-        """``(d, f)``."""
+        """Anchors of all rows, ``(d, f)``."""
         return self.points[:, 0]
 
     @cached_property
     def hyper_architecture(self) -> HyperArchitecture:
-        """Its rows hold the cells of all neighborhoods."""
+        """The cells of all neighborhoods."""
         return HyperArchitecture(tuple(tuple(trial.cell for trial in row) for row in self.trials))
 
     @property
     def architecture(self) -> Architecture:
-        """The anchors' cells."""
+        """The cells of the anchors."""
         return self.hyper_architecture.architecture([0] * len(self.trials))
 
     def is_same(self, other: Batch) -> bool:
@@ -110,13 +110,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class OpenEvaluation:
-    """What a study asks for: an architecture whose from-scratch accuracy it wants to be told."""
+    """A request of a study: an architecture whose from-scratch accuracy it wants to be told."""
 
     generation: int
     trial_number: int
     """Number of the Optuna trial."""
     architecture: Architecture
-    """The generation's anchor architecture, or its best-ranked one: what the study evaluates."""
+    """The generation's anchor architecture or its best-ranked one, depending on what the study evaluates."""
 
 
 class Evaluation(NamedTuple):
@@ -126,7 +126,7 @@ class Evaluation(NamedTuple):
     architecture: Architecture
     value: float
     details: dict[str, Any] = {}  # noqa: RUF012 - evaluations() gives each its own
-    """As told with the value."""
+    """Additional details that were told with the value."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,23 +134,23 @@ class RowGeneration:
     """What one row saw in one generation."""
 
     points: NDArray[np.float64]
-    """``(w, f)``, the anchor first."""
+    """Points ``(w, f)``, the anchor first."""
     cells: tuple[str, ...]
     """Keys of the cells nearest to the points, ``(w,)``."""
     alpha: NDArray[np.float64]
-    """``(w,)``, sums to 1, higher is better; comparable within this generation only."""
+    """Alphas ``(w,)``, which sum to 1; higher is better. They are comparable within this generation only."""
     value: float | None
-    """From-scratch accuracy of the generation's anchor architecture, where it was trained."""
+    """From-scratch accuracy of the generation's evaluated architecture; None if it was not trained."""
 
     @property
     def anchor(self) -> NDArray[np.float64]:
-        """``(f,)``."""
+        """The row's anchor ``(f,)``."""
         return self.points[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowHistory(Sequence[RowGeneration]):
-    """A row's own past, oldest first. A memory-less search looks at ``history[-1]`` alone."""
+    """A row's own past, oldest first. A search without memory reads ``history[-1]`` only."""
 
     row: int
     features: tuple[str, ...]
@@ -165,13 +165,13 @@ class RowHistory(Sequence[RowGeneration]):
 
 
 def anchor_names(depth: int, features: Sequence[str]) -> list[list[str]]:
-    """Names of the anchor coordinates among a trial's params, d lists of f."""
+    """Names of the anchor coordinates among a trial's params, d lists of f names."""
     return [[f"row{row}/{feature}" for feature in features] for row in range(depth)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Told(Sequence[RowGeneration]):
-    """One row's share of the first so many trials, each of them looked at when it is asked for."""
+    """One row's view of the first ``length`` trials, each of which is read only when it is accessed."""
 
     trials: Sequence[FrozenTrial]
     length: int
@@ -189,11 +189,11 @@ class _Told(Sequence[RowGeneration]):
             points=np.array(trial.user_attrs[POINTS][self.row]),
             cells=tuple(trial.user_attrs[CELLS][self.row]),
             alpha=np.array(trial.user_attrs[ALPHA][self.row]),
-            # A pruned trial's value is its intermediate one, the supernet's accuracy: not the same thing.
+            # The value of a pruned trial is the supernet's accuracy, which is not a from-scratch accuracy.
             value=trial.value if trial.state == TrialState.COMPLETE else None,
         )
 
 
 def row_history(told: Sequence[FrozenTrial], row: int, features: tuple[str, ...]) -> RowHistory:
-    """One row's share of the generations that were told; of those that are told later it knows nothing."""
+    """One row's view of the generations told so far; it does not grow when more are told."""
     return RowHistory(row, features, _Told(told, len(told), row))

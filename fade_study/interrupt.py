@@ -1,4 +1,4 @@
-"""Signals that end a study at a good moment: a flag that is looked at between steps, not an exception anywhere."""
+"""Signals that end a study between two steps: a flag that is checked there, instead of an exception anywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _twice = True
 
 
 class Interrupted(SystemExit):
-    """SIGTERM or SIGINT came; the exit code is 128 and its number."""
+    """Raised after SIGTERM or SIGINT; the exit code is 128 plus the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -20,35 +20,35 @@ class Interrupted(SystemExit):
 
 
 def listen(*, twice: bool = True) -> None:
-    """From now on SIGTERM and SIGINT end the process at its next :func:`check`.
+    """Let SIGTERM and SIGINT end the process at its next :func:`check`.
 
     Args:
-        twice: whether a second one ends it at once. Not under a launcher, which passes on what a terminal has sent to
-            all processes already.
+        twice: Whether a second signal ends the process at once. Set it to False under a launcher, which forwards
+            signals that the terminal has already sent to all processes.
     """
-    global _twice  # noqa: PLW0603 - as a process gets its signals
+    global _twice  # noqa: PLW0603 - signals concern the whole process
     _twice = twice
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _note)
 
 
 def requested() -> int:
-    """Number of the signal by which the process is to end, once what it holds is safe; 0 where none came."""
+    """Number of the signal that asks the process to end; 0 if there was none."""
     return _number or 0
 
 
 def check() -> None:
-    """End here, if the process is to end: whatever it holds is safe.
+    """End the process here if a signal has asked for it; call this where the state of the process is safe.
 
     Raises:
-        Interrupted: (a ``SystemExit``).
+        Interrupted: (a ``SystemExit``) after a signal.
     """
     if _number is not None:
         raise Interrupted(_number)
 
 
 def _note(number: int, _: Any) -> None:
-    global _number  # noqa: PLW0603 - a process gets its signals
+    global _number  # noqa: PLW0603 - signals concern the whole process
     if _number is not None and _twice:
         raise Interrupted(number)
     _number = number

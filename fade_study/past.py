@@ -1,4 +1,4 @@
-"""The past of a study, kept from one look at its storage to the next: a trial that has ended is never read again."""
+"""The past of a study, cached between reads of its storage, so that no finished trial is read twice."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from fade_study.generation import ALPHA, EVALUATES, GENERATION, IDENTITY
 __all__ = ["Past", "identity_of", "read_past"]
 
 FEW = 8
-"""Trials that are read one by one, each with a query. More of them are read with all trials at once."""
+"""Largest number of trials that are read one by one; for more of them, one query reads all trials."""
 
 
 class Past:
-    """What the trials of a study have come to, as of the last look at its storage."""
+    """Summary of the trials of a study at the last read of its storage."""
 
     def __init__(self, identity: str | None) -> None:
         self.identity = identity
-        """Of the study."""
+        """Unique identifier of the study."""
         self.count = 0
-        """Trials that are known; the next one has this number."""
+        """Number of known trials, which is also the number of the next one."""
         self.unfinished: list[FrozenTrial] = []
-        """Running and waiting trials, by number."""
+        """Running and waiting trials, ordered by number."""
         self.told: list[FrozenTrial] = []
-        """Generations that were told, by trial number; generation t is number t of them. The list only grows."""
+        """Trials of told generations, ordered by number; entry t is generation t. The list only grows."""
         self.in_order = True
-        """False once a trial was told after a later one, which renumbers the generations."""
+        """False if a trial was told after one with a higher number, which renumbers the generations."""
         self.values: dict[int, FrozenTrial] = {}
-        """By generation: the trial that has the value of its architecture, the generation's own or an evaluation."""
+        """By generation: the trial with the value of its architecture, either its own trial or an evaluation."""
         self.failures: Counter[int] = Counter()
-        """By generation: trials of it that failed."""
+        """By generation: number of its trials that failed."""
 
     def update(self, study: Study) -> None:
-        """Read what may have changed: trials that were unfinished, and those that are new."""
+        """Read the trials that may have changed: unfinished and new ones."""
         if self.count == 0 or len(self.unfinished) > FEW:
             everything = study.get_trials(deepcopy=False)
             trials = [everything[trial.number] for trial in self.unfinished] + everything[self.count :]
@@ -62,7 +62,7 @@ class Past:
                 self._evaluated(trial.user_attrs[EVALUATES], trial)
 
     def _evaluated(self, generation: int, trial: FrozenTrial) -> None:
-        """Of two values of a generation, the later trial's counts, whichever was seen first."""
+        """Keep the value of the later trial if a generation has two, whichever was read first."""
         known = self.values.get(generation)
         if known is None or known.number < trial.number:
             self.values[generation] = trial
@@ -72,16 +72,16 @@ _known: WeakKeyDictionary[Study, Past] = WeakKeyDictionary()
 
 
 def read_past(study: Study) -> Past:
-    """The past of a study as it is now.
+    """The current past of a study.
 
     Raises:
-        StorageError: (an ``OSError``) where the study was deleted, even if there is another one in its place.
+        StorageError: (an ``OSError``) if the study was deleted, even if another one has replaced it.
     """
     identity = identity_of(study)
-    # Taken out while it changes: after an error or an interrupt, and for another thread, all is read anew.
+    # Removed while it changes, so that everything is read again after an error or interrupt, and by another thread.
     past = _known.pop(study, None)
     if past is None or past.identity != identity:
-        if past is not None and past.told:  # or two processes have made the study at once, and the last drew it
+        if past is not None and past.told:  # without trials, two processes may just have created the study at once
             _known[study] = past
             raise _deleted(study)
         past = Past(identity)
@@ -94,10 +94,10 @@ def read_past(study: Study) -> Past:
 
 
 def identity_of(study: Study) -> str | None:
-    """What tells a study from all others, of whatever name and storage.
+    """Unique identifier of a study, which differs from those of all others, whatever their names and storages.
 
     Raises:
-        StorageError: (an ``OSError``) where the study was deleted.
+        StorageError: (an ``OSError``) if the study was deleted.
     """
     try:
         return storage_of(study).get_study_user_attrs(study_id_of(study)).get(IDENTITY)
@@ -107,13 +107,13 @@ def identity_of(study: Study) -> str | None:
 
 def _deleted(study: Study) -> StorageError:
     return StorageError(
-        f"expected study {study.study_name!r} to be there still, got none: it was deleted; create it again, or restore "
-        "its storage"
+        f"expected study {study.study_name!r} to exist, got none: it was deleted; create it again, or restore its "
+        "storage"
     )
 
 
 def _trials_from(study: Study, number: int) -> Iterator[FrozenTrial]:
-    """All trials from a number on; their numbers have no gaps."""
+    """All trials from a number on; numbers have no gaps."""
     storage, study_id = storage_of(study), study_id_of(study)
     while True:
         try:

@@ -1,8 +1,8 @@
 """From alphas to ranks of architectures (section 2.3).
 
-A way to rank is a function from alphas, ``(d, w)`` or those of R repetitions, ``(R, d, w)``, and paths, ``(n, d)``, to
-scores, ``(n,)``, higher is better. :func:`fade_rank` is the paper's. Repetitions of the paper's alphas are averaged;
-those of marginal alphas are averaged before they become alphas, see :mod:`fade_study.effects`.
+A ranking rule is a function from alphas ``(d, w)``, or ``(R, d, w)`` for R repetitions, and paths ``(n, d)`` to scores
+``(n,)``, where higher is better. :func:`fade_rank` is the paper's rule. The paper's alphas are averaged over
+repetitions; marginal alphas come from averaged effects, see :mod:`fade_study.effects`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from fade_study.exceptions import InvalidInputError
 __all__ = ["borda", "check_alpha", "fade_rank", "marginals", "top_k"]
 
 TOLERANCE = 1e-4
-"""How far the alphas of a row may sum from 1."""
+"""Largest difference from 1 of the sum of a row of alphas."""
 
 
 def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArray[np.float64]:
-    """The alphas in double precision, ``(d, w)`` or ``(R, d, w)``, if they are alphas; rows then sum to 1.
+    """Check alphas and return them in double precision, ``(d, w)`` or ``(R, d, w)``, with rows that sum to 1.
 
     Args:
-        alpha: architecture parameters after the softmax over columns: an array, a tensor, or lists.
-        shape: the ``(d, w)`` that is expected, where it is known.
+        alpha: Architecture parameters after the softmax over columns, as an array, a tensor, or lists.
+        shape: Expected shape ``(d, w)``; None accepts any.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for a wrong shape, non-finite or negative numbers, or rows that do not
-            sum to 1 within 1e-4, or within what half precision can hold.
+        InvalidInputError: (a ``ValueError``) for a wrong shape, non-finite or negative numbers, and rows that do not
+            sum to 1 within 1e-4, or within the resolution of half precision.
     """
     try:
         array = to_array(alpha)
@@ -52,25 +52,25 @@ def check_alpha(alpha: ArrayLike, shape: tuple[int, int] | None = None) -> NDArr
             f"expected rows of alpha that sum to 1 (tolerance {tolerance:.2g}), got one that sums to {worst:.6g}; "
             "apply a softmax over the columns"
         )
-    exact = np.abs(sums - 1) < 1e-12  # to divide these would only move their last bits
+    exact = np.abs(sums - 1) < 1e-12  # a division would change their last bits only
     return np.where(exact[..., None], array, array / sums[..., None])
 
 
 def marginals(alpha: ArrayLike) -> NDArray[np.float64]:
-    """Alphas averaged over repetitions, ``(R, d, w) -> (d, w)``: the independent marginals of section 3.1."""
+    """Average alphas over repetitions, ``(R, d, w) -> (d, w)``: the independent marginals of section 3.1."""
     array = check_alpha(alpha)
     return array.mean(axis=0) if array.ndim == 3 else array
 
 
 def fade_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
-    """FaDE-rank of paths: the product of alpha along one column per row (section 2.3), higher is better.
+    """FaDE-rank of paths: the product of one alpha per row (section 2.3), higher is better.
 
     Args:
-        alpha: ``(d, w)``, or ``(R, d, w)``, which is averaged over repetitions first.
-        path: columns, ``(d,)`` or ``(n, d)``.
+        alpha: Alphas ``(d, w)``, or ``(R, d, w)``, which are averaged over repetitions first.
+        path: Columns ``(d,)`` or ``(n, d)``.
 
     Returns:
-        A score ``()`` or scores ``(n,)``. They compare architectures of one hyper-architecture, not of several.
+        A score ``()`` or scores ``(n,)``, which are comparable within one hyper-architecture only.
     """
     return _along(marginals(alpha), path).prod(axis=-1)
 
@@ -78,9 +78,9 @@ def fade_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
 def borda(alpha: ArrayLike) -> NDArray[np.float64]:
     """Mean ranks of the columns of each row over repetitions, ``(R, d, w) -> (d, w)``.
 
-    Their sum along a path is its Borda count: each repetition ranks the columns of each row, however sure it is.
+    Their sum along a path is its Borda count, which uses only how each repetition orders the columns of a row.
     """
-    from scipy.stats import rankdata  # here, since importing the package should not wait for it
+    from scipy.stats import rankdata  # imported here to keep the import of the package fast
 
     array = check_alpha(alpha)
     return rankdata(array if array.ndim == 3 else array[None], axis=-1).mean(axis=0)
@@ -89,15 +89,15 @@ def borda(alpha: ArrayLike) -> NDArray[np.float64]:
 def top_k(alpha: ArrayLike, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k architectures with the highest FaDE-rank, best first, without listing all w^d.
 
-    The best k of a chain begin with one of the best k of its shorter chain, because factors are not negative. So
-    rows are appended one by one and k paths kept: d·k·w products. Ties go to the smaller path.
+    Factors are not negative, so each of the k best paths extends one of the k best paths through the rows before.
+    Rows are therefore added one by one, and k paths are kept, which takes d·k·w products. Ties go to the smaller path.
 
     Args:
-        alpha: ``(d, w)`` or ``(R, d, w)``.
-        k: how many, 1 or more; where there are fewer paths, all are returned.
+        alpha: Alphas ``(d, w)`` or ``(R, d, w)``.
+        k: Number of paths, 1 or more; if there are fewer, all are returned.
 
     Returns:
-        ``(paths (k, d), scores (k,))``.
+        Paths ``(k, d)`` and their scores ``(k,)``.
     """
     if k < 1:
         raise InvalidInputError(f"expected k of 1 or more, got {k}")
@@ -116,7 +116,7 @@ def _along(table: NDArray[np.float64], path: ArrayLike) -> NDArray[np.float64]:
     depth, width = table.shape
     paths = np.asarray(path)
     if paths.shape[-1:] != (depth,) or not np.issubdtype(paths.dtype, np.integer):
-        raise InvalidInputError(f"expected paths of {depth} whole-numbered columns, got {paths.dtype} {paths.shape}")
+        raise InvalidInputError(f"expected paths of {depth} integer columns, got {paths.dtype} {paths.shape}")
     if ((paths < 0) | (paths >= width)).any():
         raise InvalidInputError(f"expected columns from 0 to {width - 1}, got {paths.min()} to {paths.max()}")
     return table[np.arange(depth), paths]

@@ -1,8 +1,8 @@
 """Every random stream of the package and of its studies, in one table.
 
-A stream is a function of the numbers named here and of nothing else, so that a result does not depend on what ran
-before in the process. Streams with equally many numbers have different ids. Ids and orders are part of the results that
-are on record: add a stream rather than change one.
+A stream is a function of the numbers named here only, so that results do not depend on what ran before in the process.
+Streams with the same number of parts have different ids. Recorded results depend on ids and on the order of parts: add
+a stream rather than change one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Stream:
     """Random numbers for one purpose.
 
     Args:
-        *parts: names of the numbers on which the stream depends.
-        id: tells it from others with as many parts; None for the only one without.
+        *parts: Names of the numbers on which the stream depends.
+        id: Number that distinguishes streams with the same number of parts; one stream has None.
     """
 
-    def __init__(self, *parts: str, id: int | None = None) -> None:  # noqa: A002 - it is one
+    def __init__(self, *parts: str, id: int | None = None) -> None:  # noqa: A002 - an id
         self.parts, self.id = parts, id
 
     def rng(self, *values: int) -> np.random.Generator:
@@ -57,7 +57,7 @@ class Stream:
         return int(self._sequence(values).generate_state(1)[0])
 
     def long_seed(self, *values: int) -> int:
-        """A seed of 63 bits, as PyTorch takes it."""
+        """A seed of 63 bits for PyTorch, from one value for each part."""
         return int(self._sequence(values).generate_state(1, np.uint64)[0] >> 1)
 
     def _sequence(self, values: tuple[int, ...]) -> np.random.SeedSequence:
@@ -67,9 +67,9 @@ class Stream:
 
 # the study
 PROPOSALS: Final = Stream("seed", "row", "generation")
-"""What an outer search draws: first anchors, challengers."""
+"""Random numbers of outer searches, such as first anchors and challengers."""
 TIES: Final = Stream("seed", "row", "generation", id=1)
-"""Which of several nearest cells a point stands for."""
+"""Choice among several cells nearest to a point."""
 TRAINING: Final = Stream("seed", "generation", "attempt", id=2)
 """Seed of a generation's training."""
 REPETITION: Final = Stream("seed", "repetition", id=1)
@@ -77,33 +77,37 @@ REPETITION: Final = Stream("seed", "repetition", id=1)
 
 # trainings
 TRAINING_NOISE: Final = Stream("seed", id=1)
-"""Paths, Gumbel noise and the order of the images; PyTorch's own generator, with the plain seed, draws the weights."""
+"""Paths, Gumbel noise and the order of images; PyTorch's own generator draws the weights from the plain seed."""
 
 # statistics
 BOOTSTRAP: Final = Stream("seed", id=11)
+"""Bootstrap resamples of architectures."""
 PERMUTED: Final = Stream("seed", id=12)
+"""Permutations behind the p-value of a coefficient."""
 NULL: Final = Stream("seed", id=13)
-"""Permutations under which a coefficient's own distribution is told."""
+"""Permutations behind the null distribution that an estimate keeps for a mean over hyper-architectures."""
 HYPER_ARCHITECTURES: Final = Stream("seed", id=5)
+"""Bootstrap resamples of hyper-architectures."""
 REPETITION_CURVE: Final = Stream("seed", id=15)
+"""Subsets of trainings behind the curve of a coefficient against their number."""
 SIGNS: Final = Stream("seed", id=14)
 """Random signs of whole searches."""
 
 # studies
 REPLICATES: Final = Stream("seed", id=3)
-"""Which trainings of a hyper-architecture a resample takes."""
+"""Bootstrap resamples of the trainings of a hyper-architecture."""
 CHOICE: Final = Stream("seed", id=4)
-"""Which architectures of a hyper-architecture are judged."""
+"""Choice of the architectures of a hyper-architecture on which predictors are compared."""
 VALIDATION: Final = Stream("seed", "hyper-architecture", id=2)
 """Seeds of the supernets of a validation."""
 SIMULATED_ALPHA: Final = Stream("seed", id=6)
 SIMULATED_ACCURACY: Final = Stream("seed", id=7)
 SHUFFLE: Final = Stream("seed", id=8)
-"""Permutation of alphas within rows, of the arena's control."""
+"""Permutations of alphas within rows, for a control of the arena."""
 RANDOM_SEARCHES: Final = Stream("seed", id=9)
 RANDOM_TABLES: Final = Stream("seed", id=10)
-"""Resampled architectures of a table."""
+"""Bootstrap resamples of the architectures of a table."""
 EVALUATION: Final = Stream("seed", "repeats", id=0)
 """Seeds of a search's trainings from scratch in the arena."""
 FINAL: Final = Stream("seed", "final seed", id=3)
-"""Seeds of the arena's final trainings, which no search has seen."""
+"""Seeds of the arena's final trainings, which no search uses."""

@@ -1,7 +1,7 @@
-"""Checks that an extension of fade_study keeps its protocol. Call them in your own tests.
+"""Checks that an extension of fade_study implements its protocol. Call them in your own tests.
 
-An outer search also passes Optuna's suite for samplers, ``optuna.testing.pytest_samplers``, by what its base class does
-for params that are no anchors; that says nothing about ``propose``, which is called on a FadeStudy alone.
+An outer search also passes Optuna's test suite for samplers, ``optuna.testing.pytest_samplers``, because its base class
+samples params that are not anchors. That suite never calls ``propose``, which only a FadeStudy does.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["check_cell_space", "check_row_sampler"]
 
 
 def check_row_sampler(make: Callable[[int], RowSampler], *, generations: int = 4) -> None:
-    """Check an outer search: its anchors are the trials' params, reproducible, resumed as if never interrupted.
+    """Check that an outer search is reproducible, resumes exactly, and has its anchors as the trials' params.
 
     Args:
-        make: from a seed to a new sampler.
-        generations: how long to run it.
+        make: Function from a seed to a new sampler.
+        generations: Number of generations to run.
 
     Raises:
-        AssertionError: that says which promise is broken.
+        AssertionError: with a message that says which requirement is violated.
     """
     space = DagSpace(4)
 
@@ -33,7 +33,9 @@ def check_row_sampler(make: Callable[[int], RowSampler], *, generations: int = 4
         for _ in range(count):
             batch = study.ask()
             params = study.optuna_study.trials[-1].params
-            assert np.array_equal(batch.anchors.ravel(), list(params.values())), "Optuna must hold the anchors"
+            assert np.array_equal(batch.anchors.ravel(), list(params.values())), (
+                "Optuna must have the anchors as params"
+            )
             utility = batch.points.sum(axis=-1)
             study.tell(batch, np.exp(utility) / np.exp(utility).sum(axis=1, keepdims=True))
 
@@ -47,17 +49,16 @@ def check_row_sampler(make: Callable[[int], RowSampler], *, generations: int = 4
 
     resumed = study(0)
     run(resumed, generations // 2)
-    # What a new process does: a fresh sampler on the stored trials.
-    resumed.optuna_study.sampler = make(0)
+    resumed.optuna_study.sampler = make(0)  # like a new process, which has only the stored trials
     run(resumed, generations - generations // 2)
     assert np.array_equal(whole.trajectory(), resumed.trajectory()), "a resumed search must be the same search"
 
 
 def check_cell_space(space: CellSpace) -> None:
-    """Check a space of cells: unique keys, a stable order, points in the box, and cells nearest to themselves.
+    """Check that a space has unique keys, a stable order, points in [0, 1], and cells that are nearest to their points.
 
     Raises:
-        AssertionError: that says which promise is broken.
+        AssertionError: with a message that says which requirement is violated.
     """
     cells = list(space)
     assert len(cells) == len(space) > 0, "len() must count the cells"
@@ -70,5 +71,5 @@ def check_cell_space(space: CellSpace) -> None:
         assert point.shape == (len(space.features),), "embed() must give one number per feature"
         assert ((point >= 0) & (point <= 1)).all(), "points must lie in [0, 1]"
         nearest = space.nearest(point, np.random.default_rng(0))
-        assert np.allclose(space.embed(nearest), point), "the cell nearest to a cell's point must lie on that point"
+        assert np.allclose(space.embed(nearest), point), "the cell nearest to the point of a cell must have that point"
         assert space.nearest(point).key == space.nearest(point).key, "without rng, nearest() must be deterministic"

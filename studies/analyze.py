@@ -72,7 +72,7 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         metrics["trend/kendall_p"] = alone.mann_kendall_p
         lines.append(str(alone))
     else:
-        metrics |= {"trend/signs_p": pooled.signs_p, "trend/regional_kendall_p": pooled.kendall_p}
+        metrics["trend/signs_p"] = pooled.signs_p
         lines.append(str(pooled))
     run.metrics({name: value for name, value in metrics.items() if value is not None})
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""Tables of from-scratch trainings: ground truth that need not be trained again.
+"""Tables of from-scratch trainings: ground truth that does not have to be trained again.
 
-A table holds all evaluations of some architectures of one hyper-architecture. One is shipped, :func:`load_digits625`:
-all 625 architectures of the validation study's hyper-architecture, each with several seeds, so that rank rules and
-outer searches can be compared in seconds. ``mlflow run . -e validate`` leaves one of its own as ``ground_truth.json``.
+A table contains all evaluations of some architectures of one hyper-architecture. With the shipped tables, such as
+:func:`load_digits625`, ranking rules and outer searches can be compared in seconds. ``mlflow run . -e validate``
+writes its own table as ``ground_truth.json``.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = ["Scratch", "Table", "Trainings", "load_digits625", "load_table"]
 
 FOLDER = Path(__file__).parent
 LARGEST = 2**26
-"""Bytes of a table's file; the shipped ones have 2**17."""
+"""Largest size of a table's file in bytes; the shipped ones have about 2**17."""
 
 
 class Scratch(NamedTuple):
-    """A from-scratch evaluation on record."""
+    """A recorded from-scratch evaluation."""
 
     test: float
     """Test accuracy."""
     validation: float
     """Validation accuracy."""
     seconds: float
-    """Of its training, on one processor thread unless its settings say otherwise."""
+    """Seconds of its training, on one processor thread unless its settings say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +45,22 @@ class Trainings:
     """All of a table's architectures, trained from scratch in one way."""
 
     settings: Mapping[str, Any]
-    """Of training and network."""
+    """Settings of training and network."""
     seeds: tuple[int, ...]
     test: NDArray[np.float64]
     """Test accuracies ``(n, S)``."""
     validation: NDArray[np.float64]
     """Validation accuracies ``(n, S)``."""
     seconds: float
-    """Of one training: its mean, or its median."""
+    """Mean or median seconds of one training."""
 
     def __post_init__(self) -> None:
         seeds = self.seeds
         if not seeds or not all(type(seed) is int for seed in seeds) or len({*seeds}) < len(seeds):
-            raise InvalidInputError(f"expected different whole numbers as seeds, one or more, got {seeds}")
+            raise InvalidInputError(f"expected one or more different integers as seeds, got {seeds}")
         for accuracies in (self.test, self.validation):
             if not ((accuracies >= 0) & (accuracies <= 1)).all():  # NaN is neither
-                raise InvalidInputError("expected accuracies from 0 to 1, got others; counts go up to all images")
+                raise InvalidInputError("expected accuracies from 0 to 1, got others; counts cannot exceed all images")
         if not 0 <= self.seconds < math.inf:
             raise InvalidInputError(f"expected the seconds of a training, got {self.seconds}")
 
@@ -71,17 +71,17 @@ class Table:
 
     hyper_architecture: HyperArchitecture
     paths: NDArray[np.int64]
-    """``(n, d)``, a column for each row."""
+    """Columns ``(n, d)``, one for each row."""
     recipe: str
-    """Of the trainings that are the ground truth; others are shorter or longer ones, to predict it with."""
+    """Recipe of the ground truth; other trainings are shorter or longer ones that may predict it."""
     trainings: Mapping[str, Trainings]
-    """By recipe, the hash of all that matters but architecture and seed."""
+    """Trainings by recipe, which is the hash of everything that matters except architecture and seed."""
     images: tuple[int, int]
-    """Number of test and of validation images: accuracies are counts of these."""
+    """Numbers of test and validation images; accuracies are counts of these."""
     commit: str
-    """Of the code that wrote the table; what trained it is pinned by the recipes."""
+    """Commit of the code that wrote the table; the recipes determine how it was trained."""
     device: str
-    """Kind of device on which all were trained, which the recipes hold as well."""
+    """Type of device of all trainings, which is also part of the recipes."""
 
     def __post_init__(self) -> None:
         depth, width = self.hyper_architecture.shape
@@ -102,16 +102,16 @@ class Table:
 
     @property
     def ground_truth(self) -> Trainings:
-        """The trainings that predictors are to predict."""
+        """The trainings that predictors should predict."""
         return self.trainings[self.recipe]
 
     @property
     def architectures(self) -> list[Architecture]:
-        """All n."""
+        """All n architectures."""
         return [self.hyper_architecture.architecture(path) for path in self.paths.tolist()]
 
     def find(self, recipe: str) -> dict[tuple[str, int], Scratch]:
-        """Evaluations by architecture key and seed; none of an unknown recipe."""
+        """Evaluations by architecture key and seed; empty for an unknown recipe."""
         if recipe not in self.trainings:
             return {}
         trainings = self.trainings[recipe]
@@ -149,7 +149,7 @@ class Table:
 
     @classmethod
     def from_json(cls, text: str) -> Table:
-        """The inverse of ``to_json``, for cells that are Dags."""
+        """Read the text of ``to_json``; cells must be Dags."""
         content = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
         images = content["images"]["test"], content["images"]["validation"]
         if not all(type(number) is int and number > 0 for number in images):
@@ -177,10 +177,10 @@ class Table:
 
 
 def load_table(name: str) -> Table:
-    """A shipped table by its name, or any table by the path of its JSON file.
+    """Load a shipped table by its name, or any table by the path of its JSON file.
 
     Raises:
-        DataError: (a ``ValueError``) where there is no such table, or the file is none.
+        DataError: (a ``ValueError``) if the table does not exist, or the file is not a table.
     """
     shipped = {file.stem: file for file in sorted(FOLDER.glob("*.json"))}
     path = Path(name) if name.endswith(".json") else shipped.get(name)
@@ -200,7 +200,7 @@ def load_table(name: str) -> Table:
 
 
 def load_digits625() -> Table:
-    """All 625 architectures of 5 cells with 5 operations in 4 rows on scikit-learn's digits, several seeds each."""
+    """All 625 architectures with 4 rows of the same 5 cells of 5 operations on digits, with several seeds each."""
     return load_table("digits625")
 
 
@@ -209,7 +209,7 @@ def _lines(numbers: NDArray[Any]) -> list[str]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a name given twice, no one knows which value is meant."""
+    """A JSON object as a dictionary, or an error if a name occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"expected every name once, got {[name for name, _ in pairs]}")

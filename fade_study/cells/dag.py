@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_VERTICES", "Dag", "enumerate_dags"]
 
 MAX_VERTICES = 7
-"""7 vertices have 243,668 classes, which take a minute to list; 8 have 20,286,025, which fit in no one's patience."""
+"""Largest number of vertices: 7 have 243,668 classes, which take a minute to list; 8 would have 20,286,025."""
 
 Edges = tuple[tuple[int, int], ...]
 
@@ -33,13 +33,13 @@ class Dag:
     """One cell architecture: an isomorphism class of directed acyclic graphs without input and output vertex.
 
     Args:
-        vertices: number of vertices, 1 to ``MAX_VERTICES``.
-        edges: pairs (u, v) of vertices 0 .. vertices-1, in any order and numbering. They are stored in canonical
-            form, where u < v for every edge.
+        vertices: Number of vertices, 1 to ``MAX_VERTICES``.
+        edges: Pairs (u, v) of vertices 0 .. vertices-1, in any order and numbering. They are stored in canonical
+            form, in which u < v for every edge.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for a number of vertices out of range, an edge to a vertex that does
-            not exist, a double edge, or a cycle.
+            not exist, a double edge, and a cycle.
     """
 
     vertices: int
@@ -62,17 +62,17 @@ class Dag:
 
     @property
     def key(self) -> str:
-        """Stable name, such as ``"4:01.02.13"``: number of vertices, then the edges. ``from_key`` reads it."""
+        """Stable name, such as ``"4:01.02.13"``: the number of vertices, then the edges. ``from_key`` reads it."""
         return f"{self.vertices}:" + ".".join(f"{u}{v}" for u, v in self.edges)
 
     @property
     def sources(self) -> tuple[int, ...]:
-        """Vertices without an incoming edge; the input vertex feeds them."""
+        """Vertices without incoming edges; the input vertex feeds them."""
         return tuple(sorted(set(range(self.vertices)) - {v for _, v in self.edges}))
 
     @property
     def sinks(self) -> tuple[int, ...]:
-        """Vertices without an outgoing edge; they feed the output vertex."""
+        """Vertices without outgoing edges; they feed the output vertex."""
         return tuple(sorted(set(range(self.vertices)) - {u for u, _ in self.edges}))
 
     @property
@@ -82,13 +82,13 @@ class Dag:
 
     @property
     def augmented_edges(self) -> Edges:
-        """Edges of the graph with its input vertex, numbered ``vertices``, and output vertex, ``vertices + 1``."""
+        """Edges of the graph with an input vertex, numbered ``vertices``, and an output vertex, ``vertices + 1``."""
         source, target = self.vertices, self.vertices + 1
         return (*((source, v) for v in self.sources), *self.edges, *((u, target) for u in self.sinks))
 
     @classmethod
     def from_key(cls, key: str) -> Dag:
-        """The Dag whose ``key`` this is (any numbering is understood)."""
+        """The Dag with this key, which may number the vertices in any way."""
         if not re.fullmatch(r"\d:(\d\d(\.\d\d)*)?", key):
             raise InvalidInputError(f"expected a key such as '4:01.02.13', got {key!r}; take it from Dag.key")
         vertices, _, edges = key.partition(":")
@@ -96,7 +96,7 @@ class Dag:
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph) -> Dag:
-        """The class of a directed networkx graph with any vertex names."""
+        """The isomorphism class of a directed networkx graph, whose vertices may have any names."""
         if not graph.is_directed() or graph.is_multigraph():
             raise InvalidInputError(
                 f"expected a networkx.DiGraph, got {type(graph).__name__}; give its edges a direction"
@@ -105,8 +105,8 @@ class Dag:
         return cls(len(number), tuple((number[u], number[v]) for u, v in graph.edges))
 
     def to_networkx(self, *, augmented: bool = False) -> nx.DiGraph:
-        """A networkx graph with vertices 0 .. vertices-1, ``augmented`` by input and output vertex."""
-        import networkx as nx  # here, since importing the package should not wait for it
+        """A networkx graph with vertices 0 .. vertices-1, and with input and output vertex if ``augmented``."""
+        import networkx as nx  # imported here to keep the import of the package fast
 
         graph = nx.DiGraph()
         graph.add_nodes_from(range(self.vertices + 2 * augmented))
@@ -119,9 +119,9 @@ class Dag:
 
 @cache
 def enumerate_dags(vertices: int) -> tuple[Dag, ...]:
-    """All classes with exactly this many vertices, sorted: 1, 2, 6, 31, 302, 5984, 243668 for 1 .. 7.
+    """All classes with exactly this many vertices, sorted; 1 to 7 vertices have 1, 2, 6, 31, 302, 5984, 243668.
 
-    Every graph arises from a smaller one by a last vertex with some set of predecessors.
+    Every graph is a smaller graph plus a last vertex with some set of predecessors.
     """
     check_vertices(vertices)
     if vertices == 1:
@@ -137,7 +137,7 @@ def enumerate_dags(vertices: int) -> tuple[Dag, ...]:
 
 
 def check_vertices(vertices: int) -> int:
-    """The number, if a Dag may have so many vertices."""
+    """The number as an ``int``, or an error if a Dag cannot have so many vertices."""
     number = to_integer(vertices)
     if number is None or not 1 <= number <= MAX_VERTICES:
         raise InvalidInputError(
@@ -148,7 +148,7 @@ def check_vertices(vertices: int) -> int:
 
 
 def _trusted(vertices: int, edges: Edges) -> Dag:
-    """A Dag whose edges are canonical already: the enumeration would otherwise do all its work twice."""
+    """A Dag from canonical edges, without the checks, which would double the work of the enumeration."""
     dag = object.__new__(Dag)
     object.__setattr__(dag, "vertices", vertices)
     object.__setattr__(dag, "edges", edges)
@@ -158,9 +158,9 @@ def _trusted(vertices: int, edges: Edges) -> Dag:
 def _canonical_edges(vertices: int, edges: Iterable[tuple[int, int]]) -> Edges:
     """The edges, renumbered in the canonical order of the graph's isomorphism class.
 
-    Vertices are sorted by a color that isomorphic graphs share: the longest path from a source (so that the order is
-    topological), refined by the colors of parents and children until that tells no more vertices apart. Among the
-    orders that are left, the one with the smallest list of edges is taken.
+    Vertices are sorted by a color that isomorphic graphs share: the length of the longest path from a source, which
+    makes the order topological, refined by the colors of parents and children until no more vertices can be told
+    apart. Among the remaining orders, the one with the smallest list of edges is chosen.
     """
     edges = sorted(edges)
     parents: list[list[int]] = [[] for _ in range(vertices)]
@@ -173,7 +173,7 @@ def _canonical_edges(vertices: int, edges: Iterable[tuple[int, int]]) -> Edges:
     orders: list[list[tuple[int, ...]]] = []
     for color in sorted(set(colors)):
         group = tuple(v for v in range(vertices) if colors[v] == color)
-        twins = len({(*parents[v], None, *children[v]) for v in group}) == 1  # interchangeable: any order will do
+        twins = len({(*parents[v], None, *children[v]) for v in group}) == 1  # any order gives the same edges
         orders.append([group] if twins else list(itertools.permutations(group)))
 
     def renumbered(order: tuple[tuple[int, ...], ...]) -> list[tuple[int, int]]:
@@ -188,7 +188,7 @@ def _levels(parents: list[list[int]], children: list[list[int]]) -> list[int]:
     levels = [0] * len(parents)
     waiting = [len(p) for p in parents]
     ready = [v for v, count in enumerate(waiting) if count == 0]
-    for u in ready:  # grows while we go through it
+    for u in ready:  # the list grows during the loop
         for v in children[u]:
             levels[v] = max(levels[v], levels[u] + 1)
             waiting[v] -= 1
@@ -196,14 +196,12 @@ def _levels(parents: list[list[int]], children: list[list[int]]) -> list[int]:
                 ready.append(v)
     if len(ready) < len(parents):
         cycle = sorted(set(range(len(parents))) - set(ready))
-        raise InvalidInputError(
-            f"expected a graph without cycles, got one through vertices {cycle}; turn an edge round"
-        )
+        raise InvalidInputError(f"expected a graph without cycles, got one through vertices {cycle}; reverse an edge")
     return levels
 
 
 def _refine(colors: list[int], parents: list[list[int]], children: list[list[int]]) -> list[int]:
-    """Split colors by the colors of parents and children until nothing changes; keeps their order."""
+    """Split colors by the colors of parents and children until nothing changes; the order of colors is kept."""
     while True:
         signatures = [
             (color, tuple(sorted(colors[u] for u in p)), tuple(sorted(colors[v] for v in c)))

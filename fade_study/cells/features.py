@@ -1,9 +1,10 @@
-"""Graph features: functions from a Dag to a number, from which a feature space is made (section 2.4)."""
+"""Graph features: functions from a Dag to a number, which span the feature space (section 2.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,18 @@ Feature = Callable[[Dag], float]
 
 
 def eccentricity_variance(dag: Dag) -> float:
-    """Variance of the eccentricities on the undirected graph with input and output vertex, which is connected."""
+    """Variance of the eccentricities in the undirected graph with input and output vertex, which is connected."""
     neighbors = _neighbors(dag)
     return _variance([_eccentricity(v, neighbors) for v in range(len(neighbors))])
 
 
 def degree_variance(dag: Dag) -> float:
-    """Variance of the degrees on the undirected graph with input and output vertex."""
+    """Variance of the degrees in the undirected graph with input and output vertex."""
     return _variance([n.bit_count() for n in _neighbors(dag)])
 
 
 def vertices(dag: Dag) -> float:
-    """Number of vertices, input and output vertex not counted."""
+    """Number of vertices without input and output vertex."""
     return float(dag.vertices)
 
 
@@ -48,19 +49,19 @@ def operations(dag: Dag) -> float:
 
 def longest_path(dag: Dag) -> float:
     """Largest number of convolutions in a row between input and output."""
-    depth = [1] * dag.vertices  # the convolution from the vertex to the output
+    depth = [1] * dag.vertices  # at least the convolution from the vertex to the output
     for u, v in reversed(dag.edges):  # edges are sorted by u, and u < v: depth[v] is final when it is read
         depth[u] = max(depth[u], depth[v] + 1)
     return float(max(depth))
 
 
 def density(dag: Dag) -> float:
-    """Number of edges divided by the largest possible; 0 for a single vertex."""
+    """Number of edges divided by the largest possible number; 0 for a single vertex."""
     return 2 * len(dag.edges) / (dag.vertices * (dag.vertices - 1)) if dag.vertices > 1 else 0.0
 
 
 def mean_degree(dag: Dag) -> float:
-    """Mean degree on the undirected graph with input and output vertex."""
+    """Mean degree in the undirected graph with input and output vertex."""
     return 2 * len(dag.augmented_edges) / (dag.vertices + 2)
 
 
@@ -106,18 +107,18 @@ FEATURES: dict[str, Feature] = {
         spectral_radius,
     )
 }
-"""The features that can be named in a configuration."""
+"""Features by the names that a configuration may use."""
 
 PAPER_FEATURES = ("eccentricity_variance", "degree_variance", "vertices")
 """The features of section 3.2."""
 
 SPECTRAL_FEATURES = ("algebraic_connectivity", "laplacian_radius", "spectral_radius")
-"""As many that tell more cells apart; the arena (README) found them to lead a search better."""
+"""Three features that tell more cells apart; in the arena they guide a search better than the paper's."""
 
 
 @cache
 def feature_values(feature: Feature, size: int) -> NDArray[np.float64]:
-    """Values of a feature for all Dags of one size, computed once for all spaces of a process."""
+    """Values of a feature for all Dags of one size, computed once per process."""
     return np.array([feature(dag) for dag in enumerate_dags(size)], dtype=float)
 
 
@@ -129,7 +130,7 @@ def feature_table(rows: Sequence[Sequence[Any]]) -> NDArray[np.float64] | None:
 
 
 def find_feature(feature: str | Feature) -> tuple[str, Feature]:
-    """Name and function of a feature, which is given by either."""
+    """Name and function of a feature, which is given as either."""
     if callable(feature):
         name = getattr(feature, "__name__", "")
         if not name.isidentifier():
@@ -141,7 +142,7 @@ def find_feature(feature: str | Feature) -> tuple[str, Feature]:
 
 
 def _neighbors(dag: Dag) -> list[int]:
-    """Neighbors of each vertex, input and output included, as bit sets: fast enough for thousands of Dags."""
+    """Neighbors of each vertex, including input and output, as bit sets, which are fast for thousands of Dags."""
     neighbors = [0] * (dag.vertices + 2)
     for u, v in dag.augmented_edges:
         neighbors[u] |= 1 << v
@@ -150,7 +151,7 @@ def _neighbors(dag: Dag) -> list[int]:
 
 
 def _adjacency(dag: Dag) -> NDArray[np.float64]:
-    """Matrix of the undirected graph with input and output vertex."""
+    """Adjacency matrix of the undirected graph with input and output vertex."""
     matrix = np.zeros((dag.vertices + 2, dag.vertices + 2))
     u, v = np.array(dag.augmented_edges).T
     matrix[u, v] = matrix[v, u] = 1
@@ -163,26 +164,18 @@ def _laplacian(dag: Dag) -> NDArray[np.float64]:
 
 
 def _eigenvalue(matrix: NDArray[np.float64], index: int) -> float:
-    """Of a symmetric matrix, in ascending order; rounded, since processors differ in the last digits."""
+    """An eigenvalue of a symmetric matrix by its index in ascending order, rounded because processors differ."""
     return round(float(np.linalg.eigvalsh(matrix)[index]), 9)
 
 
 def _eccentricity(start: int, neighbors: list[int]) -> int:
-    """Largest distance from a vertex of a connected graph given as bit sets."""
+    """Largest distance from a vertex in a connected graph, given as bit sets."""
     everything = (1 << len(neighbors)) - 1
     reached, distance = 1 << start, 0
     while reached != everything:
-        reached |= _union(neighbors, reached)
+        reached |= reduce(or_, (n for v, n in enumerate(neighbors) if reached >> v & 1))
         distance += 1
     return distance
-
-
-def _union(neighbors: list[int], vertices: int) -> int:
-    result = 0
-    for v, n in enumerate(neighbors):
-        if vertices >> v & 1:
-            result |= n
-    return result
 
 
 def _variance(values: list[int]) -> float:

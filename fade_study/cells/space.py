@@ -1,7 +1,7 @@
 """Cell spaces: the set S of cells and the feature space into which it is embedded (section 2.4, "Search Space").
 
-:class:`DagSpace` holds all directed acyclic graphs up to a size, embedded by named graph features that are scaled to
-[0, 1] over the space. Any other space works where it has what :class:`CellSpace` asks for.
+:class:`DagSpace` contains all directed acyclic graphs up to a size, embedded by graph features that are scaled to
+[0, 1] over the space. Any other space that implements :class:`CellSpace` works as well.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = [
 
 
 class Cell(Protocol):
-    """What a cell needs: a stable key, unique in its space."""
+    """Protocol of cells."""
 
     @property
     def key(self) -> str:
-        """The same string for the same cell, in every process and version."""
+        """Unique name in the space, the same in every process and version."""
         ...
 
 
 class CellSpace(Protocol):
-    """What a study needs of a space of cells."""
+    """Protocol of spaces of cells."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -52,47 +52,48 @@ class CellSpace(Protocol):
         ...
 
     def embed(self, cell: Any) -> NDArray[np.float64]:
-        """Point of a cell, ``(f,)``, in [0, 1]^f."""
+        """Point ``(f,)`` of a cell, in [0, 1]^f."""
         ...
 
     def nearest(self, point: ArrayLike, rng: np.random.Generator | None = None) -> Any:
-        """Cell nearest to a point ``(f,)``; ``rng`` breaks ties."""
+        """Cell nearest to a point ``(f,)``; ``rng`` breaks ties, and without it the choice is deterministic."""
         ...
 
 
 FAR = 1e100
-"""A coordinate from which on all points are equally far, to floating point."""
+"""Largest absolute coordinate of a query; its square is still finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceDiagnostics:
-    """How well the features tell the cells apart."""
+    """How well features tell cells apart."""
 
     cells: int
+    """Number of cells."""
     points: int
-    """Distinct points; cells that share one cannot be told apart by a search."""
+    """Number of distinct points; a search cannot tell apart cells that share one."""
     largest_group: int
-    """Most cells on one point."""
+    """Largest number of cells that share a point."""
     mean_group: float
-    """Cells per point."""
+    """Mean number of cells per point."""
     median_spacing: float
-    """Median distance from a point to the nearest other one: offsets below it collide."""
+    """Median distance from a point to its nearest neighbor; smaller offsets lead to collisions."""
 
 
 class DagSpace:
     """All Dags with ``min_vertices`` to ``max_vertices`` vertices, embedded by ``features``.
 
-    Each feature is scaled linearly to [0, 1] over the space; one that is constant becomes 0.
+    Each feature is scaled linearly to [0, 1] over the space; a constant feature becomes 0.
 
     Args:
-        max_vertices: 1 to 7. The paper has 6; 5 keeps the space small.
-        min_vertices: 1 to ``max_vertices``.
-        features: names from ``FEATURES``, or functions from a Dag to a float, which are named after themselves.
-        only: keep these of them, scaled as if all were there; None keeps all.
+        max_vertices: Largest number of vertices, 1 to 7. The paper has 6; 5 keeps the space small.
+        min_vertices: Smallest number of vertices, 1 to ``max_vertices``.
+        features: Names from ``FEATURES``, or functions from a Dag to a float, which are named after themselves.
+        only: Cells to keep, with the features scaled over all cells; None keeps all.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for sizes out of range, unknown, repeated or non-finite features, or cells
-            to keep that are not there.
+        InvalidInputError: (a ``ValueError``) for sizes out of range, unknown, repeated or non-finite features, and
+            cells to keep that do not exist.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class DagSpace:
         )
         if not np.isfinite(values).all():
             bad = [name for name, column in zip(self._features, values.T, strict=True) if not np.isfinite(column).all()]
-            raise InvalidInputError(f"expected finite features, got NaN or infinity from {bad}; mend the function")
+            raise InvalidInputError(f"expected finite features, got NaN or infinity from {bad}; correct the function")
         low, high = values.min(axis=0), values.max(axis=0)
         self._embedded = (values - low) / np.where(high > low, high - low, 1.0)  # (n, f)
         if only is not None:
@@ -132,7 +133,7 @@ class DagSpace:
                 )
             self._cells, self._embedded = tuple(self._cells[i] for i in kept), self._embedded[kept]
         self._index = {dag: i for i, dag in enumerate(self._cells)}
-        # Cells that share a point are found through it, so that a query compares points, of which there are few.
+        # Cells are grouped by their point, so that a query compares it with few points instead of many cells.
         self._points, inverse = np.unique(self._embedded.round(12), axis=0, return_inverse=True)  # (p, f)
         order = np.argsort(inverse, kind="stable")
         self._groups = np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1])
@@ -164,8 +165,8 @@ class DagSpace:
     def nearest(self, point: ArrayLike, rng: np.random.Generator | None = None) -> Dag:
         """Cell nearest to a point ``(f,)`` by Euclidean distance.
 
-        Several cells may be equally near, because features are not injective: ``rng`` chooses one of them, and
-        without it the first is taken.
+        Several cells may be equally near, because features are not injective. ``rng`` chooses one of them; without it,
+        the first is taken.
         """
         try:
             array = np.asarray(point, dtype=float)
@@ -173,15 +174,14 @@ class DagSpace:
             array = np.array(np.nan)
         if array.shape != (len(self._features),) or not np.isfinite(array).all():
             raise InvalidInputError(f"expected a finite point of shape ({len(self._features)},), got {point}")
-        point = np.clip(array, -FAR, FAR)  # whose square is finite
-        distance = ((self._points - point) ** 2).sum(axis=1)
+        distance = ((self._points - np.clip(array, -FAR, FAR)) ** 2).sum(axis=1)
         tied = np.flatnonzero(distance <= distance.min() + 1e-12)
         candidates = np.concatenate([self._groups[i] for i in tied])
         return self._cells[candidates[0] if rng is None else rng.choice(candidates)]
 
     def diagnostics(self) -> SpaceDiagnostics:
-        """How many cells share a point, and how far the points lie apart."""
-        from scipy.spatial import KDTree  # here, since importing the package should not wait for it
+        """How many cells share a point, and how far apart the points are."""
+        from scipy.spatial import KDTree  # imported here to keep the import of the package fast
 
         groups = [len(group) for group in self._groups]
         neighbors = KDTree(self._points).query(self._points, k=2)[0][:, 1] if len(groups) > 1 else np.zeros(1)
@@ -195,18 +195,18 @@ class DagSpace:
 
 
 def distant_cells(space: DagSpace, count: int, operations: int) -> tuple[Dag, ...]:
-    """Cells of one size that lie far apart: a row of the hyper-architecture of section 3.1, not picked by hand.
+    """Cells of one size that lie far apart: a row of the hyper-architecture of section 3.1, not chosen by hand.
 
-    Farthest-point selection: the two cells farthest apart, then always the one with the largest distance to the
-    nearest of those taken; ties go to the first in the space's order.
+    Farthest-point selection takes the two cells farthest apart, then repeatedly the cell with the largest distance to
+    the nearest one taken. Ties go to the first cell in the order of the space.
 
     Args:
-        space: from which they come.
-        count: how many, 2 or more.
-        operations: convolutions of each of them, and so its number of weights.
+        space: Space of the cells.
+        count: Number of cells, 2 or more.
+        operations: Number of convolutions of each cell, which determines its number of weights.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) where the space has fewer cells of that size.
+        InvalidInputError: (a ``ValueError``) if the space has fewer cells of that size.
     """
     cells = [cell for cell in space if cell.operations == operations]
     if not 2 <= count <= len(cells):

@@ -1,9 +1,9 @@
-"""Embedded image data: real images that need no download.
+"""Embedded image data, which need no download.
 
-``fashion14.npz`` holds 40,000 images of Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; copyright 2017 Zalando SE, MIT
-licence, https://github.com/zalandoresearch/fashion-mnist) at 14×14: the first 3,000 training images of each class, then
-the 10,000 test images; each pixel is the mean of 2×2. It is made from the original files, which Debian's package
-``dataset-fashion-mnist`` installs, by::
+``fashion14.npz`` contains 40,000 images of Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017; copyright 2017 Zalando SE,
+MIT license, https://github.com/zalandoresearch/fashion-mnist) at 14×14: the first 3,000 training images of each class,
+then the 10,000 test images. Each pixel is the mean of 2×2. The file is made from the original files, which Debian's
+package ``dataset-fashion-mnist`` installs, by::
 
     python -m studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """
@@ -19,9 +19,9 @@ __all__ = ["FASHION14", "FASHION14_TEST", "shrink", "shrink_fashion"]
 
 FASHION14 = Path(__file__).with_name("fashion14.npz")
 FASHION14_TEST = 10_000
-"""Images at the end of ``fashion14.npz`` that are Fashion-MNIST's own test images."""
+"""Number of images at the end of ``fashion14.npz`` that are Fashion-MNIST's own test images."""
 PER_CLASS = 3_000
-"""Training images of each class that are kept."""
+"""Number of training images kept of each class."""
 
 
 def shrink(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -35,8 +35,8 @@ def shrink_fashion(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> tupl
     """Images and labels of ``fashion14`` from all 70,000 of Fashion-MNIST, training images first.
 
     Args:
-        images: ``(70000, 28, 28)``.
-        labels: ``(70000,)``, 0 to 9.
+        images: Images ``(70000, 28, 28)``.
+        labels: Labels ``(70000,)``, 0 to 9.
     """
     train = labels[:-FASHION14_TEST]
     kept = np.concatenate([np.flatnonzero(train == label)[:PER_CLASS] for label in range(10)])

@@ -1,4 +1,4 @@
-"""Networks (PyTorch): cells, the macro-architecture around them, one architecture, and all of a hyper-architecture."""
+"""Networks (PyTorch): cells, the macro-architecture, single architectures, and supernets of hyper-architectures."""
 
 from fade_study.builders import build_cell
 from fade_study.nn.cell import CellContext, DagCell, build_module

@@ -1,4 +1,4 @@
-"""The macro-architecture: what lies around and between the cells of a chain (section 2.4, section 3)."""
+"""The macro-architecture around and between the cells of a chain (sections 2.4 and 3)."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class MacroPlan:
     """Channels and pooling along a chain of d cells."""
 
     channels: tuple[int, ...]
-    """Of each row, ``(d,)``."""
+    """Number of channels of each row, ``(d,)``."""
     pooled: tuple[bool, ...]
-    """Whether the map is halved before row i, ``(d,)``; never before row 0."""
+    """Whether the map is halved before each row, ``(d,)``; never before row 0."""
 
 
 def plan_macro(image_size: tuple[int, int], depth: int, config: NetworkConfig) -> MacroPlan:
-    """Derive channels and pooling from the data; the same arguments always give the same plan.
+    """Derive channels and pooling from the size of the images.
 
-    Channels double from cell to cell up to ``config.final_channels``, but never fall below ``config.min_channels``.
-    The map is halved between cells as often as it stays at ``config.min_map`` or more; where that is less often than
-    there are transitions, the halvings are spread evenly over the depth.
+    Channels double from cell to cell up to ``config.final_channels``, with a minimum of ``config.min_channels``. The
+    map is halved between cells as long as it keeps ``config.min_map`` pixels per side. If there are more transitions
+    than halvings, the halvings are spread evenly over the depth.
     """
     if depth < 1 or min(image_size) < 1:
         raise InvalidInputError(f"expected a depth and image sizes of 1 or more, got {depth} and {image_size}")
@@ -41,13 +41,13 @@ def plan_macro(image_size: tuple[int, int], depth: int, config: NetworkConfig) -
     while min(image_size) >> (possible + 1) >= config.min_map:
         possible += 1
     halvings = min(transitions, possible)
-    # before row i, -(-i·halvings // transitions) halvings have been made: the first transition is always one of them
+    # ceil(i · halvings / transitions) halvings come before row i, the first of them always at the first transition.
     made = [-(-row * halvings // transitions) if transitions else 0 for row in range(depth)]
     return MacroPlan(channels, tuple(row > 0 and made[row] > made[row - 1] for row in range(depth)))
 
 
 class Macro(nn.Module):
-    """Stem, transitions and classifier. Cells are handed to ``forward``: a supernet changes them each step."""
+    """Stem, transitions and classifier. ``forward`` receives the cells, which a supernet changes in each step."""
 
     def __init__(self, plan: MacroPlan, image_channels: int, classes: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Macro(nn.Module):
         self.classifier = nn.Linear(plan.channels[-1], classes)
 
     def context(self, row: int, *, running_statistics: bool, shared: nn.ModuleDict | None = None) -> CellContext:
-        """What the cells of a row are told."""
+        """Context of the cells of a row."""
         config = self.config
         return CellContext(
             self.plan.channels[row],
@@ -73,7 +73,7 @@ class Macro(nn.Module):
         )
 
     def forward(self, images: Tensor, cells: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-        """Class scores ``(B, classes)`` of images ``(B, image channels, H, W)``, through one cell per row."""
+        """Class scores ``(B, classes)`` of images ``(B, image channels, H, W)``, with one cell per row."""
         x = images
         for pooled, transition, cell in zip(self.plan.pooled, self.transitions, cells, strict=True):
             if pooled:

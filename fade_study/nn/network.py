@@ -17,10 +17,10 @@ class Network(nn.Module):
     """A chain of cells.
 
     Args:
-        architecture: d cells.
-        image_shape: ``(image channels, H, W)``.
-        classes: number of classes.
-        config: macro-architecture and normalization.
+        architecture: Architecture of d cells.
+        image_shape: Shape of the images, ``(image channels, H, W)``.
+        classes: Number of classes.
+        config: Settings of macro-architecture and normalization.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Network(nn.Module):
 
 
 def parameters(module: nn.Module) -> int:
-    """Number of trained numbers; shared ones count once."""
+    """Number of trainable parameters; shared ones count once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def flops(network: Network, image_shape: tuple[int, int, int]) -> int:
-    """Floating point operations of one image's forward pass (a multiplication and an addition are two)."""
+    """Floating point operations of the forward pass of one image; a multiply-add counts as two."""
     from torch.utils.flop_counter import FlopCounterMode
 
     training = network.training

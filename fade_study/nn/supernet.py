@@ -1,11 +1,11 @@
 """The supernet of a hyper-architecture: w^d networks that share their weights (section 2.2).
 
-Two savings keep the estimator exactly as it is:
+Two savings leave the estimator exactly as it is:
 
-- a weight step runs the sampled path alone, because with hard Gumbel-softmax every other cell has the factor 0;
-- the alpha step needs the outputs of all cells, since the straight-through gradient of a factor is the inner product of
-  the loss gradient with its cell's output, but goes back through the sampled cells alone: the others are multiplied
-  by 0.
+- A weight step runs the sampled path only, because hard Gumbel-softmax gives every other cell the factor 0.
+- An alpha step computes the outputs of all cells, because the straight-through gradient of a factor is the inner
+  product of the loss gradient and its cell's output. It backpropagates through the sampled cells only, because the
+  others are multiplied by 0.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Supernet(nn.Module):
     """All cells of a hyper-architecture in one macro-architecture.
 
     Args:
-        hyper_architecture: d rows of w cells.
-        image_shape: ``(image channels, H, W)``.
-        classes: number of classes.
-        config: macro-architecture and normalization.
-        share_weights: whether the cells of a row share the operation on edge (u, v) (section 2.2).
+        hyper_architecture: Hyper-architecture of d rows of w cells.
+        image_shape: Shape of the images, ``(image channels, H, W)``.
+        classes: Number of classes.
+        config: Settings of macro-architecture and normalization.
+        share_weights: Whether the cells of a row share the operation on edge (u, v) (section 2.2).
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Supernet(nn.Module):
         """Class scores ``(B, classes)`` of images ``(B, image channels, H, W)`` along a path.
 
         Args:
-            images: a batch.
-            path: one column per row, ``(d,)``.
-            factors: soft Gumbel-softmax sample ``(d, w)`` whose largest entries are the path. With it, the result
-                carries the straight-through gradient of the factors; the scores are the same.
+            images: Batch of images.
+            path: One column per row, ``(d,)``.
+            factors: Soft Gumbel-softmax sample ``(d, w)`` whose largest entries are the path. With it, the result
+                has the straight-through gradient of the factors; the scores are the same.
         """
         if factors is None:
             cells = [self.cells(row)[column] for row, column in enumerate(path)]
@@ -74,10 +74,10 @@ class Supernet(nn.Module):
         return self.macro(images, cells)
 
     def weights(self) -> dict[str, Tensor]:
-        """All weights by names that another hyper-architecture's supernet of the same kind knows them by.
+        """All weights by names under which the supernet of another hyper-architecture has them as well.
 
-        Those of a cell by its row and key, and how often the row has held it before, since cells of a row may be the
-        same; of operations that a row shares, by the row alone.
+        The name of a cell's weights contains its row, its key, and the number of equal cells before it in the row. The
+        name of operations that a row shares contains the row only.
         """
         named = {f"macro.{name}": value for name, value in self.macro.state_dict().items()}
         for row, keys in enumerate(self._keys):
@@ -89,7 +89,7 @@ class Supernet(nn.Module):
         return named
 
     def carry_over(self, weights: Mapping[str, Tensor]) -> None:
-        """Begin with another supernet's weights, where it has them; all others stay as they were initialized."""
+        """Copy the weights of another supernet that exist here, too; all others keep their initial values."""
         with torch.no_grad():
             for name, value in self.weights().items():
                 if name in weights:
@@ -103,12 +103,12 @@ class Supernet(nn.Module):
 
 
 def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise in single precision: argmax(logits + noise) samples from softmax(logits)."""
+    """Standard Gumbel noise in single precision; argmax(logits + noise) is a sample from softmax(logits)."""
     return -torch.empty(*shape).exponential_(generator=generator).log()
 
 
 def _mixed(cells: nn.ModuleList, column: int, factors: Tensor, x: Tensor) -> Tensor:
-    """Output of one cell of a row, with the gradient of the hard sample that multiplies all of them."""
+    """Output of one cell of a row, with the gradient of a hard sample that multiplies the outputs of all cells."""
     with torch.no_grad():
         others = [None if j == column else cell(x) for j, cell in enumerate(cells)]
     sampled = cells[column](x)
@@ -117,7 +117,7 @@ def _mixed(cells: nn.ModuleList, column: int, factors: Tensor, x: Tensor) -> Ten
 
 
 class _StraightThrough(torch.autograd.Function):
-    """sum_j hard_j · output_j for a one-hot ``hard``, whose gradient is passed on to the soft factors."""
+    """sum_j hard_j · output_j for a one-hot ``hard``, whose gradient goes to the soft factors."""
 
     @staticmethod
     def forward(ctx: Any, factors: Tensor, column: int, *outputs: Tensor) -> Tensor:
@@ -137,8 +137,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _flat(x: Tensor) -> Tensor:
-    """All entries of ``(B, C, H, W)``, in the order in which channels-last tensors lie in memory: no copy for them.
+    """All entries of ``(B, C, H, W)`` in channels-last order, which needs no copy for channels-last tensors.
 
-    In single precision at least, since a dot product of bfloat16 would be summed in bfloat16.
+    They have at least single precision, because a dot product of bfloat16 would be summed in bfloat16.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32)).permute(0, 2, 3, 1).reshape(-1)

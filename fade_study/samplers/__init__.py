@@ -1,4 +1,4 @@
-"""Outer searches, one file each. Optuna's own samplers work on the same study, as baselines."""
+"""Outer searches, one file each. Optuna's own samplers work on the same study as baselines."""
 
 from fade_study.generation import RowGeneration, RowHistory
 from fade_study.samplers._base import RowSampler, row_sampler
@@ -30,4 +30,4 @@ REGISTRY: dict[str, type[RowSampler]] = {
     "evolution-strategy": EvolutionStrategySampler,
     "random-anchors": RandomAnchorSampler,
 }
-"""Outer searches by their names on the command line and in presets; their settings are the constructors' arguments."""
+"""Outer searches by their names on the command line and in presets; constructor arguments are their settings."""

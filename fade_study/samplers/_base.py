@@ -1,8 +1,8 @@
-"""The plumbing between an outer search and Optuna; a search itself is one method, :meth:`RowSampler.propose`.
+"""The base of all outer searches, which connects them with Optuna; a search itself is one method, ``propose``.
 
-A study runs d independent searches, one per row (section 2.4). All state is in the study's storage: what a row has
-seen so far is read from the finished trials, and random numbers come from :data:`fade_study.seeding.PROPOSALS`. So
-a proposal depends on nothing that ran before in this process, and a resumed search is the same search.
+A study runs d independent searches, one per row (section 2.4). All state is in the study's storage: the history of a
+row is read from the finished trials, and random numbers come from :data:`fade_study.seeding.PROPOSALS`. A proposal
+therefore depends on nothing that ran before in this process, and a resumed search is the same search.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["RowGeneration", "RowHistory", "RowSampler", "check_width", "row_samp
 
 
 class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
-    """Base of all outer searches; a subclass writes :meth:`propose`.
+    """Base of all outer searches; a subclass implements :meth:`propose`.
 
-    Public attributes are the search's settings: they are stored with the study, and it is only continued with the
-    same ones. So name them like the constructor's arguments.
+    Public attributes are the settings of the search. They are stored with the study, which can be continued with the
+    same settings only, so name them like the constructor's arguments.
 
     Args:
-        seed: root of all random numbers; None takes the study's.
+        seed: Root of all random numbers; None takes the study's seed.
     """
 
     def __init__(self, *, seed: int | None = None) -> None:
@@ -47,45 +47,45 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
 
     @property
     def space(self) -> CellSpace:
-        """The cells that points stand for; known once a study uses this sampler, so in :meth:`propose`."""
+        """The space of cells; known once a study uses this sampler, and therefore in :meth:`propose`."""
         if self._space is None:
             raise InvalidInputError(
                 f"expected a study that uses this {type(self).__name__}, got none yet; "
-                "the space is known within propose, or after bind(space)"
+                "the space is known in propose, or after bind(space)"
             )
         return self._space
 
     def bind(self, space: CellSpace) -> None:
-        """Make the space known; a study does it before it asks."""
+        """Set the space; a study does this before it asks."""
         if space is not self._space:
             self._space = space
             self._embedded = {cell.key: space.embed(cell) for cell in space}
 
     def embed(self, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Points of cells of the space ``(n, f)``, by their keys: where a row's cells really lie."""
+        """Points ``(n, f)`` of cells by their keys; proposed points lie only near those of their cells."""
         return np.array([self._embedded[key] for key in keys])
 
     @abc.abstractmethod
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Points of a row's next neighborhood.
+        """Propose the points of a row's next neighborhood.
 
         Args:
-            history: the row's past, empty in the first generation.
-            rng: depends on seed, row and generation only.
+            history: The row's past, which is empty in the first generation.
+            rng: Generator that depends on seed, row and generation only.
 
         Returns:
-            ``(w, f)``, the next anchor first; w is the same for all rows. They are clipped to [0, 1].
+            Points ``(w, f)``, the next anchor first; w is the same for all rows. They are clipped to [0, 1].
         """
 
     def surround(self, anchor: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Points of a neighborhood ``(w, f)`` around an anchor ``(f,)`` that the user has enqueued or fixed.
 
-        By default those that were proposed, moved along with their anchor.
+        By default, the proposed points are moved along with their anchor.
         """
         return np.clip(points + (anchor - points[0]), 0.0, 1.0)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The d·f anchor coordinates; nothing on a study that is not a :class:`~fade_study.FadeStudy`'s."""
+        """The d·f anchor coordinates; nothing for a study that does not belong to a :class:`~fade_study.FadeStudy`."""
         settings = study.user_attrs.get(STUDY)
         if settings is None:
             return {}
@@ -95,7 +95,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose all rows, store their points with the trial, and return the anchors as its params."""
+        """Propose points for all rows, store them with the trial, and return the anchors as its params."""
         settings = study.user_attrs.get(STUDY)
         if settings is None or not search_space:
             return {}
@@ -106,11 +106,11 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
             name: float(x)
             for row, point in zip(names, points[:, 0], strict=True)
             for name, x in zip(row, point, strict=True)
-            if name in search_space  # those that PartialFixedSampler fixes are not
+            if name in search_space  # PartialFixedSampler removes the params that it fixes
         }
 
     def neighborhoods(self, study: Study) -> NDArray[np.float64]:
-        """Points of all rows in the study's next generation, ``(d, w, f)``."""
+        """Points ``(d, w, f)`` of all rows in the study's next generation."""
         settings = study.user_attrs[STUDY]
         features = tuple(settings["space"]["features"])
         past = read_past(study).told
@@ -124,15 +124,15 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Params other than the anchors (none in a FadeStudy): uniformly at random."""
+        """Draw params other than the anchors, of which a FadeStudy has none, uniformly at random."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
     def reseed_rng(self) -> None:
-        """For Optuna's parallel loops; proposals don't depend on it."""
+        """Reseed for Optuna's parallel loops; proposals do not depend on it."""
         self._independent.reseed_rng()
 
     def _checked(self, proposals: Sequence[Any], features: int) -> NDArray[np.float64]:
-        """Points of all rows, ``(d, w, f)``."""
+        """Points ``(d, w, f)`` of all rows, clipped to the box, or an error."""
         arrays = [np.asarray(points, dtype=float) for points in proposals]
         for array in arrays:
             if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] != features or not np.isfinite(array).all():
@@ -149,7 +149,7 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
 
 
 def row_sampler(study: Study) -> RowSampler | None:
-    """The outer search of ours that a study uses, also through a wrapper of Optuna's such as PartialFixedSampler."""
+    """The row sampler of a study, also inside a wrapper such as ``PartialFixedSampler``; None if it has none."""
     sampler: Any = study.sampler
     while sampler is not None and not isinstance(sampler, RowSampler):
         sampler = inner_sampler(sampler)
@@ -157,7 +157,7 @@ def row_sampler(study: Study) -> RowSampler | None:
 
 
 def check_width(width: int) -> int:
-    """A number of points that can be compared, or an ``InvalidInputError``."""
+    """The width as an ``int``, or an error if it is not an integer of 2 or more."""
     number = to_integer(width)
     if number is None or number < 2:
         raise InvalidInputError(f"expected a width of 2 or more, got {width!r}; it counts the anchor and its neighbors")

@@ -1,4 +1,4 @@
-"""The champion against challengers: the simplest relative search there is."""
+"""The champion against challengers: the simplest search on relative values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["ChampionSampler"]
 class ChampionSampler(RowSampler):
     """The cell with the largest alpha of the last generation against w - 1 random challengers.
 
-    Memory-less, and without a step size: it only asks which cell of a row is best.
+    The search has no memory and no step size: it uses only which cell of a row is best.
 
     Args:
-        width: points of a neighborhood w.
-        seed: root of all random numbers; None takes the study's.
+        width: Number of points w of a neighborhood.
+        seed: Root of all random numbers; None takes the study's seed.
     """
 
     def __init__(self, width: int = 7, *, seed: int | None = None) -> None:
@@ -26,7 +26,7 @@ class ChampionSampler(RowSampler):
         self.width = check_width(width)
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Points ``(w, f)``, the champion's first."""
+        """Propose points ``(w, f)``, the champion's first."""
         points = rng.random((self.width, len(history.features)))
         if len(history) > 0:
             last = history[-1]

@@ -1,4 +1,4 @@
-"""A (1, w) evolution strategy on alphas: all of a neighborhood recombined, weighted by alpha."""
+"""An evolution strategy on alphas, which recombines all points of a neighborhood with alphas as weights."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["EvolutionStrategySampler"]
 
 
 class EvolutionStrategySampler(RowSampler):
-    """The next anchor is the mean of the last neighborhood's points weighted by their alphas; neighbors are normal.
+    """The next anchor is the mean of the last points, weighted by their alphas; neighbors are normally distributed.
 
-    Memory-less. Its neighborhoods have random directions, and so any width.
+    The search has no memory. Its neighbors lie in random directions, so that a neighborhood may have any width.
 
     Args:
-        width: points of a neighborhood w, the anchor among them.
-        offset: standard deviation of the neighbors around the anchor, above 0.
-        seed: root of all random numbers; None takes the study's.
+        width: Number of points w of a neighborhood, including the anchor.
+        offset: Standard deviation of the neighbors around the anchor, above 0.
+        seed: Root of all random numbers; None takes the study's seed.
     """
 
     def __init__(self, width: int = 7, offset: float = 0.5, *, seed: int | None = None) -> None:
@@ -31,7 +31,7 @@ class EvolutionStrategySampler(RowSampler):
         self.offset = offset
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Points ``(w, f)``, the anchor first."""
+        """Propose points ``(w, f)``, the anchor first."""
         f = len(history.features)
         anchor = rng.random(f) if len(history) == 0 else history[-1].alpha @ history[-1].points
         neighbors = anchor + self.offset * rng.standard_normal((self.width - 1, f))

@@ -15,13 +15,14 @@ __all__ = ["PseudoGradientSampler"]
 class PseudoGradientSampler(RowSampler):
     """Move the anchor along the differences of alpha over a cross-shaped neighborhood of w = 1 + 2f points.
 
-    Memory-less: it reads the last generation alone, since alphas of several hyper-architectures cannot be compared.
+    The search has no memory: it reads the last generation only, because alphas of different hyper-architectures cannot
+    be compared.
 
     Args:
-        offset: gamma, distance from the anchor to its neighbors, above 0. Small offsets collide on the same cell.
-        step_size: lambda. Positive ascends alpha, towards the better ranked cells, as the paper's Fig. 3 shows;
-            negative descends it, as Eq. 1 is printed: a control.
-        seed: root of the random first anchors; None takes the study's.
+        offset: Distance gamma from the anchor to its neighbors, above 0. With small offsets, points share a cell.
+        step_size: Step size lambda. A positive one ascends alpha, toward better cells, as in the paper's Fig. 3; a
+            negative one descends it, which is the printed sign of Eq. 1 and serves as a control.
+        seed: Root of the random first anchors; None takes the study's seed.
     """
 
     def __init__(self, offset: float = 0.5, step_size: float = 1.0, *, seed: int | None = None) -> None:
@@ -34,15 +35,15 @@ class PseudoGradientSampler(RowSampler):
         self.step_size = step_size
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Neighborhood ``(1 + 2f, f)``: the anchor, then anchor + offset·e_1, anchor - offset·e_1, and so on."""
+        """Propose ``(1 + 2f, f)`` points: the anchor, then anchor + offset·e_1, anchor - offset·e_1, and so on."""
         f = len(history.features)
         if len(history) == 0:
             anchor = rng.random(f)
         else:
             last = history[-1]
-            # Eq. (1), with the sign of Fig. 3: beta(M + gamma e_k) - beta(M - gamma e_k) for all k at once
+            # Eq. (1) with the sign of Fig. 3: beta(M + gamma e_k) - beta(M - gamma e_k), for all k at once
             anchor = last.anchor + self.step_size * (last.alpha[1::2] - last.alpha[2::2])
-            anchor = np.clip(anchor, 0.0, 1.0)  # before its neighbors are placed, so that they surround it
+            anchor = np.clip(anchor, 0.0, 1.0)  # first, so that the neighbors surround the clipped anchor
         return self.surround(anchor)
 
     def surround(self, anchor: NDArray[np.float64], points: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

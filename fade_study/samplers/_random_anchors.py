@@ -1,4 +1,4 @@
-"""Random anchors: the outer search that learns nothing, a baseline."""
+"""Random anchors: a baseline that ignores the alphas."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["RandomAnchorSampler"]
 
 
 class RandomAnchorSampler(RowSampler):
-    """Every generation's points are drawn anew, whatever the alphas were.
+    """All points are drawn at random in every generation, whatever the alphas are.
 
     Args:
-        width: points of a neighborhood w.
-        seed: root of all random numbers; None takes the study's.
+        width: Number of points w of a neighborhood.
+        seed: Root of all random numbers; None takes the study's seed.
     """
 
     def __init__(self, width: int = 7, *, seed: int | None = None) -> None:
@@ -24,5 +24,5 @@ class RandomAnchorSampler(RowSampler):
         self.width = check_width(width)
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Points ``(w, f)``, uniform in the box."""
+        """Propose points ``(w, f)``, uniform in the box."""
         return rng.random((self.width, len(history.features)))

@@ -1,4 +1,4 @@
-"""Regularized evolution on from-scratch accuracies (Real et al., AAAI 2019): the baseline to beat in the literature."""
+"""Regularized evolution on from-scratch accuracies (Real et al., AAAI 2019), a standard baseline."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["RegularizedEvolutionSampler"]
 
 
 class RegularizedEvolutionSampler(optuna.samplers.RandomSampler):
-    """The best of a random sample of the youngest trials, with one row drawn anew.
+    """The parent is the best of a random sample of the most recent trials; its child has one row drawn at random.
 
-    It searches for absolute values, like Optuna's samplers, and so for single architectures, w = 1.
+    Like Optuna's samplers, it optimizes absolute values, and therefore proposes single architectures (w = 1).
 
     Args:
-        population: youngest trials that may be parents; before there are so many, points are random.
-        tournament: of them, whose best becomes the parent.
-        seed: of all random numbers.
+        population: Number of most recent trials that may be parents; until there are so many, points are random.
+        tournament: Size of the random sample of the population, whose best trial becomes the parent.
+        seed: Seed for all random numbers.
     """
 
     def __init__(self, population: int = 10, tournament: int = 3, seed: int | None = None) -> None:
@@ -37,13 +37,13 @@ class RegularizedEvolutionSampler(optuna.samplers.RandomSampler):
         self._random = np.random.default_rng(seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All params that every finished trial has."""
+        """The params that all finished trials have."""
         return optuna.search_space.intersection_search_space(study.get_trials(deepcopy=False))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The parent's params, but for those of one row, which are left to random sampling."""
+        """The parent's params without those of one row, which are sampled at random afterwards."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))[-self._population :]
         if len(trials) < self._population or not search_space:
             return {}

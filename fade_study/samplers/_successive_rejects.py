@@ -1,4 +1,4 @@
-"""Successive rejects: each row keeps what may still be its best cell, and tries neighbors of the best one."""
+"""Successive rejects: each row keeps the cells that may still be its best, and tries neighbors of the best one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from fade_study.samplers._base import RowSampler, check_width
 __all__ = ["SuccessiveRejectsSampler"]
 
 FLOOR = 1e-6
-"""Share of the largest alpha of a row, below which a smaller one says nothing more."""
+"""Alphas are raised to this share of their row's largest one before their logarithm is taken."""
 
 
 class SuccessiveRejectsSampler(RowSampler):
     """Keep the champion and all cells that are not yet shown to be worse; fill up with neighbors of the champion.
 
-    Alphas compare cells of one generation only. But cells that stay link the generations: the logarithms of alphas are
-    taken for a utility of the cell, plus a constant of the generation, plus noise of size 1 (marginal alphas are in
-    units of their standard error), and least squares on the past gives the difference of each cell to the champion,
-    with its error. A cell whose upper confidence bound lies below the champion is dropped.
+    Alphas compare cells of one generation only, but cells that stay link the generations. The model of the logarithm of
+    an alpha is the utility of the cell, plus a constant of the generation, plus noise of size 1 (marginal alphas are in
+    units of their standard error). Least squares on the past give the difference of each cell to the champion, with its
+    standard error. A cell whose upper confidence bound is below the champion is dropped.
 
     Args:
-        width: points of a neighborhood w.
-        offset: distance from the champion to the neighbors that replace dropped cells.
-        kappa: how many standard errors an upper bound lies above a difference, 0 or more.
-        seed: root of all random numbers; None takes the study's.
+        width: Number of points w of a neighborhood.
+        offset: Distance from the champion to the neighbors that replace dropped cells.
+        kappa: Number of standard errors from a difference to its upper confidence bound, 0 or more.
+        seed: Root of all random numbers; None takes the study's seed.
     """
 
     def __init__(self, width: int = 7, offset: float = 0.5, kappa: float = 1.0, *, seed: int | None = None) -> None:
@@ -41,7 +41,7 @@ class SuccessiveRejectsSampler(RowSampler):
         self.kappa = kappa
 
     def propose(self, history: RowHistory, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Points ``(w, f)``: the champion's, those of the cells that stay, best first, and neighbors."""
+        """Propose points ``(w, f)``: the champion, the other cells that stay, best first, and neighbors."""
         f = len(history.features)
         if len(history) == 0:
             return rng.random((self.width, f))
@@ -59,8 +59,8 @@ class SuccessiveRejectsSampler(RowSampler):
 
 
 def _utilities(history: RowHistory, present: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Utilities of the cells that are present ``(n,)``, of which only differences count, and their covariance."""
-    generations = list(history)
+    """Utilities ``(n,)`` of the present cells, of which only differences matter, and their covariance ``(n, n)``."""
+    generations = list(history)  # each access reads a trial
     cells = list(dict.fromkeys(key for generation in generations for key in generation.cells))
     number = {key: i for i, key in enumerate(cells)}
     precision, right = np.zeros((len(cells), len(cells))), np.zeros(len(cells))
@@ -68,7 +68,7 @@ def _utilities(history: RowHistory, present: list[str]) -> tuple[NDArray[np.floa
         logs = np.log(np.maximum(generation.alpha, FLOOR * generation.alpha.max()))
         taken = np.zeros((len(logs), len(cells)))
         taken[np.arange(len(logs)), [number[key] for key in generation.cells]] = 1
-        centered = taken - taken.mean(axis=0)  # a generation's constant is taken out
+        centered = taken - taken.mean(axis=0)  # removes the constant of the generation
         precision += centered.T @ centered
         right += centered.T @ logs
     covariance: NDArray[np.float64] = np.linalg.pinv(precision, hermitian=True).astype(float)

@@ -1,8 +1,7 @@
-"""An arena of outer searches: what each reaches with paired seeds and equal budgets, in tables.
+"""Statistics of an arena of outer searches, which all have the same seeds and the same budget in training steps.
 
-The s-th value of every searcher comes from the same seed: the same first anchors, the same noise of trainings where the
-budget was spent on the same. Differences to a baseline are therefore taken seed by seed, which is where the power is.
-Budgets are counted in training steps.
+The s-th value of every searcher comes from the same seed: the first anchors are the same, and so is the noise of equal
+trainings. Differences to a baseline are therefore taken seed by seed, which gives the comparison its power.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from fade_study.exceptions import InvalidInputError
+from fade_study.statistics.resampling import LEVEL
 
 __all__ = ["Standing", "anytime", "check_baseline", "holm", "interval", "standings", "summary_table", "wilcoxon_p"]
 
 Array = NDArray[np.float64]
-LEVEL = 0.95
 DECIMALS = 12
-"""Of differences: 0.3 - 0.2 and 0.2 - 0.1 are as large, though not in floating point, and must tie."""
+"""Digits to which differences are rounded, so that 0.3 - 0.2 and 0.2 - 0.1 tie in spite of floating point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a searcher reached, alone and against the baseline; intervals are of 95 %, over seeds."""
+    """Results of a searcher, alone and against the baseline, with 95 % intervals over seeds."""
 
     searcher: str
     seeds: int
@@ -35,29 +34,29 @@ class Standing:
     low: float
     high: float
     difference: float
-    """Mean of paired differences to the baseline; with its interval 0 for the baseline itself."""
+    """Mean paired difference to the baseline; 0 for the baseline itself, like its interval."""
     difference_low: float
     difference_high: float
     win_rate: float | None
-    """Share of seeds with which it beats the baseline, where ties count half; None for the baseline."""
+    """Share of seeds with which the searcher beats the baseline; ties count half. None for the baseline."""
     p: float | None
-    """Of no difference to the baseline (exact Wilcoxon signed-rank test, two-sided); None for the baseline."""
+    """Two-sided p-value of the exact Wilcoxon signed-rank test against the baseline; None for the baseline."""
     p_holm: float | None
-    """Holm's correction of ``p`` for all searchers that were compared; None for the baseline."""
+    """``p``, corrected by Holm's method for the number of searchers compared; None for the baseline."""
 
 
 def standings(finals: Mapping[str, ArrayLike], baseline: str = "random") -> list[Standing]:
     """Compare searchers, best mean first.
 
-    With S seeds no p is below 2 / 2^S, which Holm's correction multiplies by the number of searchers compared: 10 seeds
-    can show a difference among 12 (0.023), 8 cannot (0.094).
+    With S seeds, no p-value is below 2 / 2^S, and Holm's correction multiplies it by the number of searchers compared.
+    Among 12 searchers, 10 seeds can therefore show a difference (0.023), but 8 cannot (0.094).
 
     Args:
-        finals: final test accuracies by searcher, ``(S,)`` each, the s-th of the same seed everywhere.
-        baseline: the searcher that all others are compared with.
+        finals: Final test accuracies ``(S,)`` by searcher; the s-th of all searchers have the same seed.
+        baseline: Searcher that all others are compared with.
 
     Raises:
-        InvalidInputError: for a baseline that isn't there, fewer than 2 seeds, unequal numbers of them, NaN or
+        InvalidInputError: for a baseline that is missing, fewer than 2 seeds, unequal numbers of seeds, and NaN or
             infinities.
     """
     arrays = _checked(finals, baseline)
@@ -70,9 +69,9 @@ def standings(finals: Mapping[str, ArrayLike], baseline: str = "random") -> list
             name,
             len(values),
             float(values.mean()),
-            *_floats(interval(values)),
+            *map(float, interval(values)),
             float(difference.mean()),
-            *_floats(interval(difference)),
+            *map(float, interval(difference)),
             None if name == baseline else float((np.sign(difference).mean() + 1) / 2),
             p.get(name),
             corrected.get(name),
@@ -83,15 +82,16 @@ def standings(finals: Mapping[str, ArrayLike], baseline: str = "random") -> list
 
 
 def interval(values: ArrayLike) -> tuple[Array, Array]:
-    """Student's interval of 95 % for means over the first axis, NaN where any seed is NaN.
+    """Student's 95 % interval of means over the first axis; NaN where any value is NaN.
 
-    Bootstrap intervals of so few seeds are too narrow: with 10 normal values BCa holds the true mean in 90 % of cases.
+    Bootstrap intervals of so few seeds are too narrow: with 10 normal values, a BCa interval contains the true mean in
+    90 % of cases only.
 
     Args:
-        values: ``(S, ...)``.
+        values: Values ``(S, ...)``.
 
     Returns:
-        low and high, ``(...)`` each.
+        Lower and upper ends, ``(...)`` each.
     """
     matrix = np.asarray(values, dtype=float)
     half = stats.t.ppf(0.5 + LEVEL / 2, len(matrix) - 1) * stats.sem(matrix, axis=0)
@@ -99,14 +99,15 @@ def interval(values: ArrayLike) -> tuple[Array, Array]:
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test of differences ``(S,)``, exact with ties, too.
+    """Two-sided p-value of Wilcoxon's signed-rank test of differences ``(S,)``, exact also with ties.
 
-    SciPy's is not exact with ties from 14 differences on. Those of 0 are left out (Wilcoxon, 1945); if all are, p is 1.
+    SciPy's test is exact with ties only where it tries all 2^S signs, which is feasible for few differences. Zeros are
+    left out (Wilcoxon, 1945); if all differences are 0, the p-value is 1.
     """
     values = np.asarray(differences, dtype=float)
     values = values[values != 0]
-    ranks = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)  # doubled, so that those of ties are whole numbers
-    chance = np.ones(1)  # chance[k]: of k as the sum of positive ranks, when each sign is the toss of a coin
+    ranks = np.rint(2 * stats.rankdata(np.abs(values))).astype(int)  # doubled: whole numbers even with ties
+    chance = np.ones(1)  # chance[k]: probability that the ranks of positive differences sum to k if signs are random
     for rank in ranks:
         chance = (np.pad(chance, (0, rank)) + np.pad(chance, (rank, 0))) / 2
     smaller = min(ranks[values > 0].sum(), ranks[values < 0].sum())
@@ -114,7 +115,7 @@ def wilcoxon_p(differences: ArrayLike) -> float:
 
 
 def holm(p: ArrayLike) -> Array:
-    """Holm's step-down correction (1979) of ``(m,)``: the least times m, the next times m - 1, …, never decreasing."""
+    """Holm's step-down correction (1979) of p-values ``(m,)``; the smallest is multiplied by m, the next by m - 1."""
     values = np.asarray(p, dtype=float)
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
@@ -124,21 +125,21 @@ def holm(p: ArrayLike) -> Array:
 
 
 def anytime(runs: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) -> Array:
-    """Values of runs at given budgets: the last value that was reached by then, NaN before the first.
+    """Values of runs at given budgets: the latest value by then, NaN before the first.
 
-    The plain mean over seeds, ``anytime(…).mean(axis=0)``, is thus NaN until all runs have begun: a mean over those
-    that were early would jump when others join, for no reason of the search.
+    The mean over seeds, ``anytime(…).mean(axis=0)``, is therefore NaN until all runs have a value. A mean over the
+    early runs alone would jump whenever another run joins.
 
     Args:
-        runs: of each seed, the budgets spent ``(n,)`` (training steps, never less than before) and the values then
-            ``(n,)``; n may differ. Of several values at one budget the last counts.
-        grid: budgets, ``(G,)``.
+        runs: For each seed, the budgets spent ``(n,)`` in training steps, which never decrease, and the values then
+            ``(n,)``; n may differ. The last of several values at one budget counts.
+        grid: Budgets ``(G,)``.
 
     Returns:
-        ``(S, G)``.
+        Values ``(S, G)``.
 
     Raises:
-        InvalidInputError: for lengths that differ, budgets that shrink, NaN or infinities.
+        InvalidInputError: for lengths that differ, budgets that decrease, and NaN or infinities.
     """
     budgets = np.asarray(grid, dtype=float)
     rows = np.full((len(runs), len(budgets)), np.nan)
@@ -148,7 +149,7 @@ def anytime(runs: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) -> Arr
         if not sound or (np.diff(spent) < 0).any():
             raise InvalidInputError(
                 f"expected finite budgets and values (n,), sorted by budget, got {spent.shape} and {values.shape} of "
-                f"run {number}, or others among them; sort them, and leave out what has no value"
+                f"run {number}, or unsorted or non-finite ones; sort them, and leave out budgets without a value"
             )
         last = np.searchsorted(spent, budgets, side="right") - 1
         rows[number, last >= 0] = values[last[last >= 0]]
@@ -156,7 +157,7 @@ def anytime(runs: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) -> Arr
 
 
 def summary_table(rows: Sequence[Standing]) -> str:
-    """Standings as aligned text, in the order given; accuracies and their differences as shares of 1."""
+    """Standings as a table of aligned text, in the order given; accuracies are fractions of 1."""
     header = ["searcher", "seeds", "final", "95 %", "difference", "95 %", "wins", "p", "p (Holm)"]
     lines = [
         [
@@ -176,10 +177,6 @@ def summary_table(rows: Sequence[Standing]) -> str:
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
         for line in [header, *lines]
     )
-
-
-def _floats(pair: tuple[Array, Array]) -> tuple[float, float]:
-    return float(pair[0]), float(pair[1])
 
 
 def _checked(finals: Mapping[str, ArrayLike], baseline: str) -> dict[str, Array]:

@@ -1,12 +1,12 @@
-"""How well scores predict from-scratch accuracies (section 3.1), and how sure that is.
+"""How well scores predict from-scratch accuracies (section 3.1), and how certain that is.
 
-Ground truth is noisy: an architecture's accuracy depends on the seed it was trained with. Accuracies are therefore
-given per seed, ``(n, S)``; the coefficients compare scores with their means, the intervals hold the choice of
-architectures with the noise of their seeds, and the predictor's own noise where its repetitions are given, and the
-*noise ceiling* says what a perfect predictor would have reached.
+The ground truth is noisy, because the accuracy of an architecture depends on the seed of its training. Accuracies are
+therefore given for each seed, ``(n, S)``. Coefficients compare scores with mean accuracies. Intervals cover the choice
+of architectures together with the noise of their seeds, and also the predictor's own noise if its repetitions are
+given. The *noise ceiling* is the coefficient that a perfect predictor would reach.
 
-All of this is about architectures of one hyper-architecture, which share their cells: with other cells everything may
-differ. And scores that factorise over rows have few degrees of freedom, however many architectures are scored: to ask
+All of this holds for architectures of one hyper-architecture, which share their cells; other cells may give other
+results. Scores that factorize over rows have few degrees of freedom, however many architectures are scored. To test
 whether such scores know anything, permute the cells within rows (``permuted``), not the architectures.
 """
 
@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import stats
 
 from fade_study.arrays import to_array
 from fade_study.exceptions import InvalidInputError
-from fade_study.seeding import BOOTSTRAP, HYPER_ARCHITECTURES, NULL, PERMUTED, REPETITION_CURVE
+from fade_study.seeding import REPETITION_CURVE
+from fade_study.statistics.resampling import PERMUTATIONS, Estimate, Resamples, correlation, mean_estimate
 
 __all__ = [
     "FEWEST",
@@ -31,7 +32,6 @@ __all__ = [
     "Curve",
     "Estimate",
     "RankReport",
-    "architectures_needed",
     "coefficient",
     "independence_audit",
     "mean_estimate",
@@ -44,66 +44,36 @@ __all__ = [
 ]
 
 FEWEST = 4
-"""Architectures. Of three, all orders have a probability of 1/6 or more: nothing can be shown."""
-LEVEL = 0.95
-PERMUTATIONS = 9999
+"""Smallest number of architectures. With three, every order has a probability of 1/6, and nothing is significant."""
 CURVE_DRAWS = 50
-"""Of repetitions, for each point of a curve."""
-HALF_WIDTH = 0.1
-"""Of the interval that the advice on more architectures aims at."""
-GOOD_CEILING = 0.95
-"""That the advice on more seeds aims at."""
+"""Number of draws of repetitions for each point of a curve."""
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A coefficient with its 95 % interval; higher scores for higher accuracies make it positive."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-    """Two-sided, of no relation: by permuting scores, of architectures or as ``permuted`` says."""
-    drawn: Array | None = field(default=None, repr=False, compare=False)
-    """The coefficient in each of B bootstrap draws, ``(B,)``."""
-    null: Array | None = field(default=None, repr=False, compare=False)
-    """The coefficient under each of K permutations, ``(K,)``."""
-
-    def __str__(self) -> str:
-        p = f"p = {self.p:.2g}" if self.p >= 0.001 else "p < 0.001"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}], {p}"
-
-
-@dataclass(frozen=True, slots=True)
 class RankReport:
-    """What scores say about accuracies. What could not be computed is None, and ``notes`` say why."""
+    """How well scores predict accuracies. Values that cannot be computed are None, and ``notes`` give the reason."""
 
     architectures: int
     seeds: int
     spearman: Estimate
     kendall: Estimate
-    """tau-b; p is SciPy's, for exchangeable architectures: exact for few without ties, asymptotic else."""
-    sparse_kendall: Estimate | None
-    """tau-b after rounding mean accuracies to multiples of their standard error: what noise alone orders is tied."""
+    """Kendall's tau-b. Its p-value is SciPy's, which permutes architectures: exact for few without ties, else
+    asymptotic."""
     precision: Mapping[int, float]
-    """Share of the best k among the k of the highest scores."""
+    """By k: share of the k best architectures that are among the k with the highest scores."""
     best_rank: Mapping[int, float]
-    """True rank, from 1, of the best among the k of the highest scores."""
+    """By k: true rank, from 1, of the best architecture among the k with the highest scores."""
     regret: Mapping[int, float]
-    """Accuracy lost by training only the k of the highest scores: 0 where they hold the best, 1 for a mean
-    architecture."""
+    """By k: accuracy lost by training only the k architectures with the highest scores, as a share of the difference
+    between the best and the mean accuracy: 0 if the best is among them, 1 if they are no better than the mean."""
     reliability: float | None
-    """Correlation to be expected between these mean accuracies and those of as many other seeds."""
+    """Expected rank correlation between these mean accuracies and those from as many other seeds."""
     ceiling: float | None
     """Spearman coefficient that a perfect predictor would reach."""
     relative: float | None
     """Spearman coefficient as a share of the ceiling."""
-    more_architectures: int
-    """That an interval of ± 0.1 would need in addition, were it not for the predictor's own noise."""
-    more_seeds: int | None
-    """Per architecture, that a ceiling of 0.95 would need in addition."""
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -112,18 +82,12 @@ class RankReport:
             f"Spearman   {self.spearman}",
             f"Kendall    {self.kendall}",
         ]
-        if self.sparse_kendall is not None:
-            lines.append(f"sparse     {self.sparse_kendall}")
         if self.ceiling is not None:
             trust = f"(reliability {self.reliability:.2f}), of which {self.relative:.0%} are reached"
             lines.append(f"ceiling    {self.ceiling:.2f} {trust}")
         for k, precision in self.precision.items():
             rank, regret = self.best_rank[k], self.regret[k]
             lines.append(f"top {k:<6} precision {precision:.2f}, best true rank {rank:.1f}, regret {regret:.2f}")
-        if self.more_architectures:
-            lines.append(f"for an interval of ± {HALF_WIDTH}: {self.more_architectures} more architectures")
-        if self.more_seeds:
-            lines.append(f"for a ceiling of {GOOD_CEILING}: {self.more_seeds} more seeds of each")
         return "\n".join([*lines, *self.notes])
 
 
@@ -140,49 +104,34 @@ def rank_report(
     """Compare scores with from-scratch accuracies.
 
     Args:
-        scores: ``(n,)``, higher is better; only their order matters.
-        accuracies: ``(n, S)`` of S seeds, or ``(n,)`` of one.
-        top: the k of precision, best rank and regret; those over n are left out. Ties among scores are broken at
-            random, and the expectation is reported.
-        replicates: ``(B, n)``, the scores that resampled repetitions of the predictor give, so that intervals hold its
-            own noise, too; as many as ``resamples``, or they are used in turn.
-        permuted: ``(K, n)``, the scores under permutations that would make no difference if the predictor knew nothing;
-            architectures are permuted by default.
-        resamples: of the bootstrap.
-        seed: of bootstrap and permutations.
+        scores: Scores ``(n,)``, higher is better; only their order matters.
+        accuracies: Accuracies ``(n, S)`` for S seeds, or ``(n,)`` for one.
+        top: Values of k for precision, best rank and regret; those above n are skipped. The report gives expectations
+            over all ways to break ties among scores.
+        replicates: Scores ``(B, n)`` from resampled repetitions of the predictor, so that intervals cover its own
+            noise, too. If B is less than ``resamples``, they are used in turn.
+        permuted: Scores ``(K, n)`` under permutations that would make no difference if the predictor knew nothing. By
+            default, architectures are permuted.
+        resamples: Number of bootstrap resamples.
+        seed: Seed for bootstrap and permutations.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for fewer than 4 architectures, lengths that differ, NaN or infinities,
-            constant scores or accuracies.
+            and constant scores or accuracies.
     """
     x, y = _checked(scores, accuracies)
     mean = y.mean(axis=1)
     n, seeds = y.shape
+    drawn = Resamples(x, mean, replicates, resamples, seed)
+    rho = _spearman(x, mean, drawn, permuted, PERMUTATIONS)
+    trust = ceiling = None
     notes: list[str] = []
-    draws = _Draws(x, mean, replicates, resamples, seed)
-    rho = _spearman(x, mean, draws, permuted, PERMUTATIONS)
-    kendall = _kendall(x, mean, draws, draws.means)
-
-    sparse = trust = ceiling = relative = more_seeds = None
     if seeds == 1:
-        notes.append("One seed per architecture: its noise is not known, so there is no ceiling and no sparse tau.")
+        notes.append("One seed per architecture: its noise is unknown, so there is no ceiling.")
     else:
-        error = math.sqrt(y.var(axis=1, ddof=1).mean() / seeds)
-        rounded = np.round(mean / error) if error > 0 else mean
-        if np.ptp(rounded) == 0:
-            notes.append("All accuracies are within one standard error of each other: there is no sparse tau.")
-        else:
-            sparse = _kendall(x, rounded, draws, np.round(draws.means / error) if error > 0 else draws.means)
-        trust = reliability(y)
-        ceiling = noise_ceiling(y)
+        trust, ceiling = reliability(y), noise_ceiling(y)
         if ceiling is None:
             notes.append("Accuracies of different seeds do not agree: there is no ceiling, and nothing to predict.")
-        else:
-            relative = rho.value / ceiling
-            more_seeds = max(0, _seeds_needed(trust, seeds) - seeds)
-    needed = architectures_needed(rho.value)
-    if needed <= n and rho.high - rho.low > 2 * HALF_WIDTH:
-        notes.append("The interval is wide by the predictor's own noise: repeat it, rather than add architectures.")
     ks = [k for k in top if 1 <= k <= n]
     ranks = stats.rankdata(-mean, method="min").astype(float)
     best, average = float(mean.max()), float(mean.mean())
@@ -190,16 +139,13 @@ def rank_report(
         architectures=n,
         seeds=seeds,
         spearman=rho,
-        kendall=kendall,
-        sparse_kendall=sparse,
+        kendall=_kendall(x, mean, drawn),
         precision={k: float((_membership(x, k) * _membership(mean, k)).sum() / k) for k in ks},
         best_rank={k: -_expected_best(x, -ranks, k) for k in ks},
         regret={k: (best - _expected_best(x, mean, k)) / (best - average) for k in ks},
         reliability=trust,
         ceiling=ceiling,
-        relative=relative,
-        more_architectures=max(0, needed - n),
-        more_seeds=more_seeds,
+        relative=None if ceiling is None else rho.value / ceiling,
         notes=tuple(notes),
     )
 
@@ -216,45 +162,23 @@ def spearman(
 ) -> Estimate:
     """Spearman's coefficient of scores and mean accuracies, with a bootstrap interval.
 
-    Architectures are drawn anew, each with all its seeds, whose noise comes with it: to draw the seeds again as well
-    would count that noise twice, pull the coefficients down and, however that is corrected, make no better interval.
-    Repetitions of a predictor are common to all architectures, so they are drawn again, and the percentiles shifted
-    back until their median is the coefficient.
+    Architectures are resampled with all their seeds, so that the noise of the seeds comes with them. Resampling seeds,
+    too, would count their noise twice and bias coefficients down; correcting for it did not improve the intervals.
+    Repetitions of a predictor are common to all architectures, so they are resampled as well, and the percentiles are
+    shifted until their median is the coefficient.
 
     Args:
-        scores: ``(n,)``.
-        accuracies: ``(n, S)`` or ``(n,)``.
-        replicates: as in :func:`rank_report`.
-        permuted: as in :func:`rank_report`.
-        resamples: of the bootstrap.
-        permutations: of the p-value.
-        seed: of both.
+        scores: Scores ``(n,)``.
+        accuracies: Accuracies ``(n, S)`` or ``(n,)``.
+        replicates: As in :func:`rank_report`.
+        permuted: As in :func:`rank_report`.
+        resamples: Number of bootstrap resamples.
+        permutations: Number of permutations behind the p-value.
+        seed: Seed for both.
     """
     x, y = _checked(scores, accuracies)
     mean = y.mean(axis=1)
-    return _spearman(x, mean, _Draws(x, mean, replicates, resamples, seed), permuted, permutations)
-
-
-def mean_estimate(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
-    """Mean of one predictor's coefficients over hyper-architectures.
-
-    The interval holds the choice of the hyper-architectures as well: these are drawn anew, then their architectures.
-    Few of them make it too narrow, by a factor of about (H - 1) / H in its square.
-
-    Args:
-        estimates: of H hyper-architectures, by :func:`spearman` or :func:`partial_spearman` with as many resamples and
-            permutations each.
-        seed: of the draws.
-    """
-    if len(estimates) == 1:
-        return estimates[0]
-    value = float(np.mean([estimate.value for estimate in estimates]))
-    drawn = np.array([estimate.drawn for estimate in estimates])  # (H, B)
-    null = np.array([estimate.null for estimate in estimates])  # (H, K)
-    chosen = HYPER_ARCHITECTURES.rng(seed).integers(len(drawn), size=drawn.T.shape)  # (B, H)
-    means = drawn.T[np.arange(len(chosen))[:, None], chosen].mean(axis=1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high), _given_p(value, null.mean(axis=0)), means, null.mean(axis=0))
+    return _spearman(x, mean, Resamples(x, mean, replicates, resamples, seed), permuted, permutations)
 
 
 def partial_spearman(
@@ -268,112 +192,130 @@ def partial_spearman(
     permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Estimate | None:
-    """Spearman's coefficient of what is left of scores and mean accuracies once covariates are taken out of both.
+    """Partial Spearman coefficient of scores and mean accuracies, given covariates.
 
-    The correlation of the residuals of ranks, regressed on the covariates' ranks.
+    It is the correlation of the residuals of the ranks after a regression on the ranks of the covariates.
 
     Args:
-        scores: ``(n,)``.
-        accuracies: ``(n, S)`` or ``(n,)``.
-        covariates: ``(n, c)``, such as the number of operations; constant ones take nothing out.
-        replicates: as in :func:`rank_report`.
-        resamples: of the bootstrap, as in :func:`spearman`.
-        permuted: as in :func:`rank_report`; by default the scores' residuals are permuted (Kennedy, 1995).
-        permutations: of the p-value by default.
-        seed: of both.
+        scores: Scores ``(n,)``.
+        accuracies: Accuracies ``(n, S)`` or ``(n,)``.
+        covariates: Covariates ``(n, c)``, such as the number of operations; constant ones have no effect.
+        replicates: As in :func:`rank_report`.
+        permuted: As in :func:`rank_report`; by default, the residuals of the scores are permuted (Kennedy, 1995).
+        resamples: Number of bootstrap resamples, as in :func:`spearman`.
+        permutations: Number of permutations behind the p-value.
+        seed: Seed for both.
 
     Returns:
-        None where the covariates explain all scores or all accuracies.
+        The estimate, or None if the covariates explain all scores or all accuracies.
     """
     x, y = _checked(scores, accuracies)
+    mean = y.mean(axis=1)
     z = np.asarray(covariates, dtype=float)
     z = z[:, None] if z.ndim == 1 else z
     if z.ndim != 2 or len(z) != len(x) or not np.isfinite(z).all():
         raise InvalidInputError(
-            f"expected finite covariates ({len(x)}, c), got {np.shape(covariates)}; one row for each"
+            f"expected finite covariates ({len(x)}, c), got {np.shape(covariates)}; one row for each architecture"
         )
-    draws = _Draws(x, y.mean(axis=1), replicates, resamples, seed)
 
     def residuals(values: Array, z: Array) -> Array:
-        """Of the ranks of values ``(..., n)``."""
+        """Residuals of the ranks of values ``(..., n)``."""
         basis = np.column_stack([np.ones(len(z)), stats.rankdata(z, axis=0)])
         ranks = stats.rankdata(values, axis=-1).T
         return (ranks - basis @ np.linalg.lstsq(basis, ranks, rcond=None)[0]).T
 
-    left, right = residuals(x, z), residuals(y.mean(axis=1), z)
+    left, right = residuals(x, z), residuals(mean, z)
     if min(np.ptp(left), np.ptp(right)) < 1e-9 * len(x):
         return None
-    value = float(_correlation(left, right))
+    resampled = Resamples(x, mean, replicates, resamples, seed)
     drawn = [
-        _correlation(residuals(scores, z[index]), residuals(mean, z[index]))
-        for scores, mean, index in zip(draws.scores, draws.means, draws.index, strict=True)
+        correlation(residuals(a, z[index]), residuals(b, z[index]))
+        for a, b, index in zip(resampled.scores, resampled.accuracies, resampled.index, strict=True)
     ]
-    null = None if permuted is None else _correlation(residuals(np.asarray(permuted, dtype=float), z), right)
-    return draws.estimate(value, np.array(drawn), left, right, null, permutations)
+    null = None if permuted is None else correlation(residuals(np.asarray(permuted, dtype=float), z), right)
+    return resampled.estimate(float(correlation(left, right)), np.array(drawn), left, right, null, permutations)
+
+
+def coefficient(scores: ArrayLike, accuracies: ArrayLike) -> float:
+    """Spearman's coefficient of ``(n,)`` and ``(n,)``, without an interval; NaN if one of them is constant."""
+    if min(np.ptp(scores), np.ptp(accuracies)) == 0:
+        return float("nan")
+    return float(_rank_correlation(scores, accuracies))
 
 
 def reliability(accuracies: ArrayLike) -> float:
-    """Of mean accuracies ``(n, S)``: the rank correlation to be expected with the means of S other seeds.
+    """Expected rank correlation between mean accuracies ``(n, S)`` and those from S other seeds.
 
-    Spearman and Brown's formula on the mean Spearman coefficient between single seeds; that mean itself where it is not
-    positive.
+    The Spearman–Brown formula, applied to the mean Spearman coefficient between single seeds; that mean itself if it is
+    not positive.
     """
     y = _matrix(accuracies)
     seeds = y.shape[1]
     if seeds < 2:
         raise InvalidInputError("expected accuracies of 2 seeds or more, got 1; one alone does not show its noise")
     if (np.ptp(y, axis=0) == 0).any():
-        return 0.0  # a seed with which all architectures are equal agrees with none
-    matrix = np.corrcoef(stats.rankdata(y, axis=0), rowvar=False)
-    single = matrix[np.triu_indices(seeds, k=1)].mean()
+        return 0.0  # all architectures are equal with some seed, which therefore agrees with no other
+    single = _rank_correlation(y.T[:, None], y.T)[np.triu_indices(seeds, k=1)].mean()
     return float(seeds * single / (1 + (seeds - 1) * single) if single > 0 else single)
 
 
 def noise_ceiling(accuracies: ArrayLike) -> float | None:
     """Spearman coefficient that the true order would reach against mean accuracies ``(n, S)``.
 
-    The root of the reliability (the correction for attenuation, Spearman 1904); None where seeds do not agree.
+    The square root of the reliability (the correction for attenuation, Spearman 1904); None if seeds do not agree.
     """
     trust = reliability(accuracies)
     return math.sqrt(trust) if trust > 0 else None
 
 
-def architectures_needed(rho: float, half_width: float = HALF_WIDTH) -> int:
-    """How many architectures give a Spearman coefficient of rho a 95 % interval of ± half_width.
+class Curve(NamedTuple):
+    """Spearman's coefficient against the number of trainings, with the range of 95 % of the draws."""
 
-    By Fisher's z with the standard error of Bonett and Wright (2000), root of (1 + rho²/2) / (n − 3).
+    x: NDArray[np.int64]
+    median: Array
+    low: Array
+    high: Array
+
+
+def repetition_curve(value: Callable[[Sequence[int]], float], repetitions: int, seed: int = 0) -> Curve:
+    """A coefficient from 1 to R trainings, over draws without replacement.
+
+    Args:
+        value: Function from the numbers of the chosen trainings to the coefficient.
+        repetitions: Number of trainings R.
+        seed: Seed for the draws.
     """
-    z = math.atanh(min(abs(rho), 0.999))
-
-    def excess(n: float) -> float:
-        error = stats.norm.ppf((1 + LEVEL) / 2) * math.sqrt((1 + rho**2 / 2) / (n - 3))
-        return (math.tanh(z + error) - math.tanh(z - error)) / 2 - half_width
-
-    return FEWEST if excess(FEWEST) <= 0 else math.ceil(optimize.root_scalar(excess, bracket=(FEWEST, 1e7)).root)
+    rng = REPETITION_CURVE.rng(seed)
+    drawn = []
+    for k in range(1, repetitions + 1):
+        draws = {tuple(sorted(rng.permutation(repetitions)[:k].tolist())) for _ in range(CURVE_DRAWS)}
+        drawn.append([value(draw) for draw in sorted(draws)])
+    low, median, high = np.array([np.nanquantile(values, [0.025, 0.5, 0.975]) for values in drawn]).T
+    return Curve(np.arange(1, repetitions + 1), median, low, high)
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """Whether accuracies are a sum over rows: what any rank that factorises over rows takes for granted."""
+    """Whether accuracies are sums over rows, as every rank that factorizes over rows assumes."""
 
     additive_r2: float
-    """Adjusted, of row main effects."""
+    """Adjusted R² of the main effects of rows."""
     pairwise_r2: float | None
-    """Adjusted, with the interactions of all pairs of rows; None where there are too few architectures."""
+    """Adjusted R² with the interactions of all pairs of rows; None if there are too few architectures."""
     additive_spearman: float
-    """Spearman coefficient of mean accuracies and what the additive model predicts of each from all others: with many
-    more architectures than effects, about the best that a rank which factorises over rows can reach."""
+    """Spearman coefficient of mean accuracies and the additive model's leave-one-out predictions. With many more
+    architectures than effects, this is about the best that a rank which factorizes over rows can reach."""
 
 
 def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
-    """How much of the accuracies the rows explain one by one, and in pairs.
+    """How much of the accuracies single rows and pairs of rows explain.
 
     Args:
-        accuracies: ``(n, S)`` or ``(n,)``.
-        paths: columns, ``(n, d)``.
+        accuracies: Accuracies ``(n, S)`` or ``(n,)``.
+        paths: Columns ``(n, d)``.
 
     Raises:
-        InvalidInputError: where there are too few architectures for the row effects alone.
+        InvalidInputError: if there are too few architectures even for the main effects of rows.
     """
     mean = _matrix(accuracies).mean(axis=1)
     columns = np.asarray(paths)
@@ -381,7 +323,7 @@ def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
         raise InvalidInputError(f"expected paths ({len(mean)}, d), got {columns.shape}; one for each architecture")
     if np.ptp(mean) == 0:
         raise InvalidInputError(f"expected accuracies that differ, got {mean[0]} for all; there is nothing to explain")
-    # indicator of each column but the first, row by row
+    # For each row, the indicators of all columns but the first.
     single = [(columns[:, [i]] == np.unique(columns[:, i])[1:]).astype(float) for i in range(columns.shape[1])]
     additive = np.column_stack([np.ones(len(mean)), *single])
     pairs = [a[:, :, None] * b[:, None, :] for i, a in enumerate(single) for b in single[i + 1 :]]
@@ -396,66 +338,25 @@ def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
     return Audit(
         additive_r2=r2,
         pairwise_r2=_least_squares(pairwise, mean)[0] if enough else None,
-        additive_spearman=float(_correlation(stats.rankdata(predicted), stats.rankdata(mean))),
+        additive_spearman=float(_rank_correlation(predicted, mean)),
     )
 
 
 def _least_squares(basis: Array, y: Array) -> tuple[float, Array]:
-    """Adjusted R², and leave-one-out predictions ``(n,)``, which the hat matrix gives without fitting again."""
+    """Adjusted R², and leave-one-out predictions ``(n,)`` from the hat matrix, which saves n further fits."""
     u, s, _ = np.linalg.svd(basis, full_matrices=False)
     u = u[:, s > s[0] * 1e-9]
     hat = (u**2).sum(axis=1)
     rest = y - u @ (u.T @ y)
     n, p = u.shape
     r2 = 1 - (rest @ rest / (n - p)) / y.var(ddof=1)
-    # an architecture that alone has some column determines its own fit: what is left out then predicts the mean
+    # An architecture that is the only one with some column determines its own fit; without it, predict the mean.
     loo = np.where(hat < 1 - 1e-9, y - rest / np.maximum(1 - hat, 1e-9), y.mean())
     return float(r2), loo
 
 
-class _Draws:
-    """Bootstrap draws of architectures, and of the predictor's repetitions; the same for all coefficients."""
-
-    def __init__(self, x: Array, mean: Array, replicates: ArrayLike | None, resamples: int, seed: int) -> None:
-        n = len(x)
-        sources = x[None] if replicates is None else np.asarray(replicates, dtype=float)
-        if sources.ndim != 2 or sources.shape[1] != n or len(sources) < 1 or not np.isfinite(sources).all():
-            raise InvalidInputError(f"expected finite replicates of shape (B, {n}), got {sources.shape}")
-        self.index = BOOTSTRAP.rng(seed).integers(n, size=(resamples, n))
-        self.scores: Array = np.stack([sources[b % len(sources)][i] for b, i in enumerate(self.index)])
-        """``(resamples, n)``"""
-        self.means: Array = mean[self.index]
-        """``(resamples, n)``"""
-        self._shifted = replicates is not None
-        self._seed = seed
-
-    def shifted(self, value: float, drawn: Array) -> Array:
-        """Coefficients of the draws ``(resamples,)``, with the coefficient as their median where scores vary, too."""
-        if not self._shifted:
-            return drawn
-        z = np.arctanh(np.clip([value, *drawn], -0.999999, 0.999999))
-        return np.tanh(z[1:] - np.median(z[1:]) + z[0])
-
-    def interval(self, value: float, drawn: Array) -> tuple[float, float]:
-        """Percentile interval of a coefficient from those of the draws, ``(resamples,)``."""
-        low, high = np.quantile(self.shifted(value, drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
-
-    def estimate(
-        self, value: float, drawn: Array, a: Array, b: Array, null: Array | None, permutations: int
-    ) -> Estimate:
-        """A coefficient of a and b, ``(n,)``, from those of the draws, and under given permutations or all of a."""
-        if null is None:
-            p = _permutation_p(a, b, permutations, self._seed)
-            rng = NULL.rng(self._seed)
-            null = _correlation(rng.permuted(np.broadcast_to(a, (len(drawn), len(a))), axis=1), b)
-        else:
-            p = _given_p(value, null)
-        return Estimate(value, *self.interval(value, drawn), p, self.shifted(value, drawn), null)
-
-
 def _checked(scores: ArrayLike, accuracies: ArrayLike) -> tuple[Array, Array]:
-    """Scores ``(n,)`` and accuracies ``(n, S)``, if they can be compared."""
+    """Scores ``(n,)`` and accuracies ``(n, S)``, or an error if they cannot be compared."""
     x, y = to_array(scores), _matrix(accuracies)
     if x.ndim != 1 or len(x) != len(y):
         raise InvalidInputError(
@@ -472,7 +373,7 @@ def _checked(scores: ArrayLike, accuracies: ArrayLike) -> tuple[Array, Array]:
 
 
 def _matrix(accuracies: ArrayLike) -> Array:
-    """Accuracies ``(n, S)``, if they are."""
+    """Finite accuracies ``(n, S)``, or an error."""
     y = to_array(accuracies)
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim != 2 or y.shape[1] < 1:
@@ -489,108 +390,44 @@ def _check_finite(name: str, values: Array) -> None:
         )
 
 
-def _correlation(a: Any, b: Any) -> Any:
-    """Pearson's coefficient along the last axis, NaN-free: 0 for constants, which resampling may give."""
-    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
-    return (a * b).sum(axis=-1) / np.where(scale > 0, scale, 1.0)
+def _rank_correlation(a: ArrayLike, b: ArrayLike) -> Any:
+    """Spearman's coefficient along the last axis; 0 where one side is constant."""
+    return correlation(stats.rankdata(a, axis=-1), stats.rankdata(b, axis=-1))
 
 
-def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
-    centered = b - b.mean()
-
-    def statistic(permuted: Array, axis: int) -> Array:
-        return (permuted * centered).sum(axis=axis)
-
-    result = stats.permutation_test(
-        (a,),
-        statistic,
-        permutation_type="pairings",
-        vectorized=True,
-        n_resamples=permutations,
-        batch=1000,
-        rng=PERMUTED.rng(seed),
+def _spearman(x: Array, mean: Array, drawn: Resamples, permuted: ArrayLike | None, permutations: int) -> Estimate:
+    return drawn.estimate(
+        float(_rank_correlation(x, mean)),
+        _rank_correlation(drawn.scores, drawn.accuracies),
+        stats.rankdata(x),
+        stats.rankdata(mean),
+        None if permuted is None else _rank_correlation(permuted, mean),
+        permutations,
     )
-    return float(result.pvalue)
 
 
-def _given_p(value: float, others: Array) -> float:
-    """Share of coefficients under given permutations that are as large, the value itself among them."""
-    return float((1 + np.sum(np.abs(others) >= abs(value) - 1e-12)) / (1 + len(others)))
-
-
-def _spearman(x: Array, mean: Array, draws: _Draws, permuted: ArrayLike | None, permutations: int) -> Estimate:
-    a, b = stats.rankdata(x), stats.rankdata(mean)
-    value = float(_correlation(a, b))
-    drawn = _correlation(stats.rankdata(draws.scores, axis=1), stats.rankdata(draws.means, axis=1))
-    null = None if permuted is None else _correlation(stats.rankdata(permuted, axis=1), b)
-    return draws.estimate(value, drawn, a, b, null, permutations)
-
-
-def _kendall(x: Array, y: Array, draws: _Draws, means: Array) -> Estimate:
-    def tau(a: Array, b: Array) -> Any:
-        return stats.kendalltau(a, b)
-
-    result = tau(x, y)
-    # NaN where a resample holds one architecture only
-    drawn = np.nan_to_num([tau(a, b).statistic for a, b in zip(draws.scores, means, strict=True)])
-    return Estimate(float(result.statistic), *draws.interval(float(result.statistic), drawn), float(result.pvalue))
-
-
-def _seeds_needed(trust: float, seeds: int) -> int:
-    """Seeds of each architecture for a ceiling of ``GOOD_CEILING``, from the reliability of ``seeds``."""
-    single = trust / (seeds - (seeds - 1) * trust)
-    goal = GOOD_CEILING**2
-    return math.ceil(goal * (1 - single) / (single * (1 - goal)) - 1e-9)
+def _kendall(x: Array, mean: Array, drawn: Resamples) -> Estimate:
+    result: Any = stats.kendalltau(x, mean)
+    taus: list[Any] = [stats.kendalltau(a, b) for a, b in zip(drawn.scores, drawn.accuracies, strict=True)]
+    # The coefficient is NaN if a resample consists of one architecture only.
+    statistics = np.nan_to_num([tau.statistic for tau in taus])
+    value = float(result.statistic)
+    return Estimate(value, *drawn.interval(value, statistics), float(result.pvalue))
 
 
 def _membership(values: Array, k: int) -> Array:
-    """Probability of each to be among the k largest, where ties are broken at random."""
+    """Probability of each value to be among the k largest if ties are broken at random."""
     bound = np.partition(values, -k)[-k]
     above, tied = values > bound, values == bound
     return above + tied * (k - above.sum()) / tied.sum()
 
 
 def _expected_best(scores: Array, values: Array, k: int) -> float:
-    """Expected largest value among the k highest scores, where ties are broken at random."""
+    """Expected largest value among the k highest scores if ties are broken at random."""
     bound = np.partition(scores, -k)[-k]
     sure, tied = values[scores > bound], np.sort(values[scores == bound])[::-1]
     draws = k - len(sure)
-    # the j-th best of the tied is the best drawn: it is drawn, and the others are among those after it
+    # The j-th best of the tied is the best drawn if it is drawn and all others come from those after it.
     chance = np.array([math.comb(len(tied) - 1 - j, draws - 1) for j in range(len(tied))], dtype=object)
     share = (chance / math.comb(len(tied), draws)).astype(float)
     return float(share @ np.maximum(tied, sure.max(initial=-np.inf)))
-
-
-class Curve(NamedTuple):
-    """Spearman's coefficient against something, with the range of 95 % of the draws."""
-
-    x: NDArray[np.int64]
-    median: Array
-    low: Array
-    high: Array
-
-
-def coefficient(scores: Array, accuracies: Array) -> float:
-    """Spearman's coefficient of ``(n,)`` and ``(n,)``; NaN where one of them is constant."""
-    if min(np.ptp(scores), np.ptp(accuracies)) == 0:
-        return float("nan")
-    result: Any = stats.spearmanr(scores, accuracies)
-    return float(result.statistic)
-
-
-def repetition_curve(value: Callable[[Sequence[int]], float], repetitions: int, seed: int = 0) -> Curve:
-    """A coefficient from 1 .. R trainings, over draws of as many without replacement.
-
-    Args:
-        value: of the trainings that are named by their numbers.
-        repetitions: R.
-        seed: of the draws.
-    """
-    rng = REPETITION_CURVE.rng(seed)
-    drawn = []
-    for k in range(1, repetitions + 1):
-        draws = {tuple(sorted(rng.permutation(repetitions)[:k].tolist())) for _ in range(CURVE_DRAWS)}
-        drawn.append([value(draw) for draw in sorted(draws)])
-    low, median, high = np.array([np.nanquantile(values, [0.025, 0.5, 0.975]) for values in drawn]).T
-    return Curve(np.arange(1, repetitions + 1), median, low, high)

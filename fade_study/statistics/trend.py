@@ -1,14 +1,13 @@
 """How a search moved and whether it got better (section 3.2, Figs. 3b and 4), from arrays.
 
-Searches are the independent units. Evaluations of one search share its path, and a search that returns to an
-architecture repeats its accuracy, so tests that take evaluations for independent find trends in mere drift: without any
-preferred direction, over 10 searches whose accuracies are random walks of 12 generations, the regional Kendall test
-comes out below 0.05 in 41 % of cases, and the test by signs of whole searches in 4 % (simulated).
+Searches are the independent units. Evaluations of one search are not independent: they share its path, and a search
+that returns to an architecture repeats its accuracy. Tests that ignore this find trends in mere drift. Over several
+searches, the test therefore flips the signs of whole searches: if accuracies are random walks, its p-value is below
+0.05 in 4 % of simulated cases (10 searches of 12 generations).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,7 +18,8 @@ from scipy import stats
 
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import SIGNS
-from fade_study.statistics.arena import LEVEL, interval
+from fade_study.statistics.arena import interval
+from fade_study.statistics.resampling import LEVEL, p_text
 
 __all__ = [
     "Mean",
@@ -41,34 +41,35 @@ __all__ = [
 
 Array: TypeAlias = NDArray[np.float64]
 Cells: TypeAlias = ArrayLike
-"""Keys ``(T, d)`` or ``(T, d, w)``, as nested sequences or an array."""
+"""Keys of cells ``(T, d)`` or ``(T, d, w)``, as nested sequences or an array."""
 Search: TypeAlias = tuple[ArrayLike, ArrayLike]
 """Generations ``(n,)`` of evaluations and their accuracies ``(n,)``."""
 
 FEWEST = 3
-"""Generations of a trend, and searches of an interval."""
+"""Smallest number of generations for a trend, and of searches for an interval."""
 FEWEST_OF_SLOPE = 5
-"""Evaluations of one search that give its slope an interval."""
+"""Smallest number of evaluations of one search for which its slope has an interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Whether accuracies of one search rise with its generations; p-values take its evaluations for independent."""
+    """Whether accuracies of one search rise with its generations; p-values assume independent evaluations."""
 
     n: int
-    """Evaluations."""
+    """Number of evaluations."""
     pearson: float | None
-    """The paper's measure; None, with its p, where all accuracies are the same."""
+    """Pearson's coefficient, the paper's measure; None, like its p-value, if all accuracies are equal."""
     pearson_p: float | None
     slope: float
-    """Theil and Sen's, accuracy per generation."""
+    """Theil–Sen slope in accuracy per generation."""
     slope_low: float | None
-    """With ``slope_high`` a 95 % interval; None for fewer than 5 evaluations, or if (nearly) all are tied."""
+    """Lower end of the slope's 95 % interval; None for fewer than 5 evaluations, or if nearly all are tied."""
     slope_high: float | None
+    """Upper end of the interval; None like the lower one."""
     mann_kendall: float | None
-    """Kendall's tau-b against generations; None, with its p, where all accuracies are the same."""
+    """Kendall's tau-b of accuracies and generations; None, like its p-value, if all accuracies are equal."""
     mann_kendall_p: float | None
-    """Two-sided; exact without ties and up to 33 evaluations, asymptotic else."""
+    """Two-sided p-value: exact without ties for up to 33 evaluations, else asymptotic."""
 
     def __str__(self) -> str:
         slope = Mean(self.slope, self.slope_low, self.slope_high)
@@ -82,7 +83,7 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over searches with its 95 % interval, None where fewer than 3 or equal searches leave none."""
+    """A mean over searches with its 95 % interval, which is None for fewer than 3 searches and for equal ones."""
 
     value: float
     low: float | None
@@ -94,95 +95,92 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class PooledTrend:
-    """Whether accuracies rise with generations, over searches."""
+    """Whether accuracies rise with generations, over several searches."""
 
     searches: int
     evaluations: int
     pearson: Mean | None
-    """Over searches whose accuracies differ; None where there are none."""
+    """Mean Pearson coefficient of the searches whose accuracies differ; None if there are none."""
     slope: Mean
-    """Theil and Sen's, accuracy per generation."""
+    """Mean Theil–Sen slope, in accuracy per generation."""
     gain: Mean
-    """Mean accuracy of the last third of a search's evaluations less that of its first third."""
-    kendall_p: float
-    """Regional Kendall test, two-sided: takes evaluations for independent."""
+    """Mean accuracy of the last third of a search's evaluations minus that of its first third."""
     signs_p: float
-    """The same sum of statistics, two-sided, if each search might as well have gone the other way: takes only searches
-    for independent, so at best it is 2 / 2^S."""
+    """Two-sided p-value of the sum of the searches' Kendall statistics if each search might as well have gone the other
+    way. It assumes independent searches only; its smallest value for S searches is 2 / 2^S."""
 
     def __str__(self) -> str:
         return (
             f"{self.searches} searches, {self.evaluations} evaluations: mean r = {self.pearson or 'undefined'}; "
-            f"slope {self.slope} per generation; gain {self.gain}; {p_text(self.signs_p)} (signs of searches), "
-            f"{p_text(self.kendall_p)} (regional Kendall)"
+            f"slope {self.slope} per generation; gain {self.gain}; {p_text(self.signs_p)} (signs of searches)"
         )
 
 
 def trend(generations: ArrayLike, accuracies: ArrayLike) -> Trend:
-    """Trend of one search: Pearson (section 3.2), and what outliers and curvature harm less.
+    """Trend of one search: Pearson's coefficient (section 3.2), and measures more robust to outliers and curvature.
 
     Args:
-        generations: of evaluations ``(n,)``, repeated where a generation was evaluated more than once.
-        accuracies: ``(n,)``.
+        generations: Generations of the evaluations ``(n,)``; one that was evaluated several times is repeated.
+        accuracies: Accuracies ``(n,)``.
 
     Raises:
-        InvalidInputError: for lengths that differ, NaN or infinities, fewer than 3 different generations.
+        InvalidInputError: for lengths that differ, NaN or infinities, and fewer than 3 different generations.
     """
     x, y = checked_search(generations, accuracies)
     if np.ptp(y) == 0:
         return Trend(len(x), None, None, 0.0, None, None, None, None)
     pearson: Any = stats.pearsonr(x, y)
     tau: Any = stats.kendalltau(x, y)
-    with np.errstate(invalid="ignore"):  # SciPy's variance of the slope can be negative where nearly all are tied
+    with np.errstate(invalid="ignore"):  # SciPy's variance of the slope can be negative if nearly all are tied
         sen: Any = stats.theilslopes(y, x, alpha=LEVEL)
-    # of 4 evaluations all orders have a probability of 1/24: even the range of all slopes is no 95 % interval
+    # Each order of 4 evaluations has a probability of 1/24, so that even the range of all slopes is no 95 % interval.
     known = len(x) >= FEWEST_OF_SLOPE and np.isfinite(sen.low_slope)
-    bounds = (float(sen.low_slope), float(sen.high_slope)) if known else (None, None)
     return Trend(
-        len(x), float(pearson.statistic), float(pearson.pvalue), float(sen.slope), *bounds,
-        float(tau.statistic), float(tau.pvalue),
-    )  # fmt: skip
+        n=len(x),
+        pearson=float(pearson.statistic),
+        pearson_p=float(pearson.pvalue),
+        slope=float(sen.slope),
+        slope_low=float(sen.low_slope) if known else None,
+        slope_high=float(sen.high_slope) if known else None,
+        mann_kendall=float(tau.statistic),
+        mann_kendall_p=float(tau.pvalue),
+    )
 
 
 def pooled_trend(searches: Sequence[Search], seed: int = 0) -> PooledTrend:
-    """Trend over independent searches.
-
-    Intervals are Student's, over searches. The regional Kendall test (Hirsch, Slack & Smith,
-    1982) adds up Kendall's statistics and their variances, corrected for ties in both, with a continuity correction.
+    """Trend over independent searches, with Student's intervals over searches.
 
     Args:
-        searches: generations ``(n,)`` and accuracies ``(n,)`` of each; n may differ.
-        seed: of the signs where there are more than 13 searches.
+        searches: Generations ``(n,)`` and accuracies ``(n,)`` of each search; n may differ.
+        seed: Seed for random signs, which are drawn for more than 13 searches.
 
     Raises:
-        InvalidInputError: for no searches, and as :func:`trend` for any of them.
+        InvalidInputError: for no searches, and for any search that :func:`trend` refuses.
     """
     if not len(searches):
         raise InvalidInputError("expected 1 search or more, got none; give (generations, accuracies) of each")
     pairs = [checked_search(*search, name=f" of search {k}") for k, search in enumerate(searches)]
     trends = [trend(x, y) for x, y in pairs]
     pearson = [t.pearson for t in trends if t.pearson is not None]
-    statistics, variances = np.array([_kendall(x, y) for x, y in pairs]).T
     return PooledTrend(
         searches=len(pairs),
         evaluations=sum(t.n for t in trends),
         pearson=_mean(pearson) if pearson else None,
         slope=_mean([t.slope for t in trends]),
         gain=_mean([_gain(x, y) for x, y in pairs]),
-        kendall_p=_normal_p(statistics.sum(), variances.sum()),
-        signs_p=_signs_p(statistics, seed),
+        signs_p=_signs_p(np.array([_kendall(x, y) for x, y in pairs]), seed),
     )
 
 
 def movement(trajectory: ArrayLike) -> Array:
-    """Euclidean lengths of steps, ``(T - 1, d)``, of anchors ``(T, d, f)`` in the units of the embedding."""
+    """Euclidean lengths of the steps of anchors, ``(T, d, f) -> (T - 1, d)``, in units of the scaled features."""
     return np.linalg.norm(np.diff(checked_points("trajectory", trajectory), axis=0), axis=-1)
 
 
 def snap_distance(anchors: ArrayLike, embedded: ArrayLike) -> Array:
     """Distances ``(T, d)`` between anchors ``(T, d, f)`` and the points of their cells ``(T, d, f)``.
 
-    How far the nearest cell is from where the search believes to be: the sparsity that section 3.2 suspects.
+    They measure how far the nearest cell is from the position of the search: the sparsity that section 3.2 suspects.
     """
     a, b = checked_points("anchors", anchors), checked_points("embedded cells", embedded)
     if a.shape != b.shape:
@@ -191,12 +189,13 @@ def snap_distance(anchors: ArrayLike, embedded: ArrayLike) -> Array:
 
 
 def straightness(trajectory: ArrayLike) -> Array:
-    """Distance from first to last anchor as a share of the way there, ``(d,)``; NaN for rows that never moved.
+    """Distance from the first to the last anchor, divided by the length of the path, ``(d,)``.
 
-    1 is a straight line; little is the "chainsaw pattern" of section 3.2, but also a random walk or a loop.
+    A straight line has 1. The "chainsaw pattern" of section 3.2 has little, and so have a random walk and a loop. Rows
+    that never moved have NaN.
 
     Args:
-        trajectory: anchors ``(T, d, f)``.
+        trajectory: Anchors ``(T, d, f)``.
     """
     points = checked_points("trajectory", trajectory)
     way = movement(points).sum(axis=0)
@@ -205,19 +204,19 @@ def straightness(trajectory: ArrayLike) -> Array:
 
 
 def moved(cells: Cells) -> NDArray[np.bool_]:
-    """Whether a row's anchor cell differs from that of the preceding generation, ``(T - 1, d)``; cells ``(T, d)``."""
+    """Whether a row's anchor cell differs from that of the previous generation, ``(T, d) -> (T - 1, d)``."""
     keys = _keys(cells, "(T, d)")
     return np.not_equal(keys[1:], keys[:-1], dtype=bool)
 
 
 def revisited(cells: Cells) -> NDArray[np.bool_]:
-    """Whether a row returned: its anchor cell is not the preceding one, but was its anchor cell before that.
+    """Whether a row has just returned to an earlier anchor cell, which differs from the previous one.
 
     Args:
-        cells: keys of anchor cells ``(T, d)``.
+        cells: Keys of anchor cells ``(T, d)``.
 
     Returns:
-        ``(T, d)``; a row that stays where it returned to is counted once.
+        Flags ``(T, d)``; a row that stays where it returned to is counted once.
     """
     keys = _keys(cells, "(T, d)")
     seen = [(keys[:t] == keys[t]).any(axis=0) for t in range(len(keys))]
@@ -228,11 +227,11 @@ def coverage(cells: Cells, size: int) -> Array:
     """Share of the space's cells that each row has held so far, in any column.
 
     Args:
-        cells: keys ``(T, d, w)``.
-        size: cells in the space.
+        cells: Keys of cells ``(T, d, w)``.
+        size: Number of cells in the space.
 
     Returns:
-        ``(T, d)``, never falling.
+        Shares ``(T, d)``, which never fall.
     """
     keys = _keys(cells, "(T, d, w)")
     total, depth, width = keys.shape
@@ -243,42 +242,20 @@ def coverage(cells: Cells, size: int) -> Array:
     return counts / size
 
 
-def p_text(value: float | None) -> str:
-    """A p for people."""
-    if value is None:
-        return "no p"
-    return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
-
-
 def generation_means(pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Generations evaluated ``(g,)``, and the means over searches of each search's mean in them."""
+    """Evaluated generations ``(g,)``, and for each the mean over searches of the search's mean accuracy in it."""
     generations = np.unique(np.concatenate([x for x, _ in pairs]))
     means = [np.mean([y[x == one].mean() for x, y in pairs if one in x]) for one in generations]
     return generations, np.array(means, dtype=float)
 
 
-def _kendall(x: Array, y: Array) -> tuple[float, float]:
-    """Concordant less discordant pairs, and its variance without a trend, given the ties (Kendall, 1970)."""
-    n = len(x)
-    statistic = (np.sign(np.subtract.outer(x, x)) * np.sign(np.subtract.outer(y, y))).sum() / 2
-    t, u = (np.unique(values, return_counts=True)[1].astype(float) for values in (x, y))
-
-    def third(c: Any) -> Any:
-        return np.sum(c * (c - 1) * (2 * c + 5))
-
-    pairs = np.sum(t * (t - 1)) * np.sum(u * (u - 1)) / (2 * n * (n - 1))
-    triples = np.sum(t * (t - 1) * (t - 2)) * np.sum(u * (u - 1) * (u - 2)) / (9 * n * (n - 1) * (n - 2))
-    return statistic, max(0.0, (third(n) - third(t) - third(u)) / 18 + pairs + triples)
-
-
-def _normal_p(statistic: float, variance: float) -> float:
-    """Two-sided, with continuity correction; 1 where there is no variance, as of constants."""
-    z = max(0.0, abs(statistic) - 1) / math.sqrt(variance) if variance > 0 else 0.0
-    return float(2 * stats.norm.sf(z))
+def _kendall(x: Array, y: Array) -> float:
+    """Kendall's statistic: the number of concordant minus that of discordant pairs."""
+    return float((np.sign(np.subtract.outer(x, x)) * np.sign(np.subtract.outer(y, y))).sum() / 2)
 
 
 def _signs_p(statistics: Array, seed: int) -> float:
-    """Two-sided, of a sum as large under random signs; all signs are tried for up to 13 searches."""
+    """Two-sided p-value of the sum of statistics ``(S,)`` under random signs; up to 13 searches, all are tried."""
     if len(statistics) == 1:
         return 1.0
     result = stats.permutation_test(
@@ -294,9 +271,9 @@ def _gain(x: Array, y: Array) -> float:
 
 
 def _mean(values: Sequence[float]) -> Mean:
-    """With Student's interval, since bootstrap intervals of so few searches are too narrow."""
+    """Mean with Student's interval; bootstrap intervals of so few searches are too narrow."""
     value = float(np.mean(values))
-    # values that differ by rounding only have no noise to draw an interval from
+    # Values that differ by rounding errors only say nothing about noise.
     if len(values) < FEWEST or np.ptp(values) < 1e-12:
         return Mean(value, None, None)
     low, high = interval(values)
@@ -304,7 +281,7 @@ def _mean(values: Sequence[float]) -> Mean:
 
 
 def checked_search(generations: ArrayLike, accuracies: ArrayLike, name: str = "") -> tuple[Array, Array]:
-    """Generations and accuracies ``(n,)``, if they can have a trend."""
+    """Generations and accuracies ``(n,)``, or an error if they cannot have a trend."""
     x, y = np.asarray(generations, dtype=float), np.asarray(accuracies, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
         raise InvalidInputError(
@@ -324,7 +301,7 @@ def checked_search(generations: ArrayLike, accuracies: ArrayLike, name: str = ""
 
 
 def checked_points(name: str, values: ArrayLike) -> Array:
-    """Finite points of generations ``(T, d, f)``, or an ``InvalidInputError``."""
+    """Finite points ``(T, d, f)``, or an error."""
     points = np.asarray(values, dtype=float)
     if points.ndim != 3 or not len(points) or not np.isfinite(points).all():
         raise InvalidInputError(f"expected finite {name} (T, d, f), got shape {points.shape}; see FadeStudy.trajectory")

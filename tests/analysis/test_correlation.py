@@ -25,18 +25,6 @@ def curve(alpha, accuracies):
     )
 
 
-def test_more_repetitions_rank_better(simulated):
-    repetitions = curve(*simulated)
-    assert repetitions.x.tolist() == [1, 2, 3, 4, 5]
-    assert repetitions.median[-1] > repetitions.median[0]
-    assert repetitions.low[-1] == repetitions.high[-1], "there is one way to draw all of them"
-    assert repetitions.low[0] < repetitions.median[0] < repetitions.high[0]
-
-
-def test_a_constant_has_no_coefficient():
-    assert np.isnan(coefficient(np.ones(3), np.arange(3.0)))
-
-
 def test_figures_are_drawn(simulated):
     alpha, accuracies = simulated
     scores = fade_rank(alpha, PATHS)
@@ -52,3 +40,10 @@ def test_figures_are_drawn(simulated):
         figure.canvas.draw()
     assert f"one: {estimate.value:.2f}" in figures[1].axes[0].get_title()
     assert "n = 64" in figures[1].axes[0].get_title()
+    assert [text.get_text() for text in figures[2].legends[0].get_texts()] == [
+        "noise ceiling 0.90",
+        "negative coefficient",
+        "cost of the ground truth",
+    ]
+    assert len(figures[3].axes[0].collections) == 1
+    assert not draw_repetitions({"two": curve(alpha[:2], accuracies)}).axes[0].collections

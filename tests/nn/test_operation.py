@@ -128,13 +128,13 @@ def test_an_operation_is_tried_without_a_trace():
         ("no_such_module:operation", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("own_operations:missing", "AttributeError: module 'own_operations' has no attribute 'missing'"),
         ("own_operations:fails", "ZeroDivisionError: division by zero"),
-        ("own_operations:nothing", "a result of type NoneType, which is no module"),
+        ("own_operations:nothing", "a result of type NoneType, which is not a module"),
         ("own_operations:fails_later", "RuntimeError: Given groups=1"),
         ("own_operations:shrinks", "got (1, 3, 1, 2)"),
         ("own_operations:widens", "got (1, 4, 3, 4)"),
         ("own_operations:transposes", "got (1, 3, 4, 3)"),
         ("own_operations:two", "got tuple"),
-        ("own_operations:overwrites", "a changed input"),
+        ("own_operations:overwrites", "a modified input"),
     ],
 )
 def test_what_is_no_operation_is_refused(name, got):

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fade_study.statistics.ranks import (
-    architectures_needed,
+    coefficient,
     independence_audit,
     mean_estimate,
     noise_ceiling,
     partial_spearman,
     rank_report,
     reliability,
+    repetition_curve,
     spearman,
 )
 
@@ -132,27 +133,10 @@ def test_scores_that_factorise_are_tested_by_permuting_cells(rng):
     assert significant["free"] >= 30
 
 
-def test_what_widens_the_interval_is_named(rng):
-    x, y = simulated(600, 3, 0.3, 1.0, rng)
-    drawn = x + 3 * rng.normal(size=(100, 1)) * rng.normal(size=600)
-    report = rank_report(x, y, replicates=drawn, **QUICK)
-    assert report.more_architectures == 0
-    assert "repeat it, rather than add architectures" in str(report)
-
-
-def test_sparse_tau_does_not_ask_for_the_order_of_noise(rng):
-    """Two groups that differ, and nothing but noise within them."""
-    group = np.repeat([0.0, 10.0], 20)
-    y = group[:, None] + rng.normal(size=(40, 2)) * 0.1
-    rounded = rank_report(group, y, **QUICK)
-    assert rounded.sparse_kendall is not None
-    assert rounded.sparse_kendall.value > rounded.kendall.value
-
-
 def test_one_seed_gives_no_ceiling_and_says_so(rng):
     x, y = simulated(20, 1, 0.5, 0.5, rng)
     report = rank_report(x, y, **QUICK)
-    assert report.ceiling is report.relative is report.sparse_kendall is report.more_seeds is None
+    assert report.ceiling is report.relative is report.reliability is None
     assert "One seed" in str(report)
     with pytest.raises(ValueError, match="2 seeds or more"):
         reliability(y)
@@ -165,22 +149,12 @@ def test_seeds_that_do_not_agree_give_no_ceiling():
     assert "do not agree" in str(report)
 
 
-def test_advice_reaches_its_goal():
-    n = architectures_needed(0.8)
-
-    def half_width(n):
-        error = 1.959964 * math.sqrt((1 + 0.8**2 / 2) / (n - 3))
-        return (math.tanh(math.atanh(0.8) + error) - math.tanh(math.atanh(0.8) - error)) / 2
-
-    assert half_width(n) <= 0.1 < half_width(n - 1)
-    assert architectures_needed(0.0) > n
-
-
-def test_advice_on_seeds_reaches_its_goal(rng):
+def test_more_seeds_raise_the_ceiling(rng):
+    """To the value that the Spearman–Brown formula predicts from two seeds."""
     quality, y = simulated(3000, 2, 1.0, 0.0, rng)
-    report = rank_report(quality, y, **QUICK)
-    more = quality[:, None] + rng.normal(size=(3000, 2 + report.more_seeds))
-    assert noise_ceiling(more) == pytest.approx(0.95, abs=0.01)
+    single = reliability(y) / (2 - reliability(y))
+    more = quality[:, None] + rng.normal(size=(3000, 10))
+    assert noise_ceiling(more) == pytest.approx(math.sqrt(10 * single / (1 + 9 * single)), abs=0.01)
 
 
 def test_the_mean_over_hyper_architectures_holds_their_choice(rng):
@@ -290,6 +264,20 @@ def test_what_an_audit_or_a_reliability_cannot_use_is_refused(rng):
         reliability(np.ones((2, 2, 2)))
     with pytest.raises(ValueError, match=r"covariates \(5, c\)"):
         partial_spearman([1, 2, 3, 4, 5], [2, 1, 3, 4, 5], np.ones((2, 5)))
+
+
+def test_a_constant_has_no_coefficient():
+    assert np.isnan(coefficient(np.ones(3), np.arange(3.0)))
+
+
+def test_more_repetitions_rank_better(rng):
+    quality = rng.normal(size=60)
+    scores = quality + rng.normal(size=(5, 60))
+    curve = repetition_curve(lambda draw: coefficient(scores[list(draw)].mean(axis=0), quality), len(scores))
+    assert curve.x.tolist() == [1, 2, 3, 4, 5]
+    assert curve.median[-1] > curve.median[0]
+    assert curve.low[-1] == curve.high[-1], "all of them can be drawn in one way only"
+    assert curve.low[0] < curve.median[0] < curve.high[0]
 
 
 def test_replicates_of_other_architectures_are_refused():

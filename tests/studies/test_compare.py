@@ -78,8 +78,8 @@ def test_an_oracle_of_trainings_may_know_a_sample():
         Trained(other, data, load_table("digits342")).check_oracle()
 
 
-def test_a_p_of_kendalls_is_one_test_under_each_name(world, mlflow_store):
-    """Of one search the exact one that its report prints, of several the regional one."""
+def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store):
+    """For one search it is Kendall's, for several that of the signs of whole searches."""
     records = {seed: run_search("fade", seed, world, DIGITS.sampler, 4, 3626).record for seed in (0, 1)}
     with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as run:
         analyze.analyze({0: records[0]}, run)
@@ -89,8 +89,8 @@ def test_a_p_of_kendalls_is_one_test_under_each_name(world, mlflow_store):
         analyze.analyze(records, both)
     found = mlflow.get_run(both.id).data.metrics
     pooled = trend.pooled_trend([record.trend for record in records.values()])
-    assert found["trend/regional_kendall_p"] == pytest.approx(pooled.kendall_p)
-    assert "trend/regional_kendall_p" not in metrics
+    assert found["trend/signs_p"] == pytest.approx(pooled.signs_p)
+    assert "trend/signs_p" not in metrics
     assert "trend/kendall_p" not in found
 
 

@@ -809,7 +809,7 @@ def test_a_study_that_somebody_deletes_is_named(tmp_path, meanwhile, again):
         calls += [lambda: study.tell_evaluation(evaluation, 0.5)]
     calls += [lambda: study.tell(batch, alpha), lambda: study.fail(batch)] if "asked" in meanwhile else [study.ask]
     for call in calls:
-        with pytest.raises(StorageError, match="expected study 'mine' to be there still, got none: it was deleted"):
+        with pytest.raises(StorageError, match="expected study 'mine' to exist, got none: it was deleted"):
             call()
 
 
