@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from fade_study import config
+from fade_study.tracking import schema
 from studies import options, schemas
 
 CLASSES = {
@@ -48,17 +49,35 @@ def complete(app, docname, source):
         source[0] = f"{text}\n{source[0]}"
         app.env.note_dependency(str(ROOT / PAGES[docname]))
     if docname == "configuration":
-        source[0] += "\n".join(table(title, cls) for title, cls in CLASSES.items())
+        source[0] += "\n".join(settings(title, cls) for title, cls in CLASSES.items())
+    if docname == "record":
+        source[0] += "\n".join(map(recorded, schema.RECORDED))
 
 
-def table(title, cls):
+def settings(title, cls):
     """One configuration class as a Markdown section."""
-    lines = [f"## {title}\n", f"{markdown(cls.__doc__.split('Args:')[0])}\n"]
-    lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
-    for setting in options.fields_of(cls):
-        name, section = f"`{setting.name}`", dataclasses.is_dataclass(setting.type)
-        cells = [name, kind(setting), "as below" if section else default(setting), markdown(setting.meaning)]
-        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+    rows = [
+        (
+            f"`{setting.name}`",
+            kind(setting),
+            "as below" if dataclasses.is_dataclass(setting.type) else default(setting),
+            markdown(setting.meaning),
+        )
+        for setting in options.fields_of(cls)
+    ]
+    return section(title, cls.__doc__.split("Args:")[0], ("setting", "type", "default", "meaning"), rows)
+
+
+def recorded(group):
+    """One group of runs as a Markdown section."""
+    rows = [(entry.what, f"`{entry.name}`", entry.meaning) for entry in group.entries]
+    return section(group.title, group.description, ("what", "name", "meaning"), rows)
+
+
+def section(title, text, columns, rows):
+    """A Markdown section with a table."""
+    lines = [f"## {title}\n", f"{markdown(text)}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

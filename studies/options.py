@@ -223,7 +223,9 @@ def _name_of(kind: Any) -> str:
     if get_origin(kind) is Annotated:
         plain, *extras = get_args(kind)
         found = [limit for extra in extras for limit in getattr(extra, "metadata", ())]
-        limits = [f"{LIMITS[name]} {getattr(limit, name)}" for limit in found for name in LIMITS if hasattr(limit, name)]
+        limits = [
+            f"{LIMITS[name]} {getattr(limit, name)}" for limit in found for name in LIMITS if hasattr(limit, name)
+        ]
         return f"{_name_of(plain)} {', '.join(limits)}".strip()
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))

@@ -313,8 +313,8 @@ class ComparisonConfig(_StudyConfig):
     """A comparison of outer searches with equal budgets, paired seeds and the same first anchors.
 
     Args:
-        mode: ``train`` trains networks; ``tabular`` looks accuracies up in a table and simulates alphas from the
-            table's true marginal accuracies, with noise.
+        mode: Source of accuracies and alphas: ``train`` trains networks; ``tabular`` looks accuracies up in a table and
+            simulates alphas from the table's true marginal accuracies, with noise.
         seed: Seed of each searcher's first search.
         seeds: Number of searches of each searcher, with the seeds ``seed``, ``seed + 1``, ...
         budget: Budget of each search in training steps: weight and alpha steps of hyper-architectures, and steps of

@@ -86,7 +86,7 @@ def test_a_sweep_tells_effects_of_the_trained_supernet(digits, micro_batches):
 
 def test_a_sweep_of_too_few_paths_is_refused(digits):
     config = BilevelConfig(epochs=2, batch_size=32, sweep_paths=3)
-    with pytest.raises(ValueError, match="expected sweep_paths of 4 or more"):
+    with pytest.raises(ValueError, match="expected 4 sweep_paths or more"):
         train_hyper_architecture(HYPER, digits, config)
 
 

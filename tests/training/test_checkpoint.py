@@ -217,5 +217,5 @@ def test_alphas_that_collapse_early_are_told(digits):
         epochs=4, batch_size=32, optimizer=ADAM, paths="alphas", estimator="straight-through", alpha_learning_rate=20.0,
         regularization=0.0,
     )  # fmt: skip
-    with pytest.warns(UserWarning, match=r"alphas have collapsed to one cell by half of the 4 epochs, in rows"):
+    with pytest.warns(UserWarning, match=r"alphas have collapsed to one cell within half of the 4 epochs, in rows"):
         train_hyper_architecture(HYPER, digits, config, network=NETWORK)
