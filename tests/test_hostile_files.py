@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fade_study import ConfigError, Dag, DataError, HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.config import DataConfig
-from fade_study.training import data, load_data
+from fade_study.training import files, load_data
 from studies.command import CONFIGS
 from studies.options import parse_config
 from studies.schemas import SearchConfig
@@ -89,10 +89,12 @@ def refused_data(path, match="expected an .npz"):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("size", [data.UNSUSPECTED + 1, data.LARGEST + 1])
+@pytest.mark.parametrize("size", [files.UNSUSPECTED + 1, files.LARGEST + 1])
 def test_a_zip_bomb_is_refused_by_the_size_that_it_declares(tmp_path, memory, size):
     start = numbers((size - 128, 1, 1)).ljust(128)
-    refused_data(npz(tmp_path / "bomb.npz", {"images": start}, images=size), f"got {size + len(npy(LABELS)):,}; a file")
+    refused_data(
+        npz(tmp_path / "bomb.npz", {"images": start}, images=size), f"got {size + len(npy(LABELS)):,}; save it"
+    )
     assert memory() < 10_000_000
 
 
@@ -100,12 +102,12 @@ def test_what_is_packed_well_or_large_is_no_bomb_yet(tmp_path, monkeypatch):
     path = npz(tmp_path / "zeros.npz")
     size = len(npy(IMAGES)) + len(npy(LABELS))
     assert size > 20 * path.stat().st_size, "these zeros are packed well"
-    monkeypatch.setattr(data, "UNSUSPECTED", size)
-    monkeypatch.setattr(data, "MOST_PACKED", 1)
+    monkeypatch.setattr(files, "UNSUSPECTED", size)
+    monkeypatch.setattr(files, "MOST_PACKED", 1)
     load_data(DataConfig(name=f"npz:{path}"))
-    monkeypatch.setattr(data, "UNSUSPECTED", size - 1)
+    monkeypatch.setattr(files, "UNSUSPECTED", size - 1)
     refused_data(path, "up to 1 for each")
-    monkeypatch.setattr(data, "MOST_PACKED", 200)
+    monkeypatch.setattr(files, "MOST_PACKED", 200)
     load_data(DataConfig(name=f"npz:{path}"))
 
 

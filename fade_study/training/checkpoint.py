@@ -77,7 +77,7 @@ class Checkpoint:
                 # torch.load refuses a file with code in it, and doesn't document what it raises for others.
                 with contextlib.suppress(Exception):
                     return torch.load(io.BytesIO(content[size:]), "cpu", weights_only=True)
-            warnings.warn(f"the checkpoint {path} is damaged; resuming from the previous one, if any", stacklevel=2)
+            warnings.warn(f"the checkpoint {path} is damaged; going on from the one before it, if any", stacklevel=2)
         return None
 
     def remove(self) -> None:

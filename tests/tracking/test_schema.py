@@ -76,12 +76,13 @@ def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
     assert unnamed() == set()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_all_that_a_comparison_and_its_analysis_record_is_named(mlflow_store):
     from studies.analyze import main
     from studies.compare import compare
 
-    arguments = ["--preset", "digits", "--mode", "tabular", "--searchers", "[fade]", "--seeds", "2"]
+    arguments = ["--preset", "smoke", "--searchers", "[fade]"]
     compare(parse_config(ComparisonConfig, CONFIGS / "compare", arguments))
     (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'comparison'", output_format="list")
     main(AnalyzeConfig(run_id=run.info.run_id))

@@ -174,7 +174,7 @@ def test_what_cannot_be_written_leaves_the_state_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"No space left on device.*The one before is intact"):
+    with pytest.raises(StorageError, match=r"No space left on device.*The previous one is intact"):
         checkpoint.save(2)
     assert checkpoint.load() == 1
     assert len(list(tmp_path.iterdir())) == 1

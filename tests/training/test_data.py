@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from fade_study import DataError
 from fade_study.datasets import FASHION14, shrink, shrink_fashion
 from fade_study.training import DataConfig, load_data
-from fade_study.training.data import Batches, read_fashion_mnist
+from fade_study.training.data import Batches
+from fade_study.training.files import read_fashion_mnist
 
 
 def images(n=60, shape=(8, 8), classes=3):
