@@ -1,4 +1,4 @@
-"""Make the embedded images ``fashion14.npz`` from a folder with Fashion-MNIST's original files.
+"""Make the embedded data set ``fashion14.npz`` from a folder with Fashion-MNIST's original files.
 
 python -m studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """

@@ -37,7 +37,11 @@ RECIPE_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class ScratchResult:
-    """What :func:`train_from_scratch` returns. :class:`fade_study.benchmarks.Scratch` is the part that is stored."""
+    """Result of one training from scratch, as :func:`train_from_scratch` returns it.
+
+    Records and tables hold less of it: a :class:`fade_study.benchmarks.Scratch` is what is stored of one training, and
+    :class:`fade_study.benchmarks.Trainings` holds the accuracies of all architectures of a table.
+    """
 
     test_accuracy: float
     """Accuracy on the test split, for reports."""

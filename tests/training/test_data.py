@@ -309,5 +309,5 @@ def test_fashion_mnist_from_its_raw_files(tmp_path, packed, folder):
     whole = cut.read_bytes()
     for broken in (gzip.compress(b"\0\0\x08\x01\0\0\0\x14"), whole[:-1], whole[:7], b""):
         cut.write_bytes(broken)
-        with pytest.raises(DataError, match="a cut one"):
+        with pytest.raises(DataError, match="a truncated one"):
             load_data(DataConfig(name="fashion-mnist", data_dir=str(tmp_path)))
