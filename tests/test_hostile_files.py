@@ -1,4 +1,4 @@
-"""Files from elsewhere, made to do harm: each is refused with an error that names it, and nothing else happens."""
+"""Malicious files: each is refused with an error that names it, and nothing else happens."""
 
 import contextlib
 import gzip
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def pipe(tmp_path):
-    """Makes a named pipe that no one writes to: whoever opens it would wait for ever, and is killed."""
+    """Make a named pipe that nobody writes to; a test that opens it would block, and is killed."""
 
     def make(name):
         os.mkfifo(tmp_path / name)
@@ -49,7 +49,7 @@ def pipe(tmp_path):
 
 @pytest.fixture
 def memory():
-    """The most bytes that this test has held so far."""
+    """Peak number of bytes that this test has allocated."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -59,7 +59,7 @@ def memory():
 
 
 def npz(path, content=None, **sizes):
-    """An archive of images and labels, or of other bytes for them, whose directory may tell other sizes."""
+    """An archive of images and labels, or of other bytes in their place, whose directory may state other sizes."""
     members = {"images": npy(IMAGES), "labels": npy(LABELS)} | (content or {})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in members.items():
@@ -126,7 +126,7 @@ def test_a_member_larger_than_the_directory_tells_is_not_unpacked(tmp_path, memo
 
 
 class Trap:
-    """Unpickled, it leaves a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -172,12 +172,12 @@ def test_places_that_are_no_files(tmp_path, pipe):
 
 
 def idx(array, *sizes):
-    """IDX content whose header may tell other sizes."""
+    """Content of an IDX file whose header may state another size."""
     return bytes([0, 0, 8, array.ndim]) + np.array(sizes or array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def fashion(folder, **changed):
-    """Small files for Fashion-MNIST, some of them others."""
+    """Small files in place of Fashion-MNIST's, some of them replaced."""
     folder.mkdir(exist_ok=True)
     for name, n in (("train", 120), ("t10k", 20)):
         contents = {
@@ -306,7 +306,7 @@ def test_yaml_runs_nothing_and_unfolds_to_nothing(tmp_path, monkeypatch, content
 @pytest.mark.parametrize("where", ["preset", "argument"])
 @pytest.mark.parametrize("value", ["trap.Class", "{class_path: trap.Class}", "other.yaml"])
 def test_a_value_imports_no_module_and_opens_no_file(tmp_path, monkeypatch, where, value):
-    """As jsonargparse would, for a section."""
+    """A class path in a section is not imported, as jsonargparse would do."""
     (tmp_path / "trap.py").write_text("open('sprung', 'w')\nclass Class: pass")
     (tmp_path / "other.yaml").write_text("max_vertices: 3")
     monkeypatch.chdir(tmp_path)

@@ -46,7 +46,7 @@ class _Pickler(cloudpickle.Pickler):  # cloudpickle also handles functions of a 
         return digest
 
     def reducer_override(self, obj: Any) -> Any:
-        # In a command ``python -m NAME``, pickle objects of ``__main__`` as those of module NAME, which can be imported.
+        # In a command ``python -m NAME``, pickle objects of ``__main__`` as those of module NAME, which others import.
         command = sys.modules["__main__"].__spec__
         if command is not None and getattr(obj, "__module__", None) == "__main__":
             name = getattr(obj, "__name__", "")

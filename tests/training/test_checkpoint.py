@@ -33,7 +33,7 @@ def scratch(data, network=NETWORK, **options):
 
 
 class KilledError(Exception):
-    """As if the process had been killed."""
+    """Stands for a kill of the process."""
 
 
 def killed_after(epochs):
@@ -45,7 +45,7 @@ def killed_after(epochs):
 
 
 class Signal:
-    """Asks the process to end at the n-th look."""
+    """A signal that arrives at the n-th check."""
 
     def __init__(self, monkeypatch, looks):
         self.looks = looks
@@ -82,7 +82,7 @@ def test_a_supernet_goes_on_where_it_was_killed(digits, tmp_path, estimator, mon
     again = hyper(digits, estimator, weights={}, checkpoint=file, on_epoch=lambda e, *_: told.append(e))
     same_hyper(again, whole)
     assert told == [0, 1, 2]
-    # once more, when all is done: nothing is trained, and the result is the same
+    # A finished training is not repeated, and gives the same result.
     Signal(monkeypatch, 1)
     same_hyper(hyper(digits, estimator, weights={}, checkpoint=file), whole)
 
@@ -122,7 +122,7 @@ def test_the_state_of_another_training_is_not_taken(digits, tmp_path):
 
 
 def test_what_is_forgotten_leaves_nothing(tmp_path):
-    """Not even what a process that was killed had begun to write."""
+    """Removing a checkpoint also removes incomplete files of killed processes."""
     checkpoint, other = Checkpoint(tmp_path / "state.pt"), Checkpoint(tmp_path / "state2.pt")
     for number in range(2):
         checkpoint.save({"number": number})
@@ -149,7 +149,7 @@ def test_a_damaged_file_gives_the_state_before_it(tmp_path):
 
 
 class Evil:
-    """Runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, file):
         self.file = file
