@@ -148,7 +148,7 @@ class Outbox:
             try:
                 self._deliver_all()
                 if self._pause > FIRST_PAUSE:
-                    warnings.warn(f"{self._server} is back, and has been told all", stacklevel=2)
+                    warnings.warn(f"{self._server} is back, and all records are delivered", stacklevel=2)
                 self._pause, self._next = FIRST_PAUSE, 0.0
                 return 0
             except Exception as error:
@@ -157,8 +157,8 @@ class Outbox:
                 if self._pause == FIRST_PAUSE:
                     first = masked(str(error)).strip().split("\n")[0][:200]
                     warnings.warn(
-                        f"{self._server} does not answer ({first}); going on: what it is to be told is kept in "
-                        f"{self.path}, and delivered when it is back",
+                        f"{self._server} does not answer ({first}); going on: its records are kept in "
+                        f"{self.path} and delivered when it is back",
                         stacklevel=2,
                     )
                 self._next = time.monotonic() + self._pause
