@@ -1,18 +1,16 @@
-"""Pages that would say twice what is said elsewhere: the README, CONTRIBUTING, and the tables of all settings.
+"""Generates what the pages share with other files: the README, CONTRIBUTING, and tables of settings and of the record.
 
-The tables are made from the configuration classes: types and defaults, and meanings from docstrings.
+The tables of settings are made from the configuration classes and their docstrings, as ``--help`` is; those of the
+record from ``fade_study.tracking.schema``.
 """
 
 import dataclasses
-import inspect
-import json
 import re
 from pathlib import Path
 
-import pydantic
-
 from fade_study import config
-from studies import schemas
+from fade_study.tracking import schema
+from studies import options, schemas
 
 CLASSES = {
     "`mlflow run . -e search`": schemas.SearchConfig,
@@ -22,7 +20,7 @@ CLASSES = {
     "`mlflow run . -e evaluate`": schemas.EvaluateConfig,
     "`mlflow run . -e benchmark`": schemas.BenchmarkConfig,
     "`mlflow run . -e scale`": schemas.ScaleConfig,
-    # sections of those above
+    # the sections of those above
     "DataConfig": config.DataConfig,
     "SpaceConfig": schemas.SpaceConfig,
     "NetworkConfig": config.NetworkConfig,
@@ -39,11 +37,11 @@ LINKS = {
     "](LICENSE": "](../LICENSE",
     "](analysis/": "](../analysis/",
 }
-"""Links of the files above, and how they look from a page."""
+"""Links of these files, and the same links as seen from a page."""
 
 
 def complete(app, docname, source):
-    """Sphinx's hook for every page: put a file of the repository at the beginning, or tables of settings at the end."""
+    """Sphinx's hook for every page: insert a file of the repository at its beginning, or tables at its end."""
     if docname in PAGES:
         text = (ROOT / PAGES[docname]).read_text(encoding="utf-8")
         for link, seen_from_here in LINKS.items():
@@ -51,54 +49,49 @@ def complete(app, docname, source):
         source[0] = f"{text}\n{source[0]}"
         app.env.note_dependency(str(ROOT / PAGES[docname]))
     if docname == "configuration":
-        source[0] += "\n".join(table(title, cls) for title, cls in CLASSES.items())
+        source[0] += "\n".join(settings(title, cls) for title, cls in CLASSES.items())
+    if docname == "record":
+        source[0] += "\n".join(map(recorded, schema.RECORDED))
 
 
-def table(title, cls):
+def settings(title, cls):
     """One configuration class as a Markdown section."""
-    lines = [f"## {title}\n", f"{sentence(cls.__doc__.split('Args:')[0])}\n"]
-    lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
-    properties, text = pydantic.TypeAdapter(cls).json_schema()["properties"], meanings(cls)
-    for field in dataclasses.fields(cls):
-        default = "required" if field.default is dataclasses.MISSING else shown(field.default)
-        cells = [f"`{field.name}`", kind(properties[field.name]), default, text[field.name]]
-        lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+    rows = [
+        (
+            f"`{setting.name}`",
+            kind(setting),
+            "as below" if dataclasses.is_dataclass(setting.type) else default(setting),
+            markdown(setting.meaning),
+        )
+        for setting in options.fields_of(cls)
+    ]
+    return section(title, cls.__doc__.split("Args:")[0], ("setting", "type", "default", "meaning"), rows)
+
+
+def recorded(group):
+    """One group of runs as a Markdown section."""
+    rows = [(entry.what, f"`{entry.name}`", entry.meaning) for entry in group.entries]
+    return section(group.title, group.description, ("what", "name", "meaning"), rows)
+
+
+def section(title, text, columns, rows):
+    """A Markdown section with a table."""
+    lines = [f"## {title}\n", f"{markdown(text)}\n", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def meanings(cls):
-    """What the ``Args`` of a class and of its bases say, by setting; a class's own text wins."""
-    found = {}
-    for base in reversed(cls.__mro__):
-        arguments = inspect.cleandoc(base.__dict__.get("__doc__") or "").partition("Args:\n")[2]
-        found |= {name: sentence(text) for name, text in re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", arguments, re.M)}
-    return found
+def kind(setting):
+    """A setting's type; that of a section links to its table."""
+    words = [f"[{word}](#{word.lower()})" if word in CLASSES else f"`{word}`" for word in setting.kind.split("|")]
+    return " or ".join(words)
 
 
-def sentence(text):
+def default(setting):
+    """A setting's default as users write it."""
+    return "required" if setting.default is dataclasses.MISSING else f"`{options.shown(setting.default)}`"
+
+
+def markdown(text):
     """A docstring's text as Markdown on one line."""
-    text = re.sub(r":(\w+):`", r"{py:\1}`", " ".join(text.split()))
-    return text[:1].upper() + text[1:]
-
-
-def shown(value):
-    """A default as one would type it."""
-    if dataclasses.is_dataclass(value):
-        return "as below"
-    return f"`{value}`" if isinstance(value, str) else f"`{json.dumps(value)}`"
-
-
-def kind(schema):
-    """A type in words, from its JSON schema."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        return " or ".join(kind(one) for one in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-    if schema["type"] == "array":
-        return f"list of {kind(schema['items'])}"
-    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[name]}" for name, sign in signs.items() if name in schema]
-    return f"{schema['type']} {', '.join(limits)}".strip()
+    return re.sub(r":(\w+):`", r"{py:\1}`", " ".join(text.split()))

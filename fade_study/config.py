@@ -1,4 +1,4 @@
-"""Settings of data, networks and trainings: frozen dataclasses that report all bad values at once."""
+"""Settings of data, networks and trainings: frozen dataclasses that report all invalid values at once."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SWEEP_IMAGES = 1000
-"""Of the alpha split, on which a trained supernet's paths are compared."""
+"""Number of images of the alpha split on which the paths of a trained supernet are compared."""
 OPERATIONS = ("convolution", "separable")
-"""Those that are named without a module."""
+"""Operations that are named without a module."""
 Folder = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
-"""A path in which ~ is the user's home, which a shell sees to only at the beginning of a word."""
+"""Path in which ``~`` stands for the user's home; a shell expands it only at the beginning of a word."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose constructor checks types and ranges, and raises ConfigError."""
+    """Make a class a frozen dataclass whose constructor checks types and ranges, and raises ``ConfigError``."""
     decorate = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))
     checked: Any = decorate(cls)
     initialize = checked.__init__
@@ -71,16 +71,18 @@ def settings(cls: type[T]) -> type[T]:
 
 @settings
 class DataConfig:
-    """Which images, and how they are split.
+    """The data set, and how it is split.
 
     Args:
-        name: ``fashion14`` or ``digits`` (embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or ``npz:PATH`` for
-            a file with arrays ``images`` and ``labels``, which may take 16 GiB.
-        data_dir: folder of downloaded data sets; it may be a link, but no link in it may lead out of it.
-        layout: of images with four dimensions: ``channels-first`` (N, C, H, W) or ``channels-last`` (N, H, W, C); null
-            where it can be told, since one reading alone gives square images of up to 4 channels.
-        split_seed: of the stratified 4 : 1 : 1 split; apart from the search's seed, so that seeds share their data.
-        limit: use only so many images, stratified; null for all.
+        name: Data set: ``fashion14`` or ``digits`` (both embedded), ``fashion-mnist``, ``cifar10``, ``cifar100``, or
+            ``npz:PATH`` for a file with the arrays ``images`` and ``labels`` of up to 16 GiB.
+        data_dir: Folder of downloaded data sets. It may be a symbolic link, but no link in it may lead out of it.
+        layout: Order of the dimensions of four-dimensional images: ``channels-first`` (N, C, H, W) or
+            ``channels-last`` (N, H, W, C). With null it is inferred where only one order gives square images of up to
+            4 channels.
+        split_seed: Seed for the stratified 4 : 1 : 1 split. It is independent of the search's seed, so that searches
+            with different seeds share their data.
+        limit: Number of images to use, as a stratified subset; null uses all.
     """
 
     name: str = "digits"
@@ -92,16 +94,18 @@ class DataConfig:
 
 @settings
 class NetworkConfig:
-    """The macro-architecture and normalization, the same for supernets and single networks.
+    """Macro-architecture and normalization, the same for supernets and single networks.
 
     Args:
-        final_channels: channels of the last cell; each cell before it has half as many.
-        min_channels: but no cell has fewer than these.
-        min_map: the map is halved between cells while it stays at this size or more.
-        kernel_size: of the cells' operations, odd.
-        normalization: batch normalization before the last ReLU of a cell, of every vertex, or none (the paper's).
-        operation: on the edges of a cell: ``convolution`` (the paper's), ``separable``, which is depthwise and then
-            pointwise, or ``package.module:function`` of your own; see :func:`fade_study.nn.build_operation`.
+        final_channels: Number of channels of the last cell; each cell has half as many as the next one.
+        min_channels: Smallest number of channels of any cell.
+        min_map: Smallest height and width of the feature map: it is halved between cells down to this size.
+        kernel_size: Kernel size of the cells' operations, an odd number.
+        normalization: Batch normalization before the last ReLU of each ``cell``, before the ReLU of every ``vertex``,
+            or ``none`` (as in the paper).
+        operation: Operation on the edges of a cell: ``convolution`` (as in the paper), ``separable`` (a depthwise
+            convolution, then a pointwise one), or your own as ``package.module:function``; see
+            :func:`fade_study.nn.build_operation`.
     """
 
     final_channels: Positive = 16
@@ -117,7 +121,7 @@ class NetworkConfig:
         module, _, function = operation.partition(":")
         names = [*module.split("."), function]
         if operation in OPERATIONS or (all(name.isidentifier() for name in names) and module != "__main__"):
-            return operation  # importing it is left to those who have PyTorch: a study's command, and each network
+            return operation  # It is imported later, where PyTorch is loaded: by a study's command and by each network.
         raise ValueError(f"expected {', '.join(OPERATIONS)} or package.module:function that can be imported")
 
     @pydantic.field_validator("kernel_size")
@@ -139,9 +143,9 @@ class OptimizerConfig:
     """Adam for the weights (section 3).
 
     Args:
-        learning_rate: of Adam, with betas (0.9, 0.999).
-        weight_decay: as an L2 term.
-        gradient_clip: largest absolute value of a gradient entry.
+        learning_rate: Learning rate of Adam, whose betas are (0.9, 0.999).
+        weight_decay: Weight decay, as an L2 term of the loss.
+        gradient_clip: Largest absolute value of a gradient entry; larger ones are clipped.
     """
 
     learning_rate: PositiveFloat = 1e-3
@@ -151,33 +155,33 @@ class OptimizerConfig:
 
 @settings
 class BilevelConfig:
-    """Training of a hyper-architecture (section 2.2), first order.
+    """First-order bi-level training of a hyper-architecture (section 2.2).
 
     Args:
-        epochs: passes over the weight split.
-        batch_size: of both kinds of steps.
-        micro_batches: into how many each batch is cut, a power of 2. Their gradients are added up in a fixed order, and
-            batch normalization takes the statistics of each, so that results on processors of one kind are the same bit
-            for bit, whatever number of processes shares them. Null: one for each process, which is the fastest.
-        optimizer: of the weights.
-        schedule: of their learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
-        paths: that weight steps train: ``fair``, where each w consecutive steps take every column of every row once; or
-            drawn from the ``alphas`` that straight-through steps learn (the paper's).
-        estimator: of the alphas: ``marginal`` effects of the columns on the losses of the weight steps; or
-            ``straight-through`` Gumbel-softmax, which takes gradient steps on the alpha split (the paper's).
-        alpha_learning_rate: of Adam in straight-through steps, constant.
-        alpha_every: weight steps for each straight-through step.
-        alpha_start: first epoch (from 0) that teaches alphas, by its losses or straight-through steps.
-        alpha_init_std: standard deviation of the normal distribution that alpha logits are drawn from.
-        temperature: of the Gumbel-softmax.
-        regularization: weight of the largest Gumbel-softmaxed alpha of a row in the alpha loss, falling linearly to 0
-            over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; or give one
-            number per row.
-        sweep_paths: fair paths whose losses on the alpha split, once all is trained, tell the marginal effects; 0 takes
-            the losses of the weight steps instead.
-        share_weights: whether cells of a row share the operation on edge (u, v).
-        one_shot_paths: random paths over which the final one-shot accuracy is averaged.
-        threads: of the processor; small convolutions gain nothing from more than one.
+        epochs: Number of passes over the weight split.
+        batch_size: Number of images in a batch, of weight steps and alpha steps alike.
+        micro_batches: Number of micro-batches that each batch is split into, a power of 2. Their gradients are summed
+            in a fixed order and each is normalized with its own batch statistics, so that results on CPUs of one kind
+            are the same bit for bit for any number of processes. Null makes one per process, which is the fastest.
+        optimizer: Optimizer of the weights.
+        schedule: Schedule of the weights' learning rate: ``constant``, or ``cosine`` decay to 0.
+        paths: Paths that weight steps train: ``fair``, where each round of w steps takes every column of every row
+            once; or drawn from the ``alphas`` that straight-through steps learn (as in the paper).
+        estimator: Estimator of the alphas: ``marginal`` effects of the columns on the losses of the paths, or
+            ``straight-through`` Gumbel-softmax with gradient steps on the alpha split (as in the paper).
+        alpha_learning_rate: Learning rate of Adam in straight-through steps, constant.
+        alpha_every: Number of weight steps for each straight-through step.
+        alpha_start: First epoch, counted from 0, whose losses or straight-through steps the alphas are learned from.
+        alpha_init_std: Standard deviation of the normal distribution from which initial alpha logits are drawn.
+        temperature: Temperature of the Gumbel-softmax.
+        regularization: Weight of a row's largest Gumbel-softmaxed alpha in the alpha loss, which decreases linearly to
+            0 over the epochs. One number c gives row i the weight c·(i + 1), which slows deeper rows down; a list has
+            one weight per row.
+        sweep_paths: Number of fair paths through the trained supernet from whose losses on the alpha split marginal
+            effects are estimated; 0 uses the losses of the weight steps instead.
+        share_weights: Whether the cells of a row share the operation on each edge (u, v).
+        one_shot_paths: Number of random paths over which the final one-shot accuracy is averaged.
+        threads: Number of CPU threads; small convolutions gain nothing from more than one.
     """
 
     epochs: Positive = 20
@@ -216,11 +220,15 @@ class BilevelConfig:
 
     @property
     def straight_through(self) -> bool:
-        """Whether straight-through steps are taken, for the alphas themselves or to draw paths."""
+        """Whether straight-through steps are taken, to estimate alphas or to draw paths."""
         return self.estimator == "straight-through" or self.paths == "alphas"
 
     def steps(self, epoch: int) -> int:
-        """Training steps of both kinds, with so many weight steps in an epoch; forward passes count as a third."""
+        """Number of weight and alpha steps in total; a forward pass of the sweep counts as a third of a step.
+
+        Args:
+            epoch: Number of weight steps in an epoch.
+        """
         steps, start = self.epochs * epoch, self.alpha_start * epoch
         every = self.alpha_every
         alpha_steps = steps // every - start // every if self.straight_through else 0
@@ -233,11 +241,11 @@ class ScratchConfig:
     """Training of a single architecture from scratch.
 
     Args:
-        epochs: passes over the weight split.
-        batch_size: of a step.
-        optimizer: of the weights.
-        schedule: of the learning rate: ``constant``, or ``cosine``, from its value to 0 over the steps.
-        threads: of the processor.
+        epochs: Number of passes over the weight split.
+        batch_size: Number of images in a batch.
+        optimizer: Optimizer of the weights.
+        schedule: Schedule of the learning rate: ``constant``, or ``cosine`` decay to 0.
+        threads: Number of CPU threads.
     """
 
     epochs: Positive = 20
@@ -248,7 +256,7 @@ class ScratchConfig:
 
 
 def sentences(error: pydantic.ValidationError) -> list[str]:
-    """One sentence per problem: where, what was expected, what came."""
+    """One sentence per problem: which setting, what was expected, and what was given."""
     sentences = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
@@ -256,9 +264,9 @@ def sentences(error: pydantic.ValidationError) -> list[str]:
         if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             message = "unknown name; --help lists all"
         if problem["type"] == "value_error" and (not name or isinstance(problem["input"], dict)):
-            # Of several settings together; the message names the one to change.
+            # The problem is one of several settings together; its message names the one to change.
             sentences.append(f"{name}.{message}".lstrip("."))
         else:
-            got = re.sub(r"^'(-?[\d.]+)'$", r"\1", repr(problem["input"]))  # a number is text on the command line
+            got = re.sub(r"^'(-?[\d.]+)'$", r"\1", repr(problem["input"]))  # numbers on the command line are strings
             sentences.append(f"{name}: {message}, got {got}")
     return sentences

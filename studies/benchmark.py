@@ -1,10 +1,10 @@
-"""What a supernet costs, as ratios that anyone can measure: to one network, to arithmetic, to running all branches.
+"""The cost of supernets, relative to a single network, to arithmetic alone, and to running all branches.
 
     mlflow run . -e benchmark
 
-Ratios are of steps timed in turn (A B A B ...) in one run, since a machine drifts; median and quartiles stand in
-the table. The plain computations below, every branch and every edge by itself, are what savings are measured against;
-the tests compare their losses and gradients with the supernet's.
+Steps are timed in turn (A B A B ...), since a machine's speed drifts; the table holds medians and quartiles of their
+ratios. Savings are measured against plain computations that run every branch and every edge by itself; tests compare
+the losses and gradients of these with the supernet's.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,27 +39,29 @@ from analysis import figures
 from fade_study import tracking
 from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
-from fade_study.nn import DagCell, Network, Supernet, gumbel_noise
+from fade_study.nn import Network, Supernet, gumbel_noise
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
 from fade_study.training.session import adam
+from studies.plain import all_branches, arithmetic_floor, edge_by_edge
 
 K = TypeVar("K")
+Array = NDArray[np.float64]
 DEPTH = 4
 WIDTHS = (5, 7)
 CLASSES = 10
 OPTIMIZER = OptimizerConfig()
 EARLY, LATE = 50, 5000
-"""Generations at which ask and tell are timed."""
+"""Numbers of generations at which ask and tell are timed."""
 GROWTH = f"generation {LATE} ÷ {EARLY}"
 MATRIX = 1024
-"""Rows and columns of the matrices whose product is taken for the processor's peak."""
+"""Rows and columns of the matrices whose product measures the CPU's peak performance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A size of problem."""
+    """The size of a training problem."""
 
     image_shape: tuple[int, int, int]
     batch_size: int
@@ -74,7 +74,7 @@ SHAPES = {
     "large": Shape((3, 32, 32), 16, NetworkConfig(final_channels=32, min_channels=32, min_map=4)),
 }
 LEVEL = Shape((1, 8, 8), 32, NetworkConfig(final_channels=8, min_channels=8, min_map=8))
-"""Whose rows all cost the same, so that cost can be proportional to depth."""
+"""A shape whose rows all cost the same, so that cost can be proportional to depth."""
 HEADLINES = (
     ("fashion, w = 7", "weight_step"),
     ("fashion, w = 7", "alpha_step"),
@@ -90,7 +90,7 @@ HEADLINES = (
 
 
 def benchmark(config: BenchmarkConfig) -> None:
-    """Measure, record, and print the table: of the processor, also where there is a GPU."""
+    """Measure costs on the CPU, record them, and print the table."""
     os.environ["ACCELERATE_USE_CPU"] = "true"
     tracking.check_server()
     torch.set_num_threads(config.threads)
@@ -113,14 +113,14 @@ def benchmark(config: BenchmarkConfig) -> None:
         print(markdown(table))
 
 
-def row(shape: str, quantity: str, ratios: NDArray[np.float64]) -> dict[str, Any]:
-    """A line of the table."""
+def row(shape: str, quantity: str, ratios: Array) -> dict[str, Any]:
+    """A line of the table: quartiles of ratios ``(n,)``."""
     low, median, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return {"shape": shape, "quantity": quantity, "median": median, "low": low, "high": high, "n": len(ratios)}
 
 
 def markdown(table: Sequence[Mapping[str, Any]]) -> str:
-    """The table for a terminal or a README."""
+    """The table in Markdown, for a terminal or a page."""
     lines = ["| shape | quantity | median | quartiles | n |", "|---|---|---|---|---|"]
     for line in table:
         numbers = f"{line['median']:.3g} | {line['low']:.3g} – {line['high']:.3g} | {line['n']}"
@@ -128,8 +128,8 @@ def markdown(table: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def in_turn(actions: Mapping[K, Callable[[], Any]], repetitions: int) -> dict[K, NDArray[np.float64]]:
-    """Seconds of each action, ``(repetitions,)``, measured in turn after two rounds that don't count."""
+def in_turn(actions: Mapping[K, Callable[[], Any]], repetitions: int) -> dict[K, Array]:
+    """Seconds of each action, ``(repetitions,)``, timed in turn after two warm-up rounds."""
     seconds: dict[K, list[float]] = {name: [] for name in actions}
     for _ in range(repetitions + 2):
         for name, action in actions.items():
@@ -143,7 +143,10 @@ def in_turn(actions: Mapping[K, Callable[[], Any]], repetitions: int) -> dict[K,
 
 
 class Problem:
-    """A supernet, the network of one of its paths, a batch, and the steps that train them."""
+    """A supernet, the network of one of its paths, a batch, and steps that train them.
+
+    Both are built when they are first used, so that the memory of one is not counted as the other's.
+    """
 
     def __init__(self, hyper: fade_study.HyperArchitecture, shape: Shape, seed: int) -> None:
         torch.manual_seed(seed)
@@ -155,30 +158,28 @@ class Problem:
         self.path: list[int] = self.noise.argmax(dim=1).tolist()
         self.architecture = hyper.architecture(self.path)
 
-    # Built when they are first used, so that the memory of one is not counted as the other's.
-
     @cached_property
     def supernet(self) -> Supernet:
-        """Of all paths."""
+        """The supernet."""
         return Supernet(self.hyper, self.shape.image_shape, CLASSES, self.shape.network)
 
     @cached_property
     def network(self) -> Network:
-        """Of one path."""
+        """The network of the path."""
         return Network(self.architecture, self.shape.image_shape, CLASSES, self.shape.network)
 
     @cached_property
     def supernet_adam(self) -> torch.optim.Adam:
-        """Of the supernet's weights."""
+        """Optimizer of the supernet's weights."""
         return adam(self.supernet, OPTIMIZER)
 
     @cached_property
     def network_adam(self) -> torch.optim.Adam:
-        """Of the network's weights."""
+        """Optimizer of the network's weights."""
         return adam(self.network, OPTIMIZER)
 
     def train(self, module: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor) -> None:
-        """The rest of a training step whose forward pass gave class scores."""
+        """Finish a training step whose forward pass gave class scores ``(B, classes)``."""
         loss = self.batch.loss(scores)
         optimizer.zero_grad()
         loss.backward()
@@ -186,15 +187,15 @@ class Problem:
         optimizer.step()
 
     def network_step(self) -> None:
-        """Of the path's own network."""
+        """Take a training step of the path's network."""
         self.train(self.network, self.network_adam, self.network(self.batch.images))
 
     def weight_step(self, path: Sequence[int] | None = None) -> None:
-        """Of the supernet."""
+        """Take a weight step of the supernet."""
         self.train(self.supernet, self.supernet_adam, self.supernet(self.batch.images, path or self.path))
 
     def alpha_step(self) -> None:
-        """Without the update of d·w numbers."""
+        """Take an alpha step, without the update of the d·w logits."""
         torch.autograd.grad(alpha_loss(self.supernet, self.batch, self.factors(), self.path), self.logits)
 
     def factors(self) -> Tensor:
@@ -202,8 +203,8 @@ class Problem:
         return torch.softmax(self.logits + self.noise, dim=1)
 
 
-def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str, NDArray[np.float64]]:
-    """Ratios of steps of a supernet with the widest rows that the paper's features give, cut to ``width``."""
+def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str, Array]:
+    """Ratios of steps, for a first hyper-architecture of the paper's search with its rows cut to ``width``."""
     sampler = fade_study.samplers.PseudoGradientSampler(0.3, seed=config.seed)
     batch = fade_study.create_study(space=fade_study.DagSpace(5), depth=DEPTH, sampler=sampler).ask()
     hyper = fade_study.HyperArchitecture(tuple(cells[:width] for cells in batch.hyper_architecture.rows))
@@ -213,7 +214,7 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     matrix = torch.randn(MATRIX, MATRIX)
 
     def all_branches_alpha_step() -> None:
-        # the gradient of all weights comes with it, as in a plain implementation that calls backward()
+        # includes gradients of all weights, as in a plain implementation that calls backward()
         problem.batch.loss(all_branches(supernet, images, problem.factors())).backward()
 
     def bfloat16_step() -> None:
@@ -261,93 +262,11 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     }
 
 
-def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
-    """Plain DARTS with hard Gumbel-softmax: every cell runs, and its output is multiplied by its hard factor.
-
-    Args:
-        supernet: whose cells are used.
-        images: ``(B, C, H, W)``.
-        factors: soft Gumbel-softmax sample ``(d, w)``.
-
-    Returns:
-        Class scores ``(B, classes)``.
-    """
-    hard = torch.zeros_like(factors).scatter_(1, factors.argmax(dim=1, keepdim=True), 1.0)
-    hard = hard - factors.detach() + factors  # straight-through
-
-    def mixed(row: int) -> Callable[[Tensor], Tensor]:
-        return lambda x: torch.stack([hard[row, j] * cell(x) for j, cell in enumerate(supernet.cells(row))]).sum(dim=0)
-
-    return supernet.macro(images, [mixed(row) for row in range(len(supernet.rows))])
-
-
-def edge_by_edge(network: Network, architecture: fade_study.Architecture, images: Tensor) -> Tensor:
-    """A network as the paper describes it: one convolution for every edge.
-
-    Args:
-        network: of DAGs of convolutions.
-        architecture: its own.
-        images: ``(B, C, H, W)``.
-
-    Returns:
-        Class scores ``(B, classes)``.
-    """
-    cells = zip(cast(Any, architecture), cast(Any, network.cells), strict=True)
-    return network.macro(images, [partial(plain_cell, dag, cell) for dag, cell in cells])
-
-
-def plain_cell(dag: fade_study.Dag, cell: DagCell, x: Tensor) -> Tensor:
-    """``(B, C, H, W) -> (B, C, H, W)``, with the weights of a cell, edge by edge."""
-    values = dict.fromkeys(dag.sources, x)
-    for v in (*range(dag.vertices), cell.output):
-        edges = [u for u, target in dag.augmented_edges if target == v and u != dag.vertices]
-        if edges:
-            names = [f"{u}_{'output' if v == cell.output else v}" for u in edges]
-            value = reduce(torch.add, [cell.operations[name](values[u]) for u, name in zip(edges, names, strict=True)])
-            values[v] = F.relu(cell.norms[str(v)](value) if str(v) in cell.norms else value)
-    return values[cell.output]
-
-
-class _Recorder(TorchFunctionMode):
-    """Remembers the arguments of convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.conv2d:
-            self.calls.append(tuple(tensor.detach() for tensor in args[:3]))
-        return func(*args, **(kwargs or {}))
-
-
-def arithmetic_floor(supernet: Supernet, images: Tensor, path: Sequence[int]) -> Callable[[], None]:
-    """The convolutions of an alpha step and nothing else: all forward, those on the path backward to their inputs."""
-    with torch.no_grad():
-        with _Recorder() as everything:
-            supernet(images, path, torch.zeros(len(supernet.rows), len(supernet.cells(0))))
-        with _Recorder() as on_path:
-            supernet(images, path)
-    gradients = [torch.ones_like(F.conv2d(*call, padding="same")) for call in on_path.calls]
-
-    def run() -> None:
-        with torch.no_grad():
-            for call in everything.calls:
-                F.conv2d(*call, padding="same")
-            for (x, weight, _), gradient in zip(on_path.calls, gradients, strict=True):
-                pad = [size // 2 for size in weight.shape[2:]]
-                torch.ops.aten.convolution_backward(
-                    gradient, x, weight, None, [1, 1], pad, [1, 1], False, [0, 0], 1, [True, False, False]
-                )
-
-    return run
-
-
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
 def peak_memory(training: Callable[[], None]) -> int:
-    """Most bytes of tensors that are there at one time."""
+    """Largest number of bytes of tensors that exist at the same time during a training."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         training()
     changes = sorted(
@@ -357,7 +276,7 @@ def peak_memory(training: Callable[[], None]) -> int:
 
 
 def supernet_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None:
-    """Weight steps of all cells, so that Adam knows all weights, and an alpha step."""
+    """Take weight steps through all cells, so that Adam has states for all weights, and an alpha step."""
     problem = Problem(hyper, shape, seed=0)
     for column in range(hyper.width):
         problem.weight_step([column] * hyper.depth)
@@ -365,7 +284,7 @@ def supernet_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None
 
 
 def network_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None:
-    """As many steps of the largest network of the same cells."""
+    """Take as many steps of the largest network of these cells."""
     largest = tuple(max(cells, key=lambda cell: len(cell.key)) for cells in hyper.rows)
     problem = Problem(fade_study.HyperArchitecture(tuple((cell,) for cell in largest)), shape, seed=0)
     for _ in range(hyper.width):
@@ -374,11 +293,11 @@ def network_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None:
 
 # --- cost against width, depth and batch size ------------------------------------------------------------------------
 
-Costs = dict[str, tuple[list[int], dict[str, NDArray[np.float64]]]]
+Costs = dict[str, tuple[list[int], dict[str, Array]]]
 
 
 def measure_costs(config: BenchmarkConfig) -> Costs:
-    """Seconds of weight and alpha steps, ``(repetitions, sizes)``, of supernets of one and the same cell."""
+    """Seconds of weight and alpha steps, ``(repetitions, sizes)``, of supernets whose cells are all the same."""
     cell = fade_study.enumerate_dags(4)[-1]
 
     def problem(width: int = 5, depth: int = DEPTH, batch_size: int = LEVEL.batch_size) -> Problem:
@@ -402,13 +321,14 @@ def measure_costs(config: BenchmarkConfig) -> Costs:
     return costs
 
 
-def slopes(x: Sequence[int], seconds: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """Straight lines through costs: slope as a share of the line's value at the smallest x, and R² of the line.
+def slopes(x: Sequence[int], seconds: Mapping[str, Array]) -> dict[str, Array]:
+    """Fit lines to costs; returns slopes, as shares of the line's value at the smallest x, and R² of the lines.
 
-    The slope is that of x in units of its smallest value: 0 where x costs nothing, 1 where cost is proportional to x.
+    x is in units of its smallest value, so that a slope of 1 means that cost is proportional to x, and 0 that x costs
+    nothing.
     """
     units = np.asarray(x) / x[0]
-    values: dict[str, NDArray[np.float64]] = {}
+    values: dict[str, Array] = {}
     for step, measured in seconds.items():  # (repetitions, len(x))
         slope, constant = np.polyfit(units, measured.T, 1)
         residuals = measured - constant[:, None] - slope[:, None] * units
@@ -418,11 +338,11 @@ def slopes(x: Sequence[int], seconds: Mapping[str, NDArray[np.float64]]) -> dict
     return values
 
 
-# --- workers, and what is not training -------------------------------------------------------------------------------
+# --- workers, and time outside training -------------------------------------------------------------------------------
 
 
-def measure_workers(repetitions: int) -> dict[str, NDArray[np.float64]]:
-    """From-scratch evaluations with one and two worker processes: each per minute, and the second over the first."""
+def measure_workers(repetitions: int) -> dict[str, Array]:
+    """Trainings from scratch per minute with one and two worker processes, and the ratio of the second to the first."""
     data = load_data(DataConfig())
     architecture = fade_study.Architecture((fade_study.enumerate_dags(4)[-1],) * DEPTH)
     config = ScratchConfig(epochs=1, batch_size=32)
@@ -446,11 +366,11 @@ def measure_workers(repetitions: int) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def measure_outside(preset: str) -> dict[str, NDArray[np.float64]]:
-    """Share of the wall time of a search during which nothing is trained, ``(1,)``.
+def measure_outside(preset: str) -> dict[str, Array]:
+    """Share of a search's wall time in which nothing is trained, ``(1,)``, without and with the start of Python.
 
-    That is data, MLflow, Optuna and figures; and once more with the start of Python and all imports. Not the migrations
-    of a new tracking store. Trainings begin with their model's construction and run one after the other.
+    This is the time for data, MLflow, Optuna and figures, without the migrations of a new tracking store. Trainings run
+    one after the other, and include the construction of their model.
     """
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
@@ -474,12 +394,12 @@ def measure_outside(preset: str) -> dict[str, NDArray[np.float64]]:
 # --- a search that has lasted long -----------------------------------------------------------------------------------
 
 
-def measure_growth(config: BenchmarkConfig) -> dict[str, NDArray[np.float64]]:
-    """Seconds of ask and tell late in a search over those early in one, ``(repetitions,)``.
+def measure_growth(config: BenchmarkConfig) -> dict[str, Array]:
+    """Seconds of ask and tell late in a search, divided by those early in a search, ``(repetitions,)``.
 
-    SQLite is in memory, too, where no disk hides what is computed.
+    SQLite is in memory, so that no disk hides the time of the computation.
     """
-    growth: dict[str, NDArray[np.float64]] = {}
+    growth: dict[str, Array] = {}
     for name, storage in {"memory": None, "sqlite": "sqlite:///:memory:"}.items():
         early, late = (long_search(storage, generations, config.seed) for generations in (EARLY, LATE))
         seconds = in_turn(
@@ -490,7 +410,7 @@ def measure_growth(config: BenchmarkConfig) -> dict[str, NDArray[np.float64]]:
 
 
 def long_search(storage: str | None, generations: int, seed: int) -> fade_study.FadeStudy:
-    """A study of so many generations, all but the first of them copied."""
+    """A study of ``generations`` generations, which are all copies of the first."""
     sampler = fade_study.samplers.PseudoGradientSampler(seed=seed)
     study = fade_study.create_study(space=fade_study.DagSpace(5), depth=DEPTH, sampler=sampler, storage=storage)
     ask_and_tell(study)
@@ -500,7 +420,7 @@ def long_search(storage: str | None, generations: int, seed: int) -> fade_study.
 
 
 def ask_and_tell(study: fade_study.FadeStudy) -> None:
-    """A generation without a training."""
+    """Ask for a generation and tell uniform alphas, without a training."""
     batch = study.ask()
     study.tell(batch, np.full(batch.hyper_architecture.shape, 1 / batch.hyper_architecture.width))
 

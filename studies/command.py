@@ -1,4 +1,4 @@
-"""What every study's command does around the study itself."""
+"""The command line around every study: configuration, signals, processes, and error messages."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from studies.options import parse_config
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
-"""Where presets lie, in a folder for each study."""
+"""Folder of presets, with a subfolder for each study."""
 TYPED = "FADE_TYPED"
-"""Variable that tells processes which are started here what was typed, such as ``mlflow run .``, as a JSON list."""
+"""Environment variable that passes the command that the user typed, such as ``mlflow run .``, as a JSON list."""
 
 
 def read_command(cls: type[T], presets: str | None = None) -> T:
-    """The configuration that the command line describes.
+    """Read the configuration from the command line.
 
-    Studies call it before they import PyTorch and MLflow, so that a misspelt setting is refused at once.
+    Studies call it before they import PyTorch and MLflow, so that a misspelled setting is refused at once.
 
     Args:
-        cls: the configuration's class.
-        presets: name of the folder of its YAML files, where it has any.
+        cls: Class of the configuration.
+        presets: Name of the study's folder of presets; None if it has none.
     """
     go_to_caller()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an output that knows ASCII alone must not end a search
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal must not make a search fail
     with _told():
         return parse_config(cls, None if presets is None else CONFIGS / presets)
 
 
 def run_command(study: Callable[[T], Any], config: T) -> None:
-    """Run a study; one that is refused leaves nothing behind."""
+    """Run a study; one that is refused leaves no files behind."""
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
     interrupt.listen(twice=not launched)
     if launched:
-        end_with_parent()  # what would train on without its launcher could not be continued
+        end_with_parent()  # a process must not go on training without its launcher
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not main:
@@ -78,13 +78,14 @@ def run_command(study: Callable[[T], Any], config: T) -> None:
             study(config)
         except interrupt.Interrupted:
             if main:
-                print("Stopped; what is trained is kept")  # MLflow turns Ctrl-C into SIGTERM: don't say which it was
+                # The signal is not named, since MLflow turns Ctrl-C into SIGTERM.
+                print("Stopped; what is trained is kept")
             raise
 
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """End with the message of our own errors, said once on each machine, and without a traceback."""
+    """End the process with the message of our own errors, without a traceback and once on each machine."""
     try:
         yield
     except FadeError as error:
@@ -93,15 +94,15 @@ def _told() -> Iterator[None]:
 
 
 def go_to_caller() -> None:
-    """Go to the folder in which ``mlflow run`` was typed, or its API called: studies, checkpoints and data lie there.
+    """Change to the folder of the process that called ``mlflow run``, where studies, checkpoints and data lie.
 
-    MLflow starts a project in the project's folder. That of a git URI is a clone that nobody finds again.
+    MLflow starts a project in the project's folder, which is a temporary clone for a git URI.
     """
-    if os.environ.pop("FADE_PROJECT", None) is None:  # as the commands in MLproject set it
+    if os.environ.pop("FADE_PROJECT", None) is None:  # set by the commands in MLproject
         return
     with contextlib.suppress(psutil.Error):
         caller = psutil.Process().parent()
-        if caller is not None and os.path.basename(caller.cmdline()[0]) in ("bash", "sh"):  # runs MLproject's command
+        if caller is not None and os.path.basename(caller.cmdline()[0]) in ("bash", "sh"):  # MLproject's command
             caller = caller.parent()
         if caller is None:
             return
@@ -110,15 +111,15 @@ def go_to_caller() -> None:
         if typed is not None:
             os.environ[TYPED] = json.dumps(["mlflow", *words[typed + 1 :]])
         paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # processes that train with this one find the studies
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)  # so that processes started later can import the studies
         os.chdir(folder)
 
 
 def check_launcher() -> None:
-    """Raise where ``accelerate launch`` was asked for several processes and has started one: it does so without GPUs.
+    """Check that ``accelerate launch`` has started all processes: without GPUs it starts only one.
 
     Raises:
-        InvalidInputError: (a ``ValueError``).
+        InvalidInputError: (a ``ValueError``) if it has started fewer than it was asked for.
     """
     parent = psutil.Process().parent()
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "WORLD_SIZE" in os.environ or parent is None:
@@ -133,9 +134,9 @@ def check_launcher() -> None:
 
 
 def launch(processes: int) -> int:
-    """Run this command in so many processes on this machine, as ``torchrun`` does; the exit code.
+    """Run this command in several processes on this machine, as ``torchrun`` does, and return the exit code.
 
-    If one of them dies, all end.
+    If one of them dies, all are ended.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -146,7 +147,7 @@ def launch(processes: int) -> int:
     if not check_gpus(processes):
         os.environ |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the main process says what went wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the main process reports errors itself
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -160,7 +161,7 @@ def launch(processes: int) -> int:
         elastic_launch(config, sys.executable)("-m", "studies.search", *sys.argv[1:])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code  # as a shell says it of a signal
+        return code if code > 0 else 128 - code  # the shell's exit code for a signal
     except SignalException as error:
         return 128 + error.sigval
     return 0

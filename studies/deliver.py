@@ -1,4 +1,4 @@
-"""Delivers to MLflow what a study could not, since the server was away.
+"""Deliver records to MLflow that a study could not deliver because the server was away.
 
 python -m studies.deliver
 """
@@ -12,7 +12,7 @@ from fade_study import FadeError, tracking
 
 
 def main() -> None:
-    """All that dead processes have left in this folder for the tracking server in use."""
+    """Deliver all records that dead processes left in this folder for the current tracking server."""
     tracking.check_server()
     left = tracking.deliver(tracking.LAST_PATIENCE)
     if left:

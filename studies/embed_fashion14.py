@@ -1,4 +1,4 @@
-"""Make the embedded images ``fashion14.npz`` from a folder with Fashion-MNIST's original files.
+"""Make the embedded data set ``fashion14.npz`` from a folder with Fashion-MNIST's original files.
 
 python -m studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fade_study.datasets import FASHION14, shrink_fashion
-from fade_study.training.data import read_fashion_mnist
+from fade_study.training.files import read_fashion_mnist
 
 if __name__ == "__main__":
     found = read_fashion_mnist(Path(sys.argv[1]))

@@ -1,11 +1,11 @@
-"""Which supernets rank best for their price? Spearman's coefficient against training steps, where settings are chosen.
+"""Compare settings of supernets: Spearman's coefficient of their ranks against their cost in training steps.
 
 python -m studies.frontier train --workers 2
 python -m studies.frontier report
 
-Settings are chosen on the hyper-architectures of ``fashion14-h0`` and ``fashion14-h1`` alone; those of the other tables
-are for reports (``mlflow run . -e validate``). Each training is one line of ``fade_study/benchmarks/frontier.jsonl`` as
-soon as it is done, and is not repeated.
+Settings are chosen only on the hyper-architectures of ``fashion14-h0`` and ``fashion14-h1``; those of the other tables
+are for reports (``mlflow run . -e validate``). Each finished training is appended to
+``fade_study/benchmarks/frontier.jsonl`` and is not repeated.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ CHOOSING = ("fashion14-h0", "fashion14-h1")
 FIGURE = Path(__file__).parents[1] / "analysis" / "pictures" / "frontier.png"
 STEPS_PER_EPOCH = 375
 UNIT = 1e-5
-"""Of loss, in which effects are kept."""
+"""Unit of loss in which effects are stored."""
 DRAWS = 100
-"""Of supernets, for each point."""
+"""Number of random subsets of supernets for each point of the figure."""
 
 Array = NDArray[np.float64]
 BASE = BilevelConfig(
@@ -52,10 +52,11 @@ STRAIGHT_THROUGH: dict[str, Any] = {"estimator": "straight-through", "alpha_lear
 
 
 class Setting(NamedTuple):
-    """How supernets are trained."""
+    """Settings of supernets, and how many are trained."""
 
     config: BilevelConfig
     seeds: int
+    """Number of supernets for each hyper-architecture."""
 
 
 def _fair(epochs: int, seeds: int, learning_rate: float = 1e-2, **changes: Any) -> Setting:
@@ -74,7 +75,7 @@ SETTINGS: dict[str, Setting] = {
     "8 epochs, shared": _fair(8, 2, share_weights=True),
     "straight-through": _fair(24, 1, 3e-3, paths="alphas", schedule="constant", **STRAIGHT_THROUGH),
     "8 epochs, straight-through, fair": _fair(8, 4, **STRAIGHT_THROUGH),
-    # What makes the difference: the paths, or what alphas are made of? Each gives gradients as well as losses.
+    # These tell apart the effects of the paths and of the estimator: both can be read from each of these supernets.
     "16 epochs, straight-through": _fair(16, 1, paths="alphas", **STRAIGHT_THROUGH),
     "16 epochs, straight-through, fair": _fair(16, 2, **STRAIGHT_THROUGH),
     "16 epochs, straight-through, shared": _fair(16, 1, paths="alphas", share_weights=True, **STRAIGHT_THROUGH),
@@ -83,7 +84,7 @@ SETTINGS: dict[str, Setting] = {
 
 
 def train(workers: int) -> None:
-    """All supernets of all settings that are not there yet, seed by seed."""
+    """Train the missing supernets of all settings, seed by seed."""
     data = load_data(DATA)
     known = {(line["table"], line["setting"], line["seed"]) for line in read()}
     wanted = [
@@ -104,16 +105,16 @@ def train(workers: int) -> None:
 
 
 def _train(hyper_architecture: HyperArchitecture, data: Data, name: str, seed: int) -> HyperResult:
-    """One supernet, in a worker; what it warns of stands in its line."""
+    """Train one supernet in a worker, without its warnings, whose reason its line of results shows."""
     with warnings.catch_warnings(action="ignore"):
-        # seeds that no search or validation has
+        # no search or validation uses these seeds
         return train_hyper_architecture(
             hyper_architecture, data, SETTINGS[name].config, network=NETWORK, seed=500_000 + seed
         )
 
 
 def describe(result: HyperResult) -> dict[str, Any]:
-    """What is kept of a supernet: effects by epoch of the training losses, and by the sweep, in units of 1e-5."""
+    """What is stored of a supernet: among others, effects in units of 1e-5 by epoch and by the sweep."""
     width = result.alpha.shape[1]
     by_epoch = [path_effects(result.losses.part(e, e + 1), width) for e in range(len(result.epochs))]
     sweep = path_effects(result.sweep, width)
@@ -127,7 +128,7 @@ def describe(result: HyperResult) -> dict[str, Any]:
 
 
 def read() -> Iterator[dict[str, Any]]:
-    """The supernets that were trained."""
+    """Lines of all trained supernets."""
     for text in LINES.read_text(encoding="utf-8").splitlines() if LINES.exists() else ():
         yield json.loads(text)
 
@@ -140,15 +141,15 @@ class Supernets(NamedTuple):
     sweep: Array
     """Effects on the losses of the sweep, ``(R, d, w)``."""
     alpha: Array
-    """``(R, d, w)``"""
+    """Alphas ``(R, d, w)``."""
     one_shot: float
     """Mean one-shot accuracy."""
     seconds: float
-    """Of one training, mean."""
+    """Mean seconds of a training."""
 
 
 def collect() -> dict[tuple[str, str], Supernets]:
-    """Trainings by table and setting."""
+    """Supernets by table and setting."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for line in read():
         lines[line["table"], line["setting"]].append(line)
@@ -165,7 +166,7 @@ def collect() -> dict[tuple[str, str], Supernets]:
 
 
 def parts(supernets: Supernets) -> dict[str, Array]:
-    """Ways to read effects ``(R, d, w)`` from a supernet: the sweep, or the training losses of some epochs."""
+    """Effects ``(R, d, w)`` from different losses: of the sweep, or of the training in some epochs."""
     epochs = supernets.epochs.shape[1]
     found = {"sweep": supernets.sweep, "second half": supernets.epochs[:, epochs // 2 :].mean(axis=1)}
     if epochs > 1:
@@ -176,13 +177,13 @@ def parts(supernets: Supernets) -> dict[str, Array]:
 
 
 def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
-    """Effects of R trainings ``(R, d, w)``, as marginal alphas are made of them: ``(d, w)``."""
-    error = np.full(values.shape[1:], 1e-9)  # of a single training, nobody knows it
+    """Combined effects ``(d, w)`` of R trainings ``(R, d, w)``, as marginal alphas are made from them."""
+    error = np.full(values.shape[1:], 1e-9)  # lines hold no standard errors
     return effects_of([Effects(value, error) for value in values], hyper_architecture).value
 
 
 def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: dict[str, Table]) -> list[dict]:
-    """Mean coefficient over the hyper-architectures, by part of the losses and number of supernets."""
+    """Spearman's coefficients on each hyper-architecture, by part of the losses and number of supernets."""
     rows = []
     config = SETTINGS[setting].config
     steps = config.steps(STEPS_PER_EPOCH)
@@ -206,17 +207,17 @@ def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: 
 
 
 def rank(scores: Array, table: Table) -> float:
-    """Spearman's coefficient of what cells add up to ``(d, w)`` with from-scratch accuracy."""
+    """Spearman's coefficient of from-scratch accuracy with sums over paths of scores ``(d, w)``."""
     return correlate(scores[np.arange(len(scores)), table.paths].sum(axis=1), table)
 
 
 def correlate(scores: Array, table: Table) -> float:
-    """Spearman's coefficient of scores ``(n,)`` with from-scratch accuracy."""
+    """Spearman's coefficient of from-scratch accuracy with scores ``(n,)``."""
     return coefficient(scores, table.ground_truth.test.mean(axis=1))
 
 
 def report() -> None:
-    """The table on the terminal, and the figure."""
+    """Print the table, and draw the figure."""
     tables = {name: load_table(name) for name in CHOOSING}
     found = collect()
     rows = [row for setting in SETTINGS for row in coefficients(setting, found, tables)]
@@ -242,13 +243,13 @@ def report() -> None:
 
 
 def feature_sum(feature: Any, table: Table) -> Array:
-    """A feature of cells, added up along the paths of a table, ``(n,)``."""
+    """Sums ``(n,)`` of a cell feature along the paths of a table."""
     values = np.array([[feature(cell) for cell in row] for row in table.hyper_architecture.rows])
     return values[np.arange(len(values)), table.paths].sum(axis=1)
 
 
 def draw(rows: list[dict]) -> Figure:
-    """Coefficients of pooled effects by the sweep against training steps, a line for each setting."""
+    """Coefficients of pooled effects of the sweep against training steps, with a line for each setting."""
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     ax = figure.subplots()
     chosen = [row for row in rows if row["part"] == "sweep"]

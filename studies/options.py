@@ -1,4 +1,4 @@
-"""A configuration from a preset and the command line."""
+"""Configurations from presets and the command line, and the help that describes them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 import yaml
@@ -19,25 +19,28 @@ import yaml
 from fade_study.config import sentences
 from fade_study.exceptions import ConfigError
 
-__all__ = ["Setting", "meanings", "parse_config", "settings_of"]
+__all__ = ["Setting", "fields_of", "meanings", "parse_config", "settings_of", "shown"]
 
 T = TypeVar("T")
 DEFAULT_PRESET = "fashion14"
 LONGEST_PRESET = 20_000
-"""Characters; ours have less than 1,000."""
+"""Largest number of characters of a preset; ours have fewer than 1,000."""
+LIMITS = {"gt": ">", "ge": ">=", "lt": "<"}
+"""Signs for pydantic's limits of a number, in the types that users see."""
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:
-    """A configuration from a preset and the command line.
+    """Read a configuration from a preset and the command line.
 
     Args:
-        cls: which configuration.
-        folder: where presets lie; ``--preset NAME`` is ``folder/NAME.yaml``, and may also be the path of a file. None
-            where there are none.
-        argv: ``--preset NAME``, and ``--dotted.name value`` for whatever shall differ from it; default the process's.
+        cls: Class of the configuration.
+        folder: Folder of presets: ``--preset NAME`` reads ``folder/NAME.yaml``, or the file NAME if that is the path
+            of a YAML file. None if the study has no presets.
+        argv: Arguments ``--preset NAME``, and ``--dotted.name value`` for each setting that differs from the preset;
+            those of the process by default.
 
     Raises:
-        ConfigError: with all unknown keys, wrong types and values out of range of preset and command line.
+        ConfigError: With all unknown names, wrong types and values out of range in the preset and the command line.
     """
     words = _joined(sys.argv[1:] if argv is None else argv)
     settings: dict[str, Any] = {}
@@ -57,14 +60,14 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
 
 
 def _with_suggestion(problem: str, names: Sequence[str]) -> str:
-    """A problem with the name that was probably meant, where a name is unknown."""
+    """A problem, with the name that was probably meant if it is an unknown name."""
     name = problem.partition(":")[0]
     close = difflib.get_close_matches(name, names, n=1) if "unknown name" in problem else []
     return problem.replace("unknown name;", f"unknown name; did you mean {close[0]}?") if close else problem
 
 
 def _build(cls: type[T], settings: dict[str, Any], problems: Sequence[str] = ()) -> T:
-    """The configuration, or a ConfigError with its problems and those that came up before."""
+    """The configuration, or a ``ConfigError`` with its problems and those that were found before."""
     try:
         config: T = pydantic.TypeAdapter(cls).validate_python(settings)
     except pydantic.ValidationError as error:
@@ -75,7 +78,7 @@ def _build(cls: type[T], settings: dict[str, Any], problems: Sequence[str] = ())
 
 
 def _joined(argv: Sequence[str]) -> list[str]:
-    """``--name value`` as ``--name=value``: a value such as -1e-3 would be taken for an option otherwise."""
+    """Join ``--name value`` into ``--name=value``, so that a value such as -1e-3 is not taken for an option."""
     joined: list[str] = []
     for word in argv:
         if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not word.startswith("--"):
@@ -87,7 +90,7 @@ def _joined(argv: Sequence[str]) -> list[str]:
 
 def _preset_path(name: str, folder: Path) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _presets(folder).get(name)
-    if path is None or not os.path.isfile(path):  # a pipe would be waited for
+    if path is None or not os.path.isfile(path):  # reading a pipe would block
         raise ConfigError([f"preset: expected {_preset_choices(folder)}, got {name!r}"])
     return path
 
@@ -101,9 +104,9 @@ def _preset_choices(folder: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that runs nothing and means what it shows: mappings, lists, texts and null.
+    """Loader of a subset of YAML: mappings, lists, strings and null.
 
-    Numbers stay texts. What a text means is for the type of its setting to say: a name may consist of digits.
+    Numbers are left as strings, since the type of a setting decides what its value means: a name may be all digits.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class has it
@@ -112,7 +115,7 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose names are all different: of two values nobody knows which is meant."""
+        """A mapping; duplicate names are refused."""
         names = [self.construct_object(name, deep=True) for name, _ in node.value]
         twice = sorted({str(name) for name in names if names.count(name) > 1})
         if twice:
@@ -122,7 +125,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """A value; an alias could stand for billions of them, and a tag for a call."""
+        """A value; aliases, which may expand to billions of values, and tags, which may call code, are refused."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
             raise yaml.MarkedYAMLError(problem="settings have no aliases and tags", problem_mark=event.start_mark)
@@ -144,7 +147,7 @@ def _read_preset(path: Path) -> dict[str, Any]:
 
 
 def _override(settings: dict[str, Any], word: str) -> list[str]:
-    """Put ``--dotted.name=value`` into the settings; what is wrong with it, otherwise."""
+    """Put ``--dotted.name=value`` into the settings; returns what is wrong with it, if anything."""
     name, separator, value = word.removeprefix("--").partition("=")
     if not word.startswith("--") or not name:
         return [f"unrecognized arguments: {word}"]
@@ -156,7 +159,7 @@ def _override(settings: dict[str, Any], word: str) -> list[str]:
         if not isinstance(settings, dict):
             return [f"{name}: unknown name; --help lists all, got {value!r}"]
     try:
-        # Only lists and mappings are YAML here: a text such as a password may contain anything.
+        # Only lists and mappings are read as YAML: a string such as a password may contain anything.
         plain = None if value in ("null", "~") else value
         settings[last] = yaml.load(value, _Loader) if value.lstrip()[:1] in ("[", "{") else plain
     except (yaml.YAMLError, RecursionError):
@@ -168,32 +171,46 @@ class Setting(NamedTuple):
     """A setting of a study."""
 
     name: str
-    """Dotted."""
-    kind: str
+    """Its name, with dots if it belongs to a section."""
+    type: Any
+    """Its type, or a configuration class if it is a section."""
     default: Any
+    """Its default, or ``dataclasses.MISSING``."""
     meaning: str
+    """Its entry in the section ``Args:`` of the docstring, on one line."""
+
+    @property
+    def kind(self) -> str:
+        """The type as users write its values, such as ``int > 0|null``."""
+        return _name_of(self.type)
 
 
 def settings_of(cls: type[Any], default: Any = dataclasses.MISSING, prefix: str = "") -> Iterator[Setting]:
-    """All settings of a configuration class, with their meaning from its docstrings.
+    """All settings of a configuration class and of its sections.
 
     Args:
-        cls: the class.
-        default: an instance whose values hold where none is given; the class's own defaults otherwise.
-        prefix: of the names, for a section.
+        cls: The class.
+        default: Instance that holds the defaults; those of the class if it is left out.
+        prefix: Prefix of the names, for a section.
     """
-    documented = meanings(cls)
+    for field in fields_of(cls, default):
+        if dataclasses.is_dataclass(field.type):
+            section: Any = field.type
+            yield from settings_of(section, field.default, f"{prefix}{field.name}.")
+        else:
+            yield field._replace(name=prefix + field.name)
+
+
+def fields_of(cls: type[Any], default: Any = dataclasses.MISSING) -> Iterator[Setting]:
+    """The settings of a configuration class, each section as a whole; the arguments are those of `settings_of`."""
+    types, documented = get_type_hints(cls, include_extras=True), meanings(cls)
     for field in dataclasses.fields(cls):
         own = field.default if default is dataclasses.MISSING else getattr(default, field.name)
-        kind = get_type_hints(cls)[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from settings_of(kind, own, f"{prefix}{field.name}.")  # pyright: ignore[reportArgumentType]
-        else:
-            yield Setting(f"{prefix}{field.name}", _name_of(kind), own, documented.get(field.name, ""))
+        yield Setting(field.name, types[field.name], own, documented.get(field.name, ""))
 
 
 def meanings(cls: type[Any]) -> dict[str, str]:
-    """What the docstrings of a class and its bases say of its arguments."""
+    """Entries in the sections ``Args:`` of the docstrings of a class and its bases, by argument."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         arguments = inspect.cleandoc(base.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
@@ -203,9 +220,13 @@ def meanings(cls: type[Any]) -> dict[str, str]:
 
 
 def _name_of(kind: Any) -> str:
-    """A type, as users write its values."""
-    if dataclasses.is_dataclass(kind):
-        return "section"
+    if get_origin(kind) is Annotated:
+        plain, *extras = get_args(kind)
+        found = [limit for extra in extras for limit in getattr(extra, "metadata", ())]
+        limits = [
+            f"{LIMITS[name]} {getattr(limit, name)}" for limit in found for name in LIMITS if hasattr(limit, name)
+        ]
+        return f"{_name_of(plain)} {', '.join(limits)}".strip()
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
@@ -216,18 +237,23 @@ def _name_of(kind: Any) -> str:
 
 
 def _print_help(cls: type[Any], folder: Path | None, preset: dict[str, Any]) -> NoReturn:
-    """Print all names, with their meaning and the values that hold; exit."""
+    """Print all settings with their meanings and current values, and exit."""
     print(f"{inspect.cleandoc(cls.__doc__ or '').partition(chr(10))[0]}\n\nEach setting is given as --name VALUE.\n")
     if folder is not None:
         print(f"  --preset NAME\n      {_preset_choices(folder)} (default: {DEFAULT_PRESET})")
-    for name, kind, default, meaning in settings_of(cls, _build(cls, preset) if preset else dataclasses.MISSING):
-        text = meaning if default is dataclasses.MISSING else f"{meaning} (default: {_shown(default)})"
-        print(f"  --{name} {kind}\n" + textwrap.fill(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    for setting in settings_of(cls, _build(cls, preset) if preset else dataclasses.MISSING):
+        text = re.sub(r":\w+:`|`", "", setting.meaning)  # as plain text
+        if setting.default is not dataclasses.MISSING:
+            text += f" (default: {shown(setting.default)})"
+        print(f"  --{setting.name} {setting.kind}")
+        print(textwrap.indent(textwrap.fill(text, 94, break_on_hyphens=False), " " * 6))
     sys.exit()
 
 
-def _shown(value: Any) -> str:
-    """A value as it is typed."""
+def shown(value: Any) -> str:
+    """A value as users write it."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_shown, value))}]"
-    return "null" if value is None else str(value)
+        return f"[{', '.join(map(shown, value))}]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

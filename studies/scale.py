@@ -1,4 +1,4 @@
-"""Where the first bottleneck lies: evaluations that train nothing, on a Dask cluster whose workers are simulated.
+"""The overhead of evaluations for one driver: simulated trainings on a simulated Dask cluster.
 
 mlflow run . -e scale
 """
@@ -42,18 +42,18 @@ DEPTH = 4
 SCRATCH = ScratchConfig(epochs=20)
 SERVER_SECONDS = 60
 AT_ONCE = 1_000
-"""Tasks on the way: real ones don't all end at the same moment."""
+"""Largest number of submitted tasks; real trainings don't all end at the same time either."""
 
 
 def scale(config: ScaleConfig) -> None:
-    """Hand out and collect all, then record some; print and keep what one of them costs."""
+    """Measure, record and print the cost of submitting and collecting an evaluation, and of recording it."""
     tracking.check_server()
     data = load_data(DataConfig())
     with (
         simulated_cluster(config.workers) as address,
         open_executor(address) as executor,
         tempfile.TemporaryDirectory() as folder,
-        server(Path(folder)) as uri,  # of its own, or made-up results would be found by real searches
+        server(Path(folder)) as uri,  # a server of its own, so that real searches don't find simulated results
     ):
         found = measure_cluster(executor, draw(config.evaluations, config.seed), data)
         with chdir(folder), tracking.redirected(uri):
@@ -70,7 +70,7 @@ def scale(config: ScaleConfig) -> None:
 
 
 def draw(count: int, seed: int) -> list[tuple[Architecture, int]]:
-    """Architectures, and the seeds of their trainings."""
+    """Random architectures, with seeds for their trainings."""
     cells = list(DagSpace(5))
     columns = np.random.default_rng(seed).integers(len(cells), size=(count, DEPTH))
     return [(Architecture(tuple(cells[j] for j in row)), seed) for seed, row in enumerate(columns)]
@@ -79,13 +79,13 @@ def draw(count: int, seed: int) -> list[tuple[Architecture, int]]:
 def pretend(
     architecture: Architecture, data: Data, config: ScratchConfig, *, network: NetworkConfig, seed: int, **_: Any
 ) -> ScratchResult:
-    """What a training gives, of the same size, at once."""
+    """Return at once a result of the same size as a training's."""
     epochs = tuple({"loss/weights": 1 / (epoch + 1), "accuracy/validation": 0.5} for epoch in range(config.epochs))
     return ScratchResult(0.5, 0.5, epochs, len(architecture.key), len(data.test) + seed, network.final_channels)
 
 
 class Pretending(Executor):
-    """Runs :func:`pretend` instead of each task."""
+    """An executor that runs :func:`pretend` instead of each task."""
 
     shares_files = False
 
@@ -93,14 +93,14 @@ class Pretending(Executor):
         self.executor = executor
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As the executor does."""
-        del fn  # would look at each worker's device, which is a process's: here they are threads of one
+        """Submit :func:`pretend` with the arguments of a training."""
+        del fn  # it would check the device of each worker's process, but the workers are threads of one process
         _, _, *arguments = args
         return self.executor.submit(pretend, *arguments, **kwargs)
 
 
 def measure_cluster(executor: Executor, wanted: list[tuple[Architecture, int]], data: Data) -> dict[str, float]:
-    """From the first one that is handed out to the last that comes back, without a record."""
+    """Milliseconds per evaluation from the first submission to the last result, without a record."""
     executor.submit(pretend, wanted[0][0], data, SCRATCH, network=NetworkConfig(), seed=0).result()  # sends the data
     begin, own = time.perf_counter(), time.process_time()
     tasks: deque[Future[Any]] = deque()
@@ -116,7 +116,7 @@ def measure_cluster(executor: Executor, wanted: list[tuple[Architecture, int]], 
 
 
 def measure_record(executor: Executor, wanted: list[tuple[Architecture, int]], data: Data) -> dict[str, float]:
-    """The same as searches do it, each of them recorded in an MLflow server."""
+    """Milliseconds per evaluation as searches do it, with each recorded in an MLflow server."""
     with tracking.start_study("search", SCRATCH, "cpu", data):
         begin, own = time.perf_counter(), time.process_time()
         trainings = ScratchTrainings(wanted, data, SCRATCH, NetworkConfig(), Pretending(executor))
@@ -127,7 +127,7 @@ def measure_record(executor: Executor, wanted: list[tuple[Architecture, int]], d
 
 @contextmanager
 def server(folder: Path) -> Iterator[str]:
-    """An MLflow server with a store in a folder."""
+    """An MLflow server with its store in a folder; yields its URL."""
     store = ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--host", "127.0.0.1", "--workers", "1"]
     port = 20_000 + os.getpid() % 10_000
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
@@ -151,7 +151,7 @@ def server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def simulated_cluster(workers: int) -> Iterator[str]:
-    """Address of a scheduler with so many workers, all of them threads of one process."""
+    """A Dask cluster whose workers are threads of one process; yields the address of its scheduler."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_run_cluster, args=(workers, there), daemon=True)
     process.start()
@@ -161,8 +161,8 @@ def simulated_cluster(workers: int) -> Iterator[str]:
             address = here.recv()
         except EOFError:
             raise ClusterError(
-                "expected a cluster in a process of its own, which has died; where Dask is missing: pip install -e "
-                "'.[cluster]'"
+                "expected a Dask cluster in a process of its own, got a process that has died; if Dask is missing, "
+                "pip install -e '.[cluster]'"
             ) from None
         yield address
     finally:
@@ -175,9 +175,9 @@ def _run_cluster(workers: int, pipe: Connection) -> None:
     from distributed import LocalCluster
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a worker has several connections
-    # What each worker measures of itself, so often that hundreds in one process would do nothing else; and the drop of
-    # copies of the data, which they would fetch from each other again, by more connections than a process may have.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each worker has several connections
+    # Hundreds of workers in one process would do nothing but monitor themselves. And if the memory manager dropped
+    # copies of the data, they would fetch them from each other again, over more connections than a process may have.
     config.set(
         {
             "distributed.worker.profile.enabled": False,

@@ -1,4 +1,4 @@
-"""Settings of the studies, which are also the schema of the presets in ``studies/configs``."""
+"""Settings of the studies, which are also the schemas of the presets in ``studies/configs``."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ __all__ = [
 ]
 
 MOST_PATHS = 1_000_000
-"""Of a hyper-architecture whose paths are all listed."""
+"""Largest number of paths of a hyper-architecture that are all listed."""
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
 
 
 @settings
 class SpaceConfig:
-    """The cells: all DAGs between two sizes, and the features that embed them.
+    """The cell space: all DAGs between two sizes, and the graph features that embed them.
 
     Args:
-        max_vertices: largest number of vertices, up to 7.
-        min_vertices: smallest.
-        features: names of graph features; the default three are the paper's.
+        max_vertices: Largest number of vertices of a cell, up to 7.
+        min_vertices: Smallest number of vertices of a cell.
+        features: Names of graph features; the three defaults are the paper's.
     """
 
     max_vertices: Vertices = 5
@@ -72,19 +72,19 @@ class SpaceConfig:
         return self
 
     def open(self) -> DagSpace:
-        """The space that these settings describe."""
+        """The cell space that these settings describe."""
         return DagSpace(self.max_vertices, min_vertices=self.min_vertices, features=self.features)
 
 
-def _not_the_papers(compared: BilevelConfig | None) -> list[str]:
-    """Problems of a training that the comparison's own is compared with as the paper's."""
+def _check_straight_through(compared: BilevelConfig | None) -> list[str]:
+    """Problems of the settings ``straight_through``, which have to use the paper's estimator."""
     if compared is None or compared.estimator == "straight-through":
         return []
     return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
 
 
 def _sampler_settings() -> dict[str, Any]:
-    """Types of the arguments of all registered outer searches, by name; without the seed, which is the study's."""
+    """Types of the constructor arguments of all registered outer searches, by name, without the seed."""
     found: dict[str, Any] = {}
     for sampler in samplers.REGISTRY.values():
         hints = get_type_hints(sampler.__init__)
@@ -92,17 +92,20 @@ def _sampler_settings() -> dict[str, Any]:
     return found
 
 
-def _documented() -> str:
-    """The arguments' meaning, of all outer searches that take them, for a docstring."""
-    lines = [f"name: {', '.join(samplers.REGISTRY)}."]
+def _sampler_arguments() -> str:
+    """Section ``Args:`` of a docstring: each argument with its meaning in all outer searches that take it."""
+    lines = [f"name: Outer search: {', '.join(f'``{name}``' for name in samplers.REGISTRY)}."]
     for setting in _sampler_settings():
-        found = {name: meanings(sampler).get(setting) for name, sampler in samplers.REGISTRY.items()}
-        lines.append(f"{setting}: " + " ".join(f"{name}: {text}" for name, text in found.items() if text))
+        names: dict[str, list[str]] = {}
+        for name, sampler in samplers.REGISTRY.items():
+            if text := meanings(sampler).get(setting):
+                names.setdefault(text, []).append(f"``{name}``")
+        lines.append(f"{setting}: " + " ".join(f"{', '.join(who)}: {text}" for text, who in names.items()))
     return "\n\nArgs:\n" + "\n".join(f"    {line}" for line in lines)
 
 
 class _Sampler:
-    """An outer search, by its registered name; all other settings are arguments of the constructors."""
+    """An outer search by its registered name; null for another setting takes the default of its constructor."""
 
     name: str
 
@@ -119,11 +122,11 @@ class _Sampler:
         return {name: value for name, value in vars(self).items() if name != "name" and value is not None}
 
     def open(self, seed: int) -> samplers.RowSampler:
-        """The sampler that these settings describe."""
+        """The sampler that these settings describe, with a seed."""
         return samplers.REGISTRY[self.name](**self._given(), seed=seed)
 
     def columns(self, space: DagSpace) -> int:
-        """Width w of the hyper-architectures over a space."""
+        """Width w of the hyper-architectures that the sampler proposes over a space."""
         sampler = self.open(0)
         sampler.bind(space)
         return len(sampler.propose(RowHistory(0, tuple(space.features), ()), np.random.default_rng(0)))
@@ -132,7 +135,7 @@ class _Sampler:
 if TYPE_CHECKING:
     SamplerConfig = _Sampler
 else:
-    # The schema comes from the constructors: a new outer search needs a line in the registry, and nothing here.
+    # The schema is made from the constructors, so that a new outer search only needs an entry in the registry.
     kinds = {name: kind | None for name, kind in _sampler_settings().items()}
     SamplerConfig = settings(
         type(
@@ -140,7 +143,7 @@ else:
             (_Sampler,),
             {
                 "__annotations__": {"name": Literal[tuple(samplers.REGISTRY)], **kinds},
-                "__doc__": f"{_Sampler.__doc__}{_documented()}",
+                "__doc__": f"{_Sampler.__doc__}{_sampler_arguments()}",
                 "__module__": __name__,
                 "name": "pseudo-gradient",
                 **dict.fromkeys(kinds),
@@ -151,18 +154,18 @@ else:
 
 @settings
 class _StudyConfig:
-    """What all studies that train share.
+    """Settings that all studies with trainings share.
 
     Args:
-        seed: of all that is random but trainings from scratch.
-        depth: cells in a chain, rows of a hyper-architecture.
-        executor: where independent trainings run: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask
+        seed: Seed for everything random except trainings from scratch.
+        depth: Number of cells of an architecture, which is the number of rows d of a hyper-architecture.
+        executor: Executor of independent trainings: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask
             scheduler.
-        space: the cells.
-        data: the images.
-        network: the macro-architecture.
-        bilevel: training of hyper-architectures.
-        scratch: training from scratch.
+        space: Cell space.
+        data: Data set.
+        network: Macro-architecture.
+        bilevel: Training of hyper-architectures.
+        scratch: Training of architectures from scratch.
     """
 
     seed: Seed = 0
@@ -185,7 +188,7 @@ class _StudyConfig:
         return self
 
     def _problems(self) -> list[str]:
-        """Of settings together, each naming the one to change."""
+        """Problems of several settings together, each naming the one to change."""
         return []
 
 
@@ -194,30 +197,32 @@ class SearchConfig(_StudyConfig):
     """A FaDE search (sections 2.4 and 3.2).
 
     Args:
-        generations: of the study in all; a study that has some already is continued up to this number.
-        seed: of anchors, ties between cells, and trainings of hyper-architectures. Trainings from scratch have seeds 0,
-            1, ... in all searches, so that the same one is never paid twice.
-        seeds: searches, each with a study of its own, with seeds ``seed``, ``seed + 1``, ...
-        study: name of the study; a name that exists in the storage is continued. Null makes a new one. Several
-            searches append their seeds to it.
-        storage: Optuna storage URL.
-        sampler: the outer search.
-        processes: that train each hyper-architecture together, each on a GPU, or all on the processor. Leave it out
-            where a launcher such as ``torchrun`` has started several.
-        repetitions: trainings of each hyper-architecture, whose alphas are averaged; several go through the executor.
-        carry_over: begin each hyper-architecture with the last one's weights, where it has the same cells (or edges, if
-            they share weights); they are kept in ``checkpoint_dir``.
-        checkpoint_dir: folder of the states of trainings that run, in which a search that was killed goes on.
-        max_failures: trainings of one hyper-architecture that may diverge, each with another seed, before the search
-            gives up.
-        patience: stop when no anchor has changed its cell for so many generations; null never stops early.
-        evaluate: which architecture of a generation is trained from scratch: the ``best_ranked`` of its
-            hyper-architecture, or the ``anchor``'s (the paper's).
-        evaluate_every: generations between these evaluations; the last one is always evaluated. 0 evaluates none: ``-e
-            evaluate`` can do so later.
-        evaluation_seeds: trainings per evaluation.
-        final_seeds: trainings, that nothing is chosen by, of the architecture that a search ends with and of the first
-            generation's anchor architecture: how much better is the answer? 0 leaves that out.
+        generations: Number of generations in total; an existing study is continued up to this number.
+        seed: Seed for anchors, ties between cells, and trainings of hyper-architectures. Trainings from scratch have
+            the seeds 0, 1, ... in all searches, so that none has to be repeated.
+        seeds: Number of searches, each a study of its own, with the seeds ``seed``, ``seed + 1``, ...
+        study: Name of the study. A study that exists in the storage is continued; null creates a new one. Several
+            searches append their seeds to the name.
+        storage: URL of the Optuna storage.
+        sampler: Outer search.
+        processes: Number of processes that train each hyper-architecture together, on one GPU each or all on the CPU.
+            Leave it out where a launcher such as ``torchrun`` starts them.
+        repetitions: Number of trainings of each hyper-architecture, whose alphas are averaged. Several trainings go
+            through the executor.
+        carry_over: Whether the training of each hyper-architecture starts with the previous one's weights for cells
+            (or edges, with ``bilevel.share_weights``) that are the same. They are kept in ``checkpoint_dir``.
+        checkpoint_dir: Folder of checkpoints, from which an interrupted search is resumed.
+        max_failures: Number of trainings of one hyper-architecture, each with another seed, that may diverge before
+            the search gives up.
+        patience: Number of generations without a change of any anchor's cell after which the search stops; null never
+            stops early.
+        evaluate: Architecture of a generation that is trained from scratch: the ``best_ranked`` one of its
+            hyper-architecture, or that of the ``anchor`` (as in the paper).
+        evaluate_every: Number of generations from one evaluation from scratch to the next; the last generation is
+            always evaluated. 0 evaluates none, which ``mlflow run . -e evaluate`` can do later.
+        evaluation_seeds: Number of trainings from scratch, with different seeds, in an evaluation.
+        final_seeds: Number of trainings from scratch, with seeds that chose nothing, of the search's best architecture
+            and of the first generation's anchor architecture, which tell how much the search gained. 0 skips them.
     """
 
     generations: Positive = 8
@@ -247,28 +252,31 @@ class SearchConfig(_StudyConfig):
 
 @settings
 class ValidationConfig(_StudyConfig):
-    """Do ranks predict from-scratch accuracy (section 3.1)?
+    """A validation: do FaDE-ranks predict from-scratch accuracy (section 3.1)?
 
     Args:
-        seed: of the supernets and of the choice of architectures.
-        tables: of from-scratch trainings, each of some architectures of one hyper-architecture: names of shipped ones,
-            or paths of ``ground_truth.json`` files. Without any, a hyper-architecture with the same cells in every row
-            is made by the next three, and its architectures are trained.
-        cells: candidates in every row, the w of the hyper-architecture, as far apart in the space's features as can be.
-        operations: of each of them, so that all architectures have the same number of weights.
-        scratch_seeds: trainings from scratch of each architecture.
-        repetitions: trainings of each hyper-architecture.
-        straight_through: training by the paper's estimator, to compare with; null leaves it out.
-        straight_through_repetitions: how many of these.
-        architectures: how many of each hyper-architecture are judged, such that every cell is equally frequent in every
-            row, or ``all``.
-        half: of all architectures, from which they are taken: ``selection`` to choose settings by, ``report`` to report
-            what was chosen, or ``both``. The halves share their cells, so report with another seed as well.
-        early_epochs: other trainings than the ground truth's, which are compared as predictors.
-        predictors: names of those that are compared; null for all.
-        top: the k of precision, regret and best rank among the best k.
-        resamples: of bootstrap intervals.
-        space: from which cells are taken.
+        seed: Seed for the supernets and for the choice of architectures.
+        tables: Tables of from-scratch trainings, each with architectures of one hyper-architecture: names of shipped
+            tables, or paths of ``ground_truth.json`` files. If the list is empty, a hyper-architecture with the same
+            cells in every row is made from ``cells`` and ``operations``, and its architectures are trained.
+        cells: Number of cells in every row, which is the width w of the hyper-architecture. They lie as far apart in
+            the space's features as possible.
+        operations: Number of operations of each of these cells, which gives all architectures the same number of
+            weights.
+        scratch_seeds: Number of trainings from scratch of each architecture.
+        repetitions: Number of trainings of each hyper-architecture.
+        straight_through: Training of hyper-architectures by the paper's estimator, for comparison; null leaves it out.
+        straight_through_repetitions: Number of trainings of each hyper-architecture by the paper's estimator.
+        architectures: Number of architectures of each hyper-architecture that are judged, chosen so that every cell is
+            equally frequent in every row; or ``all``.
+        half: Half of the architectures from which these are chosen: ``selection`` to choose settings by, ``report`` to
+            report on what was chosen, or ``both``. The halves share their cells, so report with another seed as well.
+        early_epochs: Numbers of epochs, other than the ground truth's, of trainings from scratch that are compared as
+            predictors.
+        predictors: Names of the predictors to compare; null compares all.
+        top: Values of k for precision, regret and best rank among the k best-ranked architectures.
+        resamples: Number of resamples for bootstrap intervals.
+        space: Cell space from which the cells are taken.
     """
 
     tables: tuple[str, ...] = ()
@@ -297,30 +305,33 @@ class ValidationConfig(_StudyConfig):
                 f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "
                 f"truth, got {self.early_epochs}"
             )
-        return problems + _not_the_papers(self.straight_through)
+        return problems + _check_straight_through(self.straight_through)
 
 
 @settings
 class ComparisonConfig(_StudyConfig):
-    """An arena: outer searches with equal budgets and paired seeds, which also have the same first anchors.
+    """A comparison of outer searches with equal budgets, paired seeds and the same first anchors.
 
     Args:
-        mode: ``train`` networks; or ``tabular``, where accuracies are looked up in a table and alphas are simulated
-            from the table's true marginal accuracies, with noise.
-        seed: of the first search of each searcher.
-        seeds: searches of each searcher, with seeds ``seed``, ``seed + 1``, ...
-        budget: of each search, in training steps: weight and alpha steps of hyper-architectures, and steps of trainings
-            from scratch.
-        searchers: names of those that are compared; null for all but repairs and, in tabular mode, the slow ``gp``.
-        baseline: that all are compared with; it takes part in any case.
-        repetitions: trainings of each hyper-architecture, all paid for.
-        straight_through: training of hyper-architectures by the paper's estimator, for the searcher of that name, as
-            often as the others. Null leaves that searcher out.
-        final_seeds: trainings, that no search has seen, of the architecture that each search ends with.
-        sampler: settings of the pseudo-gradient ``fade`` and its controls.
-        table: of tabular mode, and of the oracle where networks are trained: the name of a shipped one, or the path of
-            a ``ground_truth.json``; null for digits625 and digits342.
-        alpha_noise: of simulated alphas, as a multiple of the standard deviation of the marginal accuracies.
+        mode: Source of accuracies and alphas: ``train`` trains networks; ``tabular`` looks accuracies up in a table and
+            simulates alphas from the table's true marginal accuracies, with noise.
+        seed: Seed of each searcher's first search.
+        seeds: Number of searches of each searcher, with the seeds ``seed``, ``seed + 1``, ...
+        budget: Budget of each search in training steps: weight and alpha steps of hyper-architectures, and steps of
+            trainings from scratch.
+        searchers: Names of the searchers to compare; null compares all except the repairs and, in tabular mode, the
+            slow ``gp``.
+        baseline: Searcher with which all others are compared; it always takes part.
+        repetitions: Number of trainings of each hyper-architecture, all charged to the budget.
+        straight_through: Training of hyper-architectures by the paper's estimator, for the searcher of that name, with
+            the same number of repetitions. Null leaves that searcher out.
+        final_seeds: Number of trainings from scratch, with seeds that no search has used, of each search's final
+            architecture.
+        sampler: Settings of the pseudo-gradient searcher ``fade`` and of its controls.
+        table: Table for tabular mode, and for the oracle where networks are trained: the name of a shipped table, or
+            the path of a ``ground_truth.json`` file. Null takes ``digits625`` and ``digits342``, respectively.
+        alpha_noise: Standard deviation of the noise of simulated alphas, as a multiple of that of the marginal
+            accuracies.
     """
 
     mode: Literal["train", "tabular"] = "train"
@@ -336,15 +347,15 @@ class ComparisonConfig(_StudyConfig):
     alpha_noise: NonNegativeFloat = 1.0
 
     def _problems(self) -> list[str]:
-        return _not_the_papers(self.straight_through)
+        return _check_straight_through(self.straight_through)
 
 
 @settings
 class AnalyzeConfig:
-    """Trend and movement of searches that were recorded (section 3.2).
+    """An analysis of the trend and movement of recorded searches (section 3.2).
 
     Args:
-        run_id: of a search, or of a run with several.
+        run_id: Id of the MLflow run of a search, or of a command with several searches.
     """
 
     run_id: Annotated[str, Field(min_length=1)]
@@ -352,13 +363,13 @@ class AnalyzeConfig:
 
 @settings
 class EvaluateConfig:
-    """Trains anchors of a finished search from scratch.
+    """An evaluation of a finished search: trains architectures of its generations from scratch.
 
     Args:
-        run_id: of a search, or of a run with several.
-        every: generations between evaluations; the last one is always evaluated.
-        seeds: trainings per evaluation; those on record are not repeated.
-        executor: where trainings run: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
+        run_id: Id of the MLflow run of a search, or of a command with several searches.
+        every: Number of generations from one evaluation to the next; the last generation is always evaluated.
+        seeds: Number of trainings in an evaluation; those already recorded are not repeated.
+        executor: Executor of the trainings: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
     """
 
     run_id: Annotated[str, Field(min_length=1)]
@@ -369,13 +380,13 @@ class EvaluateConfig:
 
 @settings
 class BenchmarkConfig:
-    """Measuring what a supernet costs.
+    """A benchmark of the cost of supernets.
 
     Args:
-        repetitions: timings of every step, of which median and quartiles are reported.
-        seed: of cells, weights and paths.
-        threads: of the processor.
-        search: preset of the search whose time outside training is measured, once.
+        repetitions: Number of timings of every step, whose median and quartiles are reported.
+        seed: Seed for cells, weights and paths.
+        threads: Number of CPU threads.
+        search: Preset of the search whose time outside training is measured once.
     """
 
     repetitions: Positive = 15
@@ -386,13 +397,13 @@ class BenchmarkConfig:
 
 @settings
 class ScaleConfig:
-    """Simulating how many evaluations one driver can hand out and record.
+    """A simulation of how many evaluations one driver can submit and record.
 
     Args:
-        evaluations: trainings from scratch, none of which trains anything.
-        workers: of a Dask cluster, simulated.
-        recorded: evaluations that are recorded in an MLflow server.
-        seed: of the architectures.
+        evaluations: Number of simulated trainings from scratch, which train nothing.
+        workers: Number of workers of the simulated Dask cluster.
+        recorded: Number of evaluations that are recorded in an MLflow server.
+        seed: Seed for the architectures.
     """
 
     evaluations: Positive = 10_000

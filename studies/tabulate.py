@@ -1,10 +1,10 @@
-"""Make the tables of from-scratch trainings that are shipped: hours of work, which goes on where it was stopped.
+"""Make the shipped tables of from-scratch trainings. This takes hours, and can be stopped and resumed.
 
 python -m studies.tabulate fashion14-h0 fashion14-h1
 python -m studies.tabulate fashion14-h2 fashion14-h3 fashion14-h4 fashion14-h5 --workers 2
 
-Each training is one line of ``fade_study/benchmarks/NAME.jsonl`` as soon as it is done. Once all of a table's trainings
-are there, they become ``NAME.json``.
+Each finished training is appended to ``fade_study/benchmarks/NAME.jsonl``. When a table is complete, it is written to
+``NAME.json``.
 """
 
 from __future__ import annotations
@@ -40,30 +40,30 @@ SPACE = DagSpace(5, features=SPECTRAL_FEATURES)
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a table holds."""
+    """The architectures of a table, and how often each is trained."""
 
     hyper_architecture: HyperArchitecture
     paths: NDArray[np.int64]
-    """``(n, d)``"""
+    """Paths ``(n, d)`` of the architectures."""
     seeds: int
-    """Trainings of each architecture."""
+    """Number of trainings of each architecture."""
 
 
 def of_search(seed: int) -> Plan:
-    """48 balanced paths of the first hyper-architecture of the search with this seed."""
+    """48 balanced paths of the first hyper-architecture of a search with this seed."""
     sampler = fade_study.samplers.PseudoGradientSampler(offset=0.5, seed=seed)
     hyper_architecture = fade_study.create_study(space=SPACE, depth=DEPTH, sampler=sampler).ask().hyper_architecture
     return Plan(hyper_architecture, choose_paths(all_paths(hyper_architecture.shape), "both", 48, seed), 3)
 
 
 def of_equal_cells() -> Plan:
-    """64 balanced paths of the hyper-architecture of section 3.1: the same 5 cells of 5 operations in every row."""
+    """64 balanced paths of a hyper-architecture as in section 3.1: the same 5 cells of 5 operations in every row."""
     hyper_architecture = HyperArchitecture((distant_cells(DagSpace(5), 5, 5),) * DEPTH)
     return Plan(hyper_architecture, choose_paths(all_paths(hyper_architecture.shape), "both", 64, 0), 3)
 
 
 def of_random_points() -> Plan:
-    """200 architectures whose cells are nearest to random points, as random search draws them, among all cells."""
+    """200 architectures of the cells nearest to random points, as random search draws them."""
     cells = tuple(SPACE)
     index = {cell: column for column, cell in enumerate(cells)}
     points = np.random.default_rng(0).random((200, DEPTH, len(SPACE.features)))
@@ -77,7 +77,7 @@ PLANS |= {"fashion14-equal": of_equal_cells, "fashion14-random": of_random_point
 
 
 def tabulate(names: list[str], workers: int) -> None:
-    """Train what the tables lack, seed by seed."""
+    """Do the missing trainings of the tables, seed by seed."""
     data = load_data(DATA)
     found = recipe(data, SCRATCH, NETWORK)
     with open_executor(f"processes:{workers}") as executor:
@@ -106,7 +106,7 @@ def tabulate(names: list[str], workers: int) -> None:
 
 
 def read(lines: Path, recipe: str) -> Iterator[tuple[tuple[str, int], Scratch]]:
-    """What is there of a table, by architecture key and seed."""
+    """Finished trainings of a table by architecture key and seed."""
     for text in lines.read_text(encoding="utf-8").splitlines() if lines.exists() else ():
         line = json.loads(text)
         if line["recipe"] == recipe:
@@ -114,7 +114,7 @@ def read(lines: Path, recipe: str) -> Iterator[tuple[tuple[str, int], Scratch]]:
 
 
 def assemble(plan: Plan, known: dict[tuple[str, int], Scratch], recipe: str, data: Data) -> Table:
-    """The table of all trainings of a plan."""
+    """The finished table of a plan."""
     keys = [plan.hyper_architecture.architecture(path).key for path in plan.paths.tolist()]
     trainings = as_trainings(known, keys, tuple(range(plan.seeds)), SCRATCH, NETWORK)
     return Table(

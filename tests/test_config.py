@@ -6,7 +6,7 @@ import yaml
 from fade_study import ConfigError
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig
 from fade_study.urls import place
-from studies.options import parse_config
+from studies.options import parse_config, settings_of, shown
 from studies.schemas import ComparisonConfig, EvaluateConfig, SearchConfig, SpaceConfig, ValidationConfig
 
 CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
@@ -201,7 +201,7 @@ def test_help_shows_the_presets_values(capsys, path):
     assert not end.value.code
     epochs = parse("--preset", path.stem, study=path.parent.stem).bilevel.epochs
     said = " ".join(capsys.readouterr().out.split())
-    assert f"--bilevel.epochs int passes over the weight split. (default: {epochs})" in said
+    assert f"--bilevel.epochs int > 0 Number of passes over the weight split. (default: {epochs})" in said
 
 
 def test_help_needs_nothing_that_is_required(capsys):
@@ -217,6 +217,30 @@ def test_help_lists_every_setting(capsys):
     for name in ("--generations", "--bilevel.optimizer.learning_rate", "--space.features", "--preset"):
         assert name in text
     assert "Gumbel-softmax" in text
+    assert "`" not in text
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_setting_has_a_meaning_that_stands_alone(study):
+    for setting in settings_of(STUDIES[study]):
+        assert setting.meaning.endswith(".")
+        assert setting.meaning[0].isupper() or setting.name.startswith("sampler.")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "default"),
+    [
+        ("seed", "int >= 0, < 4294967296", "0"),
+        ("study", "text|null", "null"),
+        ("carry_over", "bool", "false"),
+        ("bilevel.schedule", "constant|cosine", "constant"),
+        ("bilevel.regularization", "float|[float, ...]", "0.1"),
+        ("space.features", "[text, ...]", "[eccentricity_variance, degree_variance, vertices]"),
+    ],
+)
+def test_types_and_defaults_as_users_write_them(name, kind, default):
+    (setting,) = [setting for setting in settings_of(SearchConfig) if setting.name == name]
+    assert (setting.kind, shown(setting.default)) == (kind, default)
 
 
 def test_a_name_that_stands_twice_in_a_preset_is_refused(tmp_path):

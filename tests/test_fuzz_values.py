@@ -1,4 +1,4 @@
-"""Random values, most of them wrong: refused with an error of ours, or accepted, and then they are what they seem."""
+"""Random values, most of them invalid: each is either refused with an error of ours, or accepted as it is."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ from studies.schemas import (
 
 
 def examples(number):
-    """So many of them, however slow the machine is at the moment."""
+    """Settings of Hypothesis: a number of examples, without a deadline."""
     return settings(max_examples=number, deadline=None)
 
 
@@ -108,7 +108,7 @@ CLASSES = [*STUDIES.values(), AnalyzeConfig, EvaluateConfig, BenchmarkConfig, Sc
 
 
 def dotted(cls, prefix=""):
-    """All names of a configuration: of sections, and of what is in them."""
+    """All names of a configuration, of sections and of the settings in them."""
     for field in dataclasses.fields(cls):
         yield f"{prefix}{field.name}"
         if dataclasses.is_dataclass(field.default):
@@ -147,7 +147,7 @@ def accepted(study, *argv):
 
 
 def check_round_trip(config, study, folder):
-    """The values that a configuration consists of, in Python and in a file, make the same one again."""
+    """The values of a configuration, in Python and in a file, give the same configuration."""
     settings = dataclasses.asdict(config)
     assert type(config)(**settings) == config
     (folder / "again.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings)), allow_unicode=True), "utf-8")
@@ -212,7 +212,7 @@ def test_python_values_are_a_configuration_or_refused(cls, data):
 @examples(50)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="[{~"), min_size=1))
 def test_a_text_needs_no_quotes_on_the_command_line(text):
-    """A password, or a run's id that consists of digits."""
+    """Text settings may be a password, or a run's id of digits."""
     assume(text != "null")
     assert accepted("search", f"--storage={text}").storage == text
     assert parse_config(AnalyzeConfig, None, [f"--run_id={text}"]).run_id == text

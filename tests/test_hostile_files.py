@@ -1,4 +1,4 @@
-"""Files from elsewhere, made to do harm: each is refused with an error that names it, and nothing else happens."""
+"""Malicious files: each is refused with an error that names it, and nothing else happens."""
 
 import contextlib
 import gzip
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fade_study import ConfigError, Dag, DataError, HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.config import DataConfig
-from fade_study.training import data, load_data
+from fade_study.training import files, load_data
 from studies.command import CONFIGS
 from studies.options import parse_config
 from studies.schemas import SearchConfig
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def pipe(tmp_path):
-    """Makes a named pipe that no one writes to: whoever opens it would wait for ever, and is killed."""
+    """Make a named pipe that nobody writes to; a test that opens it would block, and is killed."""
 
     def make(name):
         os.mkfifo(tmp_path / name)
@@ -49,7 +49,7 @@ def pipe(tmp_path):
 
 @pytest.fixture
 def memory():
-    """The most bytes that this test has held so far."""
+    """Peak number of bytes that this test has allocated."""
     tracemalloc.start()
     yield lambda: tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -59,7 +59,7 @@ def memory():
 
 
 def npz(path, content=None, **sizes):
-    """An archive of images and labels, or of other bytes for them, whose directory may tell other sizes."""
+    """An archive of images and labels, or of other bytes in their place, whose directory may state other sizes."""
     members = {"images": npy(IMAGES), "labels": npy(LABELS)} | (content or {})
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in members.items():
@@ -89,10 +89,12 @@ def refused_data(path, match="expected an .npz"):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("size", [data.UNSUSPECTED + 1, data.LARGEST + 1])
+@pytest.mark.parametrize("size", [files.UNSUSPECTED + 1, files.LARGEST + 1])
 def test_a_zip_bomb_is_refused_by_the_size_that_it_declares(tmp_path, memory, size):
     start = numbers((size - 128, 1, 1)).ljust(128)
-    refused_data(npz(tmp_path / "bomb.npz", {"images": start}, images=size), f"got {size + len(npy(LABELS)):,}; a file")
+    refused_data(
+        npz(tmp_path / "bomb.npz", {"images": start}, images=size), f"got {size + len(npy(LABELS)):,}; save it"
+    )
     assert memory() < 10_000_000
 
 
@@ -100,12 +102,12 @@ def test_what_is_packed_well_or_large_is_no_bomb_yet(tmp_path, monkeypatch):
     path = npz(tmp_path / "zeros.npz")
     size = len(npy(IMAGES)) + len(npy(LABELS))
     assert size > 20 * path.stat().st_size, "these zeros are packed well"
-    monkeypatch.setattr(data, "UNSUSPECTED", size)
-    monkeypatch.setattr(data, "MOST_PACKED", 1)
+    monkeypatch.setattr(files, "UNSUSPECTED", size)
+    monkeypatch.setattr(files, "MOST_PACKED", 1)
     load_data(DataConfig(name=f"npz:{path}"))
-    monkeypatch.setattr(data, "UNSUSPECTED", size - 1)
+    monkeypatch.setattr(files, "UNSUSPECTED", size - 1)
     refused_data(path, "up to 1 for each")
-    monkeypatch.setattr(data, "MOST_PACKED", 200)
+    monkeypatch.setattr(files, "MOST_PACKED", 200)
     load_data(DataConfig(name=f"npz:{path}"))
 
 
@@ -124,7 +126,7 @@ def test_a_member_larger_than_the_directory_tells_is_not_unpacked(tmp_path, memo
 
 
 class Trap:
-    """Unpickled, it leaves a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -170,12 +172,12 @@ def test_places_that_are_no_files(tmp_path, pipe):
 
 
 def idx(array, *sizes):
-    """IDX content whose header may tell other sizes."""
+    """Content of an IDX file whose header may state another size."""
     return bytes([0, 0, 8, array.ndim]) + np.array(sizes or array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def fashion(folder, **changed):
-    """Small files for Fashion-MNIST, some of them others."""
+    """Small files in place of Fashion-MNIST's, some of them replaced."""
     folder.mkdir(exist_ok=True)
     for name, n in (("train", 120), ("t10k", 20)):
         contents = {
@@ -304,7 +306,7 @@ def test_yaml_runs_nothing_and_unfolds_to_nothing(tmp_path, monkeypatch, content
 @pytest.mark.parametrize("where", ["preset", "argument"])
 @pytest.mark.parametrize("value", ["trap.Class", "{class_path: trap.Class}", "other.yaml"])
 def test_a_value_imports_no_module_and_opens_no_file(tmp_path, monkeypatch, where, value):
-    """As jsonargparse would, for a section."""
+    """A class path in a section is not imported, as jsonargparse would do."""
     (tmp_path / "trap.py").write_text("open('sprung', 'w')\nclass Class: pass")
     (tmp_path / "other.yaml").write_text("max_vertices: 3")
     monkeypatch.chdir(tmp_path)

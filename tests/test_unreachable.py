@@ -1,4 +1,4 @@
-"""Servers that can't be reached are told of within seconds, before anything begins."""
+"""Servers that can't be reached are reported within seconds, before anything begins."""
 
 import contextlib
 import socket
@@ -12,7 +12,7 @@ from fade_study import DagSpace, StorageError, create_study, load_study, trackin
 
 @pytest.fixture(params=["refused", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("swallowed", "mute"))])
 def address(request):
-    """Where nobody listens, or packets get no answer at all, or a connection gets none."""
+    """An address where nobody listens, where packets are dropped, or where a connection gets no answer."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(socket.socket())
         server.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Where independent trainings run: in this process, in local worker processes, or on a Dask cluster."""
+"""Executors of independent trainings: in this process, in local worker processes, or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = [
 
 
 def shares_files(executor: Executor) -> bool:
-    """Whether an executor's tasks see the files of this process; those on a cluster may not."""
+    """Whether an executor's tasks see the same files as this process; tasks on a cluster may not."""
     return getattr(executor, "shares_files", True)
 
 
 def open_executor(name: str) -> Executor:
-    """An executor by name, to be used as a context.
+    """Open an executor, to be used as a context manager.
 
     Args:
-        name: ``inline``; ``processes:N`` for N spawned worker processes (for small convolutions two processes of one
-            thread beat one process of two threads by far); or the address of a Dask scheduler, ``tcp://host:8786``.
+        name: ``inline``; ``processes:N`` for N spawned worker processes (for small convolutions, two processes of one
+            thread are much faster than one process of two); or the address of a Dask scheduler, ``tcp://host:8786``.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for any other name, and where workers can't import the builder that is
+        InvalidInputError: (a ``ValueError``) for any other name, and if workers can't import the builder that is
             registered here for a type of cells.
-        ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unfit, or Dask is not installed.
+        ClusterError: (a ``ConnectionError``) if no scheduler answers, a worker is unsuitable, or Dask is not installed.
     """
     kind, _, count = name.partition(":")
     if name == "inline":

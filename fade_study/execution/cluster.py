@@ -1,4 +1,4 @@
-"""Independent trainings on a Dask cluster, whose scheduler and workers may die and come back."""
+"""Executor on a Dask cluster, whose scheduler and workers may die and be restarted."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from fade_study.execution.progress import listen
 __all__ = ["ClusterExecutor"]
 
 CONNECT = 10.0
-"""Seconds in which a scheduler has to answer at first."""
+"""Timeout in seconds for the first connection to the scheduler."""
 AWAY = 300.0
-"""Seconds for which it may be away later."""
+"""Seconds for which the scheduler may be away later."""
 PAUSE = 1.0
-"""Seconds between two looks at a cluster to which nothing can be sent, or need be."""
+"""Seconds between two checks of a cluster that is away or idle."""
 
 
 class ClusterExecutor(Executor):
-    """Workers of a Dask cluster, which may come, go and die.
+    """Workers of a Dask cluster, which may join, leave and die.
 
-    A task whose worker dies is done by another: that is Dask's own doing. What is lost with a scheduler is handed to
-    the one that is started in its place. Where there is no worker, tasks wait for one. Data, which is what has a
-    ``digest``, is sent once, not with every task.
+    If a worker dies, Dask gives its task to another one. If the scheduler dies, unfinished tasks are submitted to the
+    one that replaces it. If there is no worker, tasks wait for one. Objects with a ``digest`` are data sets, which are
+    sent once and not with every task.
 
     Args:
-        address: of the scheduler, such as ``tcp://host:8786``.
+        address: Address of the scheduler, such as ``tcp://host:8786``.
 
     Raises:
-        ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unfit.
+        ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unsuitable.
     """
 
     shares_files = False
@@ -53,7 +53,7 @@ class ClusterExecutor(Executor):
         self.address = address
         try:
             self._client = _connect(address)
-        except Exception as error:  # of many kinds, where something else answers there
+        except Exception as error:  # another server at this address causes exceptions of many types
             raise ClusterError(
                 f"expected a Dask scheduler at {address}, got none in {CONNECT:.0f} seconds ({error}); "
                 "start one with: dask scheduler"
@@ -64,20 +64,20 @@ class ClusterExecutor(Executor):
             self._client.close()
             raise
         self._tasks: dict[Future[Any], tuple[Any, ...]] = {}
-        """Those that are not done."""
+        """Unfinished tasks by their futures."""
         self._waiting: SimpleQueue[tuple[Future[Any], Mapping[str, Remote]] | None] = SimpleQueue()
-        """To be sent, with the data that an earlier attempt has found lost."""
+        """Tasks to send, each with the data sets that an earlier attempt has lost; None ends the sender."""
         self._held: dict[str, Remote] = {}
-        """Data on the cluster, by digest."""
+        """Data sets on the cluster by digest."""
         self._alone = self._ended = False
         self._away: float | None = None
-        """Since when the scheduler is."""
-        # Nobody who submits a task, and may be interrupted, has to wait for data to be sent, or for a scheduler.
+        """Time since which the scheduler has been away."""
+        # A thread sends tasks, so that submitting one, which a user may interrupt, never waits for the cluster.
         self._sender = threading.Thread(target=self._send_all, daemon=True)
         self._sender.start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """A future of ``fn(*args, **kwargs)``, a function of its arguments alone: it may be begun more than once."""
+        """Submit ``fn(*args, **kwargs)``, which may be started more than once and must depend on its arguments only."""
         if self._ended:
             raise RuntimeError("expected a task before shutdown, got one after; open another executor")
         future: Future[Any] = Future()
@@ -87,7 +87,7 @@ class ClusterExecutor(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let all tasks end; or, with ``cancel_futures``, take them back. The workers live on."""
+        """Wait for all tasks; with ``cancel_futures``, cancel them. The workers keep running."""
         if cancel_futures:
             for future in list(self._tasks):
                 future.cancel()
@@ -102,7 +102,7 @@ class ClusterExecutor(Executor):
         self.shutdown(cancel_futures=kind is not None)
 
     def _check_workers(self) -> None:
-        # Sent as code, not by its name, which another version may not know.
+        # A local function is sent as code, and not by a name that another version may not know.
         def describe(dask_worker: Any) -> tuple[int, str]:
             return dask_worker.state.nthreads, import_module("fade_study").__version__
 
@@ -115,7 +115,7 @@ class ClusterExecutor(Executor):
             _check(worker, *found, version=__version__, scheduler=self.address)
 
     def _send_all(self) -> None:
-        """In a thread of its own."""
+        """Send tasks, in the sender's thread."""
         while True:
             try:
                 waiting = self._waiting.get(timeout=PAUSE)
@@ -123,7 +123,7 @@ class ClusterExecutor(Executor):
                 self._look()
                 continue
             if waiting is None:
-                with suppress(OSError):  # the scheduler is away
+                with suppress(OSError):  # if the scheduler is away
                     self._client.close()
                 return
             future, lost = waiting
@@ -139,7 +139,7 @@ class ClusterExecutor(Executor):
         task = self._tasks.get(future)
         if task is None:  # cancelled
             return
-        # As bytes, which a worker unpacks once its version is known to be the same.
+        # Tasks are sent as bytes, which a worker unpickles only after checking its version.
         packed, data = pack(task)
         held = self._hold(data)
         remote = self._client.submit(_run, __version__, self.address, packed, held, pure=False)
@@ -147,13 +147,13 @@ class ClusterExecutor(Executor):
         future.add_done_callback(lambda _: remote.release())
 
     def _hold(self, data: Mapping[str, Any]) -> dict[str, Remote]:
-        """Data, by digest, on all workers that there are; those that come later fetch it from them."""
+        """Data sets by digest, sent to all present workers; workers that join later fetch them from the others."""
         self._wait_for_scheduler()
         while missing := data.keys() - self._held.keys():
             digest = missing.pop()
             try:
                 self._held[digest] = self._client.scatter(data[digest], broadcast=True, hash=False, timeout=PAUSE)
-            except (OSError, KeyError, ValueError):  # no worker is there, or one has died just now
+            except (OSError, KeyError, ValueError):  # there is no worker, or one has just died
                 self._look()
             self._wait_for_scheduler()
         return {digest: self._held[digest] for digest in data}
@@ -166,18 +166,18 @@ class ClusterExecutor(Executor):
                     f"expected the Dask scheduler at {self.address} to come back, got none for {AWAY:.0f} seconds; "
                     "start it and its workers, and then the same command again"
                 )
-            if self._client.status == "closed":  # it has given up, and would not have tried often any more
-                with suppress(Exception):  # of many kinds, where something else answers there
+            if self._client.status == "closed":  # Dask's client has stopped trying to reconnect
+                with suppress(Exception):  # another server at this address causes exceptions of many types
                     self._client = _connect(self.address)
-                    self._held.clear()  # of the other client
+                    self._held.clear()  # these futures belong to the old client
                     continue
             time.sleep(PAUSE)
         self._away = None
 
     def _look(self) -> None:
-        """Warn where tasks have no worker."""
+        """Warn once if tasks wait for a worker."""
         if self._tasks and self._client.status == "running":
-            with suppress(Exception):  # or the thread would end for the sake of a warning, and all wait for ever
+            with suppress(Exception):  # an error here must not end the sender
                 alone = not self._client.nthreads()
                 if alone and not self._alone:
                     warnings.warn(
@@ -186,21 +186,21 @@ class ClusterExecutor(Executor):
                 self._alone = alone
 
     def _finish(self, future: Future[Any], remote: Remote, held: Mapping[str, Remote]) -> None:
-        """In a thread of Dask's, when a task is done or lost."""
+        """Settle a task that is done, or resubmit one that is lost; called in a thread of Dask."""
         if remote.status == "finished":
             try:
                 _settle(future.set_result, remote.result())
                 return
             except (CancelledError, OSError):
-                pass  # lost on its way
-            except Exception as error:  # such as one that can't be unpickled
+                pass  # the result was lost on its way
+            except Exception as error:  # such as a result that can't be unpickled
                 _settle(future.set_exception, error)
                 return
         elif remote.status == "error":
             error = remote.exception()
             _settle(future.set_exception, _death(error) if isinstance(error, KilledWorker) else error)
             return
-        remote.release()  # or the scheduler, too, would have it done again
+        remote.release()  # otherwise the scheduler would restart it as well
         if future in self._tasks:
             self._waiting.put((future, held))
 
@@ -210,7 +210,7 @@ def _connect(address: str) -> Any:
 
 
 def _settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
-    with suppress(InvalidStateError):  # cancelled meanwhile
+    with suppress(InvalidStateError):  # it was cancelled in the meantime
         set_outcome(outcome)
 
 
@@ -226,7 +226,7 @@ def _command(scheduler: str) -> str:
 
 
 def _check(worker: str, threads: int, found: str, *, version: str, scheduler: str) -> None:
-    """Refuse a worker of another version, or with several threads: PyTorch's random numbers are a process's."""
+    """Refuse a worker of another version, or with several threads, which would share PyTorch's random state."""
     if found != version:
         raise ClusterError(
             f"expected fade_study {version} on worker {worker}, as here, got {found}; install the same version there"
@@ -238,7 +238,7 @@ def _check(worker: str, threads: int, found: str, *, version: str, scheduler: st
 
 
 def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> Any:
-    """In a worker."""
+    """Run a task in a worker."""
     worker = get_worker()
     _check(worker.address, worker.state.nthreads, __version__, version=version, scheduler=scheduler)
     try:
@@ -246,7 +246,7 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
     except ModuleNotFoundError as error:
         raise ClusterError(
             f"expected the module {error.name} on worker {worker.address}, got none; start the worker in the folder "
-            f"in which the driver was: {_command(scheduler)}"
+            f"in which the driver was started: {_command(scheduler)}"
         ) from None
     listen(_end_if_unwanted)
     with threadpool_limits(1):
@@ -254,7 +254,7 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
 
 
 def _end_if_unwanted(_: float) -> None:
-    """End a running task that its driver has taken back, or died for: Dask lets it run on and forgets the result."""
+    """End a running task whose driver has cancelled it or has died; Dask itself would let it run."""
     worker = get_worker()
     if worker.state.tasks[worker.get_current_task()].state == "cancelled":
         raise CancelledError

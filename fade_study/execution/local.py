@@ -1,4 +1,4 @@
-"""Executors on this machine: in this process, or in worker processes that may be killed."""
+"""Executors on this machine: in this process, or in worker processes."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from fade_study.execution.progress import REFRESH, listen
 __all__ = ["InlineExecutor", "Workers", "end_with_parent"]
 
 ATTEMPTS = 2
-"""Of a task whose worker dies: one more than the first."""
+"""Number of attempts at a task whose worker dies."""
 SLOTS = 4096
-"""Tasks whose progress is told apart at any time."""
+"""Number of tasks whose progress is tracked at the same time."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables by which processes of a launcher find each other."""
 LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
-"""Variables by which a launcher's process finds the others, and how the names of more of them begin."""
-# In a worker process: the progress of all tasks, shared with the main process.
+"""Prefixes of more such variables."""
 _fractions: MutableSequence[float]
+"""In a worker process: the progress of all tasks, shared with the main process."""
 
 
 class InlineExecutor(Executor):
-    """Runs each task at once, in the caller's process."""
+    """Runs each task at once in the caller's process."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """A future that is done."""
+        """Run a task, and return its finished future."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -52,7 +53,7 @@ class InlineExecutor(Executor):
 
 
 class _TaskFuture(Future[Any]):
-    """A future that knows how much of its task is done."""
+    """A future that knows the progress of its task."""
 
     def __init__(self, fractions: MutableSequence[float], slot: int) -> None:
         super().__init__()
@@ -61,27 +62,30 @@ class _TaskFuture(Future[Any]):
 
     @property
     def fraction(self) -> float:
-        """As last reported, 0 to 1."""
+        """Last reported progress, from 0 to 1."""
         return self._fractions[self.slot]
 
 
 class Workers(Executor):
-    """Spawned processes. A task whose worker is killed is tried once more, and no other task suffers.
+    """Spawned worker processes. A task whose worker is killed is retried once; other tasks are not affected.
 
-    Arguments reach the workers by PyTorch's pickling, which puts tensors into shared memory: a data set is there once,
-    however many tasks use it.
+    Arguments are sent by PyTorch's pickling, which puts tensors into shared memory, so that all tasks share one copy of
+    a data set.
+
+    Args:
+        count: Number of workers.
     """
 
     def __init__(self, count: int) -> None:
-        # Numbers without a lock, since a worker that is killed would never give it back.
+        # The array has no lock, since a worker that is killed would never release it.
         self._fractions: MutableSequence[float] = RawArray("d", SLOTS)
         if getattr(sys.excepthook, "func", None) is not _unless_hung_up:
             sys.excepthook = partial(_unless_hung_up, sys.excepthook)
-        # Spawned, since forking a process that has used PyTorch's threads may hang.
+        # Workers are spawned, since forking a process that has used PyTorch's threads may hang.
         context: Any = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(count, initializer=_start, initargs=(self._fractions,), context=context)
-        # Started now, deaf to Ctrl-C from their first moment, since a terminal sends it to them as well. (The tracker
-        # would be started with the first worker otherwise, and lift the block.)
+        # Start workers now with SIGINT blocked, since a terminal sends Ctrl-C to them as well. The resource tracker is
+        # started before them: if the first worker started it, that would unblock the signal.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._pool.schedule(int)
@@ -90,7 +94,7 @@ class Workers(Executor):
         self._slots = itertools.cycle(range(SLOTS))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """A future of ``fn(*args, **kwargs)``; its ``fraction`` is what the task has reported."""
+        """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
         future = _TaskFuture(self._fractions, next(self._slots))
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
@@ -114,13 +118,13 @@ class Workers(Executor):
         try:
             running = self._pool.schedule(_run, task)
         except RuntimeError:
-            interrupt.check()  # a signal to the whole group may have ended a worker that was starting, and the pool
+            interrupt.check()  # a signal to the process group may have ended a starting worker, and so the pool
             raise
         running.add_done_callback(finish)
-        future.add_done_callback(lambda _: running.cancel())  # or it would be done for nobody
+        future.add_done_callback(lambda _: running.cancel())  # cancelling the future ends its task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let all tasks end; or, with ``cancel_futures``, end the workers at once, whatever they have left to do."""
+        """Wait for all tasks and end the workers; with ``cancel_futures``, end the workers at once."""
         if cancel_futures:
             for future in list(self._unfinished):
                 future.cancel()
@@ -137,7 +141,7 @@ class Workers(Executor):
 
 
 def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *error: Any) -> None:
-    """Say nothing of a worker that was ended while multiprocessing's thread, which asks for this, sent it tensors."""
+    """Exception hook that ignores lost connections in multiprocessing's thread, which sends tensors to workers."""
     if threading.current_thread() is threading.main_thread() or not issubclass(kind, ConnectionError | EOFError):
         say(kind, *error)
 
@@ -150,18 +154,18 @@ def _death(error: ProcessExpired) -> str:
 
 
 def _start(fractions: MutableSequence[float]) -> None:
-    """In a worker, before its first task: one thread each, also of numpy's, or workers get into each other's way."""
+    """Initialize a worker, with one thread for NumPy and others, since more would slow each other down."""
     threadpool_limits(1)
-    os.setpgid(0, 0)  # a signal to all processes of the parent's group, as launchers send it, is the parent's to hear
+    os.setpgid(0, 0)  # launchers send signals to the whole process group; the parent handles them for its workers
     for name in [name for name in os.environ if name.startswith(LAUNCHERS) or name in LAUNCHER]:
-        del os.environ[name]  # it trains alone, though its parent may be one of several processes
+        del os.environ[name]  # a worker trains alone, even if its parent is one of a launcher's processes
     end_with_parent()
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is gone, even killed: what it trains is trained again, not by two at once."""
+    """End this process when its parent ends or is killed, so that no training runs twice at the same time."""
 
     def watch(parent: int) -> None:
         while os.getppid() == parent:
@@ -172,10 +176,10 @@ def end_with_parent() -> None:
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """In a worker: the task, on the GPU that is this worker's, where there are several."""
+    """Run a task in a worker, on one of several GPUs."""
     listen(partial(_fractions.__setitem__, slot))
-    torch = sys.modules.get("torch")  # which the task has imported, if it trains
+    torch = sys.modules.get("torch")  # imported by unpickling the task, if it trains
     if torch is not None and (gpus := torch.cuda.device_count()) > 1:
         number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
-        torch.cuda.set_device(number % gpus)  # as they start: one that replaces a dead one may share its GPU
+        torch.cuda.set_device(number % gpus)  # in turn; a worker that replaces a dead one may share a GPU
     return fn(*args, **kwargs)

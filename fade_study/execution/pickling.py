@@ -1,4 +1,4 @@
-"""Calls on their way to another process, without the data, which is there already."""
+"""Pickling of calls for another process, without the data sets, which that process already has."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ __all__ = ["pack", "unpack"]
 
 
 def pack(call: Any) -> tuple[bytes, dict[str, Any]]:
-    """A function with its arguments, say, as bytes; and the data in it by ``digest``, which is left out."""
+    """Pickle a call, such as a function with its arguments.
+
+    Returns:
+        The pickled call, and the objects with a ``digest``, by digest, which it does not contain.
+    """
     file = io.BytesIO()
     pickler = _Pickler(file)
     pickler.dump(call)
@@ -23,13 +27,13 @@ def pack(call: Any) -> tuple[bytes, dict[str, Any]]:
 
 
 def unpack(packed: bytes, data: Mapping[str, Any]) -> Any:
-    """The inverse, with the data by digest."""
+    """Restore a call that :func:`pack` has pickled, with its data by digest."""
     unpickler = pickle.Unpickler(io.BytesIO(packed))
     unpickler.persistent_load = data.__getitem__
     return unpickler.load()
 
 
-class _Pickler(cloudpickle.Pickler):  # of functions of a script, too
+class _Pickler(cloudpickle.Pickler):  # cloudpickle also handles functions of a script
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
         self.data: dict[str, Any] = {}
@@ -42,7 +46,7 @@ class _Pickler(cloudpickle.Pickler):  # of functions of a script, too
         return digest
 
     def reducer_override(self, obj: Any) -> Any:
-        # of a command, ``python -m NAME``, as that of its module, which others can import as well
+        # In a command ``python -m NAME``, pickle objects of ``__main__`` as those of module NAME, which others import.
         command = sys.modules["__main__"].__spec__
         if command is not None and getattr(obj, "__module__", None) == "__main__":
             name = getattr(obj, "__name__", "")

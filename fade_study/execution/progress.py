@@ -1,4 +1,4 @@
-"""How far running tasks are: workers report it, and a progress bar shows it."""
+"""Progress of running tasks: workers report it, and a progress bar shows it."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from fade_study import interrupt
 __all__ = ["completed", "listen", "report", "report_epoch"]
 
 REFRESH = 0.5
-"""Seconds between two looks at the progress of tasks."""
+"""Seconds between two updates of the progress bar."""
 BAR = "{percentage:3.0f}%|{bar:20}| {n:.1f} of {total} {unit}s [{elapsed}<{remaining}]"
-# In any worker: hears what the running task reports.
 _listener: Callable[[float], object] | None = None
+"""In a worker, the function that is called with the progress of the running task."""
 
 
 def report(fraction: float) -> None:
-    """Tell how much of the running task is done, 0 to 1; outside worker processes nothing happens."""
+    """Report the finished fraction of the running task, from 0 to 1. Outside of workers this does nothing."""
     if _listener is not None:
         _listener(fraction)
 
 
 def report_epoch(epochs: int, epoch: int, *_: Any) -> None:
-    """The same, as ``on_epoch`` of a training of so many epochs (with ``functools.partial``)."""
+    """Report the progress of a training: bound to ``epochs`` by ``functools.partial``, this is an ``on_epoch``."""
     report((epoch + 1) / epochs)
 
 
 def listen(listener: Callable[[float], object]) -> None:
-    """In a worker: hear what the running task reports, and end it by an exception where nobody waits for it."""
+    """Set the function that receives the progress of this worker's tasks; it may raise an exception to end a task."""
     global _listener  # noqa: PLW0603 - a worker has one running task
     _listener = listener
 
 
 def completed(tasks: Sequence[Future[Any]], unit: str = "training") -> Iterator[Future[Any]]:
-    """Futures as they are done, with a progress bar that also counts what workers report of those that run.
+    """Yield futures as they finish, with a progress bar that includes the reported progress of running tasks.
 
     Args:
-        tasks: of any executor.
-        unit: what one of them is.
+        tasks: Futures of any executor.
+        unit: Name of one of them in the progress bar.
     """
     pending = set(tasks)
-    # disable=None: no bar where nobody looks
+    # disable=None hides the bar if the output is no terminal
     with tqdm(total=len(pending), unit=unit, leave=False, disable=None, bar_format=BAR) as bar:
         while pending:
             interrupt.check()

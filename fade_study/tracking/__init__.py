@@ -1,7 +1,7 @@
-"""The record of runs in MLflow, and all that fade_study knows of MLflow.
+"""The record of runs in MLflow; no other package of fade_study uses MLflow.
 
-Each study command is a parent run; each hyper-architecture and each training from scratch is a child of it.
-:mod:`fade_study.tracking.schema` names everything that they hold.
+Each study command makes a parent run; each training of a hyper-architecture or from scratch is a child of it.
+:mod:`fade_study.tracking.schema` names everything that runs hold.
 """
 
 from fade_study.tracking.delivery import OUTBOX, deliver

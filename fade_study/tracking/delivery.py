@@ -1,4 +1,4 @@
-"""What runs have to say, on its way to the tracking server through the outbox."""
+"""Delivery of records to the tracking server, through the outbox."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
@@ -20,23 +19,20 @@ from PIL import Image
 
 from fade_study.exceptions import StorageError
 from fade_study.tracking.outbox import Outbox, Record
-from fade_study.urls import masked_url
-
-if TYPE_CHECKING:
-    pass
-
 from fade_study.tracking.schema import NAME, PARENT, TABLES
 from fade_study.tracking.server import ONCE, find_runs, is_away, may_refuse, request_settings, set_defaults
+from fade_study.urls import masked_url
 
 __all__ = ["OUTBOX", "deliver", "end_run", "open_outbox"]
 
 OUTBOX = Path("checkpoints") / "outbox.db"
-"""What is on its way to the server."""
+"""File of the outbox, relative to the folder in which a command is started."""
 _open: tuple[str, Outbox] | None = None
+"""The open outbox, and the tracking URI that it delivers to."""
 
 
 def open_outbox() -> Outbox:
-    """That of the tracking server in use. What dead processes have left for it is delivered first."""
+    """The outbox of the current tracking server. Opening it delivers the records that dead processes left in it."""
     global _open  # noqa: PLW0603 - as MLflow's tracking URI is global, too
     uri = mlflow.get_tracking_uri()
     if _open is None or _open[0] != uri:
@@ -56,17 +52,24 @@ def _close() -> None:
 
 
 def deliver(patience: float = 0.0) -> int:
-    """Deliver what is left of this process and of dead ones, and try for so many seconds; how many records remain."""
+    """Deliver the records of this process and of dead ones.
+
+    Args:
+        patience: Seconds for which delivery is retried.
+
+    Returns:
+        Number of records that remain.
+    """
     return open_outbox().flush(patience)
 
 
 def end_run(run: str, status: str) -> None:
-    """End a run, once all that it has written before is delivered."""
+    """End a run, after everything that it has written before is delivered."""
     open_outbox().end_run(run, {"status": status, "moment": int(time.time() * 1000)})
 
 
 def _deliver(record: Record, run_id: str) -> str | None:
-    """Tell the server. What it was told before does no harm: metrics, params and tags are the same again."""
+    """Send a record to the server. Sending it again does no harm: metrics, params and tags have the same values."""
     client, content = mlflow.MlflowClient(), record.content
     try:
         if record.kind == "create":
@@ -92,7 +95,7 @@ def _deliver(record: Record, run_id: str) -> str | None:
         elif record.kind == "frame":
             name = rf"images/{re.escape(content['key'])}[%+]step[%+]{content['step']}[%+]"
             files = client.list_artifacts(run_id, "images") if record.tried else []
-            if sum(re.match(name, file.path) is not None for file in files) < 2:  # the picture and its thumbnail
+            if sum(re.match(name, file.path) is not None for file in files) < 2:  # the image and its thumbnail
                 image = np.asarray(Image.open(io.BytesIO(record.data)))
                 client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
         elif record.kind == "input":
@@ -121,7 +124,7 @@ def _create(client: mlflow.MlflowClient, record: Record) -> str:
 
 
 def _named(run: str) -> str | None:
-    """Id of a run that the server has made, though its answer was lost."""
+    """Id of a run by its name, if the server has created it although its answer was lost."""
     found = find_runs(f"tags.`{NAME}` = '{run}'")
     return found[0].info.run_id if found else None
 

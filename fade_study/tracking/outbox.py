@@ -1,7 +1,7 @@
-"""Records on their way to a server that may be away: kept on the disk, delivered in order, each of them once.
+"""A queue on the disk for records of a server that may be away, which delivers them in order and exactly once.
 
-All records go this way, so that a process that is killed leaves what it could not deliver to the next one. The file is
-an SQLite database; a lock that a dead process gives back tells whose records are left over.
+All records go through it, so that the next process delivers what a killed one could not. The file is an SQLite
+database. Each process holds a lock while it lives; a lock that is free marks records that a dead process has left.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from fade_study.urls import masked
 __all__ = ["Outbox", "Record"]
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
-"""Seconds without a new attempt after the first failure, and after many."""
+"""Seconds until the next attempt after the first failure, and after many failures."""
 ATTEMPTS = 3
-"""At a record while the server takes others, before it is taken for refused."""
+"""Number of attempts at a record that fails while the server accepts others, after which it counts as refused."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS records (
     number INTEGER PRIMARY KEY, session TEXT, server TEXT, run TEXT, kind TEXT, content TEXT, data BLOB, tried INTEGER
@@ -41,30 +41,31 @@ CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, session TEXT, server TEXT
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Something for the server."""
+    """Something to deliver to the server."""
 
     run: str
-    """Id of a run, or the name that one has until the server gives it an id."""
+    """Id of a run, or its name until the server gives it an id."""
     kind: str
     content: dict[str, Any]
     data: bytes
     tried: bool
-    """Whether an attempt to deliver it was made before, of which the end is not known."""
+    """Whether it may have been delivered already, by an earlier attempt whose outcome is unknown."""
 
 
 class Outbox:
-    """The records of a process, and those that dead ones have left for the same server.
+    """The records of this process, and those that dead processes have left for the same server.
 
     Args:
-        path: of the file, which all processes in a folder share.
-        server: to whom they go.
-        deliver: hands over a record, with the id of its run; returns the id of a run that it has made. A record that
-            was tried before may be there already.
-        is_away: whether an error of ``deliver`` means that the server does not answer, so that it pays to wait.
-        may_refuse: whether such an error may also mean that the server will never take this record.
+        path: Path of the file, which all processes in a folder share.
+        server: Name of the server.
+        deliver: Function that delivers a record, given the id of its run, and returns the id of a run that it has
+            created. A record that was tried before may have been delivered already.
+        is_away: Function that tells whether an error of ``deliver`` is transient, because the server does not answer.
+        may_refuse: Function that tells whether such an error may also mean that the server will never accept this
+            record.
 
     Raises:
-        StorageError: (an ``OSError``) where the file can't be written.
+        StorageError: (an ``OSError``) if the file can't be written.
     """
 
     def __init__(
@@ -78,18 +79,18 @@ class Outbox:
         self.path = Path(path)
         self._server, self._deliver, self._is_away, self._may_refuse = server, deliver, is_away, may_refuse
         self._failures: dict[int, int] = {}
-        """How often records failed while the server took others, by number."""
+        """How often each record, by number, has failed while the server accepted others."""
         self._session = uuid.uuid4().hex
         self._pause, self._next = FIRST_PAUSE, 0.0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._lock_path(self._session), thread_local=False)  # whichever thread ends it
+            self._lock = FileLock(self._lock_path(self._session), thread_local=False)  # any thread may release it
             self._lock.acquire(timeout=0)
             self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            # written through to the system, which survives a kill of this process, without waiting for the disk
+            # Writes reach the operating system, which survives a kill of this process, without waiting for the disk.
             self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {TABLES}")
             self.abandoned = self._inherit()
-            """Runs of dead processes that have not ended: this one's to end now."""
+            """Runs of dead processes that are still open, which this process has to end."""
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
                 f"expected to write records for {server} to {self.path}: {error}; make room, or start in another folder"
@@ -98,53 +99,56 @@ class Outbox:
     # --- runs ---------------------------------------------------------------------------------------------------------
 
     def open_run(self, run: str, known_as: str | None) -> None:
-        """Note a run of this process that the server knows by an id; None just before it is to give one."""
+        """Note a run of this process, with its id on the server; None if the server is about to create it."""
         self._write("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, 1)", run, self._session, self._server, known_as)
 
     def begin_run(self, run: str, content: Mapping[str, Any]) -> None:
-        """Begin a run that the server is to make: by a record of the kind ``create``, whose delivery gives its id."""
-        with self._transaction():  # a run without it would never be made, and yet be abandoned by a kill
+        """Begin a run by a record of the kind ``create``, whose delivery creates it on the server."""
+        with self._transaction():  # so that a kill in between leaves no run without its record
             self.open_run(run, None)
             self._keep(run, "create", content)
         self._offer()
 
     def end_run(self, run: str, content: Mapping[str, Any]) -> None:
         """End a run, by a record of the kind ``end``."""
-        with self._transaction():  # or a kill in between would end it once more, as abandoned
+        with self._transaction():  # so that a kill in between does not leave an ended run as abandoned
             self._keep(run, "end", content)
             self._write("UPDATE runs SET open = 0 WHERE run = ?", run)
         self._offer()
 
     def id_of(self, run: str) -> str:
-        """Id that the server has given a run; its name while there is none."""
+        """Id of a run on the server; its name until the server has created it."""
         found = self._database.execute("SELECT id FROM runs WHERE run = ?", (run,)).fetchone()
         return found[0] if found and found[0] else run
 
     # --- records ------------------------------------------------------------------------------------------------------
 
     def put(self, run: str, kind: str, content: Mapping[str, Any], data: bytes = b"") -> None:
-        """Keep a record, and deliver what there is, unless the server was away a moment ago."""
+        """Store a record, and deliver all stored records unless the server was away a moment ago."""
         self._keep(run, kind, content, data)
         self._offer()
 
     def flush(self, patience: float = 0.0) -> int:
-        """Deliver, and try again for so many seconds while the server is away.
+        """Deliver all records, with retries while the server is away.
 
-        A record that the server refuses, such as one of a run that somebody has deleted, is told of and set aside in
-        the table ``refused`` of the file. So is one that fails as if the server were away, while it takes others.
+        A record that the server refuses, such as one of a deleted run, is moved to the table ``refused`` of the file,
+        with a warning. So is one that repeatedly fails as if the server were away, while the server accepts others.
+
+        Args:
+            patience: Seconds for which to retry.
 
         Returns:
-            How many records are left.
+            Number of records that are left.
 
         Raises:
-            FadeError: that ``deliver`` raises; the record is kept.
+            FadeError: as ``deliver`` raises it; the record is kept.
         """
         deadline = time.monotonic() + patience
         while True:
             try:
                 self._deliver_all()
                 if self._pause > FIRST_PAUSE:
-                    warnings.warn(f"{self._server} is back, and has been told all", stacklevel=2)
+                    warnings.warn(f"{self._server} is back, and all records are delivered", stacklevel=2)
                 self._pause, self._next = FIRST_PAUSE, 0.0
                 return 0
             except Exception as error:
@@ -153,8 +157,8 @@ class Outbox:
                 if self._pause == FIRST_PAUSE:
                     first = masked(str(error)).strip().split("\n")[0][:200]
                     warnings.warn(
-                        f"{self._server} does not answer ({first}); going on: what it is to be told is kept in "
-                        f"{self.path}, and delivered when it is back",
+                        f"{self._server} does not answer ({first}); going on: its records are kept in "
+                        f"{self.path} and delivered when it is back",
                         stacklevel=2,
                     )
                 self._next = time.monotonic() + self._pause
@@ -164,8 +168,8 @@ class Outbox:
             time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
 
     def close(self) -> None:
-        """Give the file back; what is left in it waits for the next process."""
-        # of runs that have ended, names are known only as long as records need them
+        """Release the file; the next process delivers what is left in it."""
+        # The ids of ended runs are needed only as long as there are records of them.
         self._write(
             "DELETE FROM runs WHERE NOT open AND session = ? AND run NOT IN (SELECT run FROM records)", self._session
         )
@@ -184,8 +188,8 @@ class Outbox:
             self.flush()
 
     def _inherit(self) -> list[str]:
-        """Take over what dead processes have left; their runs that have not ended."""
-        with self._transaction():  # of several that start at once, one gets it
+        """Take over the records of dead processes; returns their runs that are still open."""
+        with self._transaction():  # only one of several processes that start at the same time gets them
             rows = self._database.execute("SELECT session FROM records UNION SELECT session FROM runs").fetchall()
             dead = [session for (session,) in rows if session != self._session and self._is_dead(session)]
             which = f"server = ? AND session IN ({', '.join('?' * len(dead))})"
@@ -196,12 +200,12 @@ class Outbox:
         return runs
 
     def _waiting(self) -> Iterator[tuple[int, Record]]:
-        """Oldest first; one by one, since they may be large."""
+        """Records with their numbers, oldest first; read one at a time, since they may be large."""
         for number in self._numbers():
             found = self._database.execute(
                 "SELECT run, kind, content, data, tried FROM records WHERE number = ?", (number,)
             ).fetchone()
-            if found is not None:  # else it was delivered meanwhile
+            if found is not None:  # None if it was delivered in the meantime
                 run, kind, content, data, tried = found
                 yield number, Record(run, kind, json.loads(content), data, bool(tried))
 
@@ -210,7 +214,7 @@ class Outbox:
         return [number for (number,) in rows.fetchall()]
 
     def _deliver_all(self) -> None:
-        """Oldest first. What fails though the server takes other records is tried again when these are delivered."""
+        """Deliver records, oldest first; one that fails while the server accepts others is retried after them."""
         failed = None
         for number, record in self._waiting():
             try:
@@ -227,12 +231,12 @@ class Outbox:
             raise failed
 
     def _takes_another(self, number: int) -> bool:
-        """Whether the server takes a later record; False where there is none."""
+        """Whether the server accepts a record after this one; False if there is none."""
         for later, record in self._waiting():
             if later > number and record.kind != "create":
                 try:
                     self._hand_over(later, record)
-                except Exception:  # of whatever kind: the server is not known to be there
+                except Exception:  # of any type: it does not show that the server answers
                     return False
                 return True
         return False
@@ -253,7 +257,7 @@ class Outbox:
             self._write("DELETE FROM records WHERE number = ?", number)
 
     def _set_aside(self, number: int, record: Record, error: Exception) -> None:
-        """Keep for a look what the server will never take, and tell of it once."""
+        """Move a record that the server refuses to the table ``refused``, with a warning."""
         reason = masked(f"{type(error).__name__}: {error}")
         warnings.warn(
             f"{self._server} refuses {record.kind} of run {record.run}: {reason} (kept in {self.path}, table refused)",
@@ -268,7 +272,7 @@ class Outbox:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._writing(), self._database:  # commits, or rolls back
+        with self._writing(), self._database:  # commits or rolls back
             self._database.execute("BEGIN IMMEDIATE")
             yield
 
@@ -290,7 +294,7 @@ class Outbox:
         return self.path.with_name(f"{self.path.name}.{session}.lock")
 
     def _is_dead(self, session: str) -> bool:
-        """Whether a process has given its lock back, as the system does for one that is killed."""
+        """Whether the lock of a process is free, because it has ended or was killed."""
         path = self._lock_path(session)
         if not path.exists():
             return True

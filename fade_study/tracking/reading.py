@@ -1,11 +1,11 @@
-"""What earlier runs hold: trainings that need not be repeated, searches to be analyzed."""
+"""Reading earlier runs: trainings that need not be repeated, and searches to analyze."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import yaml
@@ -13,22 +13,18 @@ import yaml
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError
 from fade_study.tracking.record import SearchRecord
+from fade_study.tracking.schema import BUILDERS, CONFIG, KIND, OUTCOME, PARENT, RECORD
+from fade_study.tracking.server import find_runs, find_runs_or_none
 from fade_study.training import Data
 from fade_study.urls import masked, place
-
-if TYPE_CHECKING:
-    pass
-
-from fade_study.tracking.schema import BUILDERS, OUTCOME, PARENT, RECORD
-from fade_study.tracking.server import find_runs, find_runs_or_none
 
 __all__ = ["check_conditions", "find_outcomes", "find_scratch", "read_config", "read_searches", "read_times"]
 
 
 def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
-    """Searches of comparisons done before, by seed: what they came to, as JSON, and their records."""
+    """Outcomes, as JSON, and records of the searches of earlier comparisons, by seed."""
     client = mlflow.MlflowClient()
-    condition = f"tags.`fade.kind` = 'search' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
+    condition = f"tags.`{KIND}` = 'search' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
     found: dict[int, tuple[str, SearchRecord]] = {}
     for run in find_runs(condition):
         texts = [_read_text(client, run.info.run_id, file) for file in (OUTCOME, RECORD)]
@@ -38,22 +34,22 @@ def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
 
 
 def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str, int], Scratch]:
-    """From-scratch evaluations done before, in any run of this tracking server: the same is never paid twice.
+    """Earlier from-scratch trainings in any run of this tracking server, so that none is repeated.
 
     Args:
-        recipe: hash of all that matters but architecture and seed.
-        architectures: keys.
+        recipe: Hash of everything that determines the result except architecture and seed.
+        architectures: Keys of architectures.
 
     Returns:
-        Evaluations by architecture and seed.
+        Trainings by architecture key and seed; none if the server is away.
     """
     if not architectures:
         return {}
-    condition = f"tags.`fade.kind` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
-    if len(architectures) == 1 and "'" not in (architecture := next(iter(architectures))):  # can't be quoted
+    condition = f"tags.`{KIND}` = 'scratch' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
+    if len(architectures) == 1 and "'" not in (architecture := next(iter(architectures))):  # MLflow has no escape
         condition += f" and params.architecture = '{architecture}'"
     results: dict[tuple[str, int], Scratch] = {}
-    for run in find_runs_or_none(condition):  # where the server is away, it is paid twice
+    for run in find_runs_or_none(condition):
         name = run.data.params["architecture"], int(run.data.params["seed"])
         if name[0] in architectures:
             metrics = run.data.metrics
@@ -62,10 +58,10 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
 
 
 def read_searches(run_id: str) -> dict[str, SearchRecord]:
-    """The record of a search, or those of all searches of a command, by run.
+    """Records of a search, or of all searches of a command, by the id of their run.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) where there is no such run, or it is no search that has finished.
+        InvalidInputError: (a ``ValueError``) if there is no such run, or it holds no record of a search.
     """
     client = mlflow.MlflowClient()
     try:
@@ -74,10 +70,10 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
         raise InvalidInputError(
             f"expected the id of a run in {place(mlflow.get_tracking_uri())}, got {run_id!r}: {masked(str(error))}"
         ) from None
-    kind = run.data.tags.get("fade.kind")
+    kind = run.data.tags.get(KIND)
     if kind not in ("search", "comparison"):
         raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
-    condition = f"tags.`{PARENT}` = '{run_id}' and tags.`fade.kind` = 'search'"
+    condition = f"tags.`{PARENT}` = '{run_id}' and tags.`{KIND}` = 'search'"
     runs = [run.info.run_id, *(child.info.run_id for child in reversed(find_runs(condition)))]
     records = {i: _read_text(client, i, RECORD) for i in runs}
     found = {i: SearchRecord.from_json(text) for i, text in records.items() if text is not None}
@@ -93,19 +89,19 @@ def read_config(run_id: str) -> dict[str, Any]:
     """The settings that a run was started with.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) where it left none: one of a comparison's searches.
+        InvalidInputError: (a ``ValueError``) for a search within a comparison, which has no settings of its own.
     """
-    text = _read_text(mlflow.MlflowClient(), run_id, "config.yaml")
+    text = _read_text(mlflow.MlflowClient(), run_id, CONFIG)
     if text is None:
-        raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no config.yaml")
+        raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no {CONFIG}")
     return yaml.safe_load(text)
 
 
 def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> None:
-    """Raise unless data, and builders of cells, are those that a run was recorded with.
+    """Check that the data and the builders of cells are those that a run was recorded with.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) that names both.
+        InvalidInputError: (a ``ValueError``) if they differ.
     """
     run = mlflow.MlflowClient().get_run(run_id)
     built, inputs = json.loads(run.data.tags.get(BUILDERS, "{}")), run.inputs
@@ -123,17 +119,17 @@ def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> No
 
 
 def _read_text(client: mlflow.MlflowClient, run_id: str, file: str) -> str | None:
-    """A text artifact, where it is there."""
+    """A text artifact; None if the run has none of this name."""
     if file not in {artifact.path for artifact in client.list_artifacts(run_id)}:
         return None
     return Path(client.download_artifacts(run_id, file)).read_text(encoding="utf-8")
 
 
 def read_times(uri: str) -> tuple[float, float]:
-    """Seconds of the only search in a tracking store, from its own beginning to its end, and of its trainings."""
+    """Seconds of the only search in a tracking store, and seconds of all its trainings."""
     client = mlflow.MlflowClient(uri)
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     seconds = {"search": 0.0, "hyper": 0.0, "scratch": 0.0}
     for run in runs:
-        seconds[run.data.tags["fade.kind"]] += run.data.metrics["seconds"]
+        seconds[run.data.tags[KIND]] += run.data.metrics["seconds"]
     return seconds["search"], seconds["hyper"] + seconds["scratch"]

@@ -1,6 +1,6 @@
-"""What a search leaves to be analyzed: where its anchors went, and how good their architectures were.
+"""The record of a search for later analysis: the trajectory of its anchors, and the accuracies of its architectures.
 
-A run of the search study, or of the comparison's, holds it as ``search.json``.
+The run of a search holds it as the artifact ``search.json``.
 """
 
 from __future__ import annotations
@@ -22,25 +22,30 @@ __all__ = ["SearchRecord"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchRecord:
-    """A search over T generations of d rows, w columns and f features."""
+    """Record of a search over T generations with d rows, w columns and f features."""
 
     features: tuple[str, ...]
     space: int
     """Number of cells in the space."""
     anchors: NDArray[np.float64]
-    """``(T, d, f)``."""
+    """Anchors ``(T, d, f)``."""
     embedded: NDArray[np.float64]
     """Points of the anchors' cells, ``(T, d, f)``."""
     cells: tuple[tuple[tuple[str, ...], ...], ...]
-    """Keys ``(T, d, w)``, the anchors' first."""
+    """Keys of the cells ``(T, d, w)``, that of the anchor first."""
     evaluated: tuple[str, ...]
-    """Keys ``(T,)`` of the architectures whose accuracies are of interest: the anchors', or the best-ranked ones."""
+    """Keys ``(T,)`` of the architectures to evaluate: the anchors' or the best-ranked ones."""
     evaluations: Mapping[int, tuple[Scratch, ...]]
-    """By generation: the from-scratch trainings of that architecture, one per seed."""
+    """From-scratch trainings of the evaluated architecture, one per seed, by generation."""
 
     @classmethod
     def of(cls, study: FadeStudy, evaluations: Mapping[int, Sequence[Scratch]]) -> SearchRecord:
-        """What a study holds, with the trainings from scratch, of which it knows but a mean."""
+        """The record of a study.
+
+        Args:
+            study: The study, which stores only the mean accuracy of an evaluation.
+            evaluations: From-scratch trainings by generation.
+        """
         embedding = {cell.key: study.space.embed(cell) for cell in study.space}
         rows = [study.history(row) for row in range(study.depth)]
         cells = tuple(zip(*([generation.cells for generation in row] for row in rows), strict=True))
@@ -59,12 +64,12 @@ class SearchRecord:
 
     @property
     def trend(self) -> tuple[list[int], list[float]]:
-        """Generations that were evaluated and their mean test accuracies."""
+        """Generations that were evaluated, and their mean test accuracies."""
         means = [float(np.mean([scratch.test for scratch in found])) for found in self.evaluations.values()]
         return list(self.evaluations), means
 
     def to_json(self) -> str:
-        """As text."""
+        """The record as JSON."""
         content: dict[str, Any] = {
             "features": self.features,
             "space": self.space,
@@ -78,10 +83,10 @@ class SearchRecord:
 
     @classmethod
     def from_json(cls, text: str) -> SearchRecord:
-        """The inverse of ``to_json``.
+        """The record that ``to_json`` has written.
 
         Raises:
-            DataError: (a ``ValueError``) for another text.
+            DataError: (a ``ValueError``) if the text is not such a record.
         """
         try:
             content = json.loads(text)

@@ -1,4 +1,4 @@
-"""The runs that are written: a parent for each study command, a child for each training."""
+"""Writing runs: a parent for each study command, and a child for each training."""
 
 from __future__ import annotations
 
@@ -27,15 +27,31 @@ from fade_study.architecture import HyperArchitecture
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
+from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.schema import (
+    BUILDERS,
+    COMMIT,
+    CONFIG,
+    CONTINUED_BY,
+    ERROR,
+    HYPER,
+    INHERITED,
+    KIND,
+    NAME,
+    NON_FINITE,
+    PARENT,
+    SCHEMA,
+    SEARCHER,
+    STUDY,
+    VERSION,
+    Kind,
+)
+from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, request_settings
 from fade_study.training import Data, ScratchResult
 from fade_study.urls import masked, masked_url, place
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
-from fade_study.tracking.schema import BUILDERS, INHERITED, NAME, PARENT, SCHEMA, STUDY, Kind
-from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, request_settings
 
 __all__ = [
     "LAST_PATIENCE",
@@ -51,20 +67,20 @@ __all__ = [
 
 PACKAGES = ("accelerate", "mlflow", "numpy", "optuna", "torch")
 PATIENCE = 5.0
-"""Seconds that metrics may wait to be written together: a request for each epoch would cost more than a short one."""
+"""Seconds for which metrics may be buffered: a request for each epoch could take longer than a short epoch itself."""
 LAST_PATIENCE = 30.0
-"""Seconds that a study waits, when all is done, for a server that is away."""
+"""Seconds that a finished study waits for a server that is away."""
 
 
 class Run:
-    """One MLflow run to write to. All that is written goes through the outbox, so that nothing waits for the server."""
+    """An MLflow run to write to. Everything goes through the outbox, so that writing never waits for the server."""
 
     def __init__(self, name: str, experiment: str = "", study: str | None = None) -> None:
         self.name = name
-        """Its id, or what it is called in the outbox until it has one."""
+        """Its id, or its name in the outbox until it has an id."""
         self.experiment = experiment
         self.study = study
-        """Identity of the study that it belongs to, where there is one."""
+        """Identity of the study that it belongs to, if any."""
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -72,39 +88,40 @@ class Run:
 
     @property
     def id(self) -> str:
-        """The server's, once it has heard of the run."""
+        """Id on the server, once the server has created the run."""
         return open_outbox().id_of(self.name)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, *, now: bool = True) -> None:
-        """Write metrics of one step. Non-finite values are counted instead: charts can't hold them.
+        """Write metrics of one step. Non-finite values, which MLflow's charts can't show, are only counted.
 
         Args:
-            values: by name.
-            step: epoch or generation.
-            now: or else within ``PATIENCE`` seconds, or when the run ends, with others in one request.
+            values: Metrics by name.
+            step: Epoch or generation.
+            now: Whether to write them at once. Otherwise they are written in one request with later ones, within
+                ``PATIENCE`` seconds or when the run ends.
         """
         self.series([(step, values)], now=now)
 
     def series(self, steps: Sequence[tuple[int, Mapping[str, float]]], *, now: bool = True) -> None:
-        """Write metrics of many steps, in one request."""
+        """Write metrics of many steps in one request."""
         moment = int(time.time() * 1000)
         values = [(step, name, float(value)) for step, metrics in steps for name, value in metrics.items()]
         finite = [[name, value, moment, step] for step, name, value in values if math.isfinite(value)]
         if len(finite) < len(values):
             self._non_finite += len(values) - len(finite)
-            finite.append(["non_finite_values", self._non_finite, moment, steps[-1][0]])
+            finite.append([NON_FINITE, self._non_finite, moment, steps[-1][0]])
         self._metrics += finite
         if now or time.monotonic() - self._written > PATIENCE:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits to be written."""
+        """Write the buffered metrics and params."""
         if self._metrics or self._params:
             self._put("batch", metrics=self._metrics, params=self._params)
         self._metrics, self._params, self._written = [], {}, time.monotonic()
 
     def params(self, values: Mapping[str, Any], *, now: bool = True) -> None:
-        """Write params, in one request; or else with the next metrics, or when the run ends."""
+        """Write params in one request; if not ``now``, then with the next metrics, or when the run ends."""
         self._params |= {name: str(value) for name, value in values.items()}
         if now:
             self.flush()
@@ -114,7 +131,7 @@ class Run:
         self._put("batch", tags={name: value})
 
     def input(self, name: str, digest: str) -> None:
-        """Note the data that it trains on."""
+        """Record the data set that the run trains on."""
         self._put("input", name=name, digest=digest)
 
     def text(self, text: str, file: str) -> None:
@@ -134,7 +151,7 @@ class Run:
         self._put("file", _png(figure), file=file)
 
     def frame(self, figure: Figure, key: str, step: int) -> None:
-        """Write a figure as one of a series, through which the MLflow UI has a slider."""
+        """Write a figure as one image of a series, which the MLflow UI shows with a slider."""
         self._put("frame", _png(figure), key=key, step=step)
 
     def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
@@ -148,13 +165,13 @@ def _png(figure: Figure) -> bytes:
 
 
 _active: list[Run] = []
-"""Runs of this process that have begun, the innermost last."""
+"""Runs that this process has begun and not ended, the innermost last."""
 
 
 @contextmanager
 def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
-    """A child of the run that is open, if any; it ends FINISHED, FAILED after an error, KILLED after an interrupt."""
-    tags = {"fade.schema": SCHEMA, **tags}
+    """A child of the active run, if any; it ends FINISHED, FAILED after an error, or KILLED after an interrupt."""
+    tags = {VERSION: SCHEMA, **tags}
     outermost = not _active
     run = _first(name, tags) if outermost else _child(name, tags, _active[-1])
     _active.append(run)
@@ -179,11 +196,11 @@ def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
 
 
 def _first(name: str | None, tags: Mapping[str, str]) -> Run:
-    """The run that ``mlflow run`` made, or a new one. The server has to be there."""
+    """The run that ``mlflow run`` has created, or a new one. The server has to answer."""
     known = uuid.uuid4().hex
-    open_outbox().open_run(known, None)  # before it is made, so that it ends even after a kill in between
+    open_outbox().open_run(known, None)  # before it is created, so that it is ended even after a kill in between
     try:
-        with request_settings(ONCE):  # and even if the answer is lost: by its name
+        with request_settings(ONCE):  # if the answer is lost, the run is found by its tag NAME
             active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
     except (OSError, mlflow.MlflowException) as error:
         remedy = "once it answers" if is_away(error) else "with MLFLOW_EXPERIMENT_NAME set to another experiment's"
@@ -196,7 +213,7 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
 
 
 def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
-    """A run that the server may not have heard of for a while."""
+    """A child run; the server may create it later."""
     run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study))
     tags = tags if run.study is None else {**tags, STUDY: run.study}
     active = mlflow.active_run()
@@ -207,12 +224,12 @@ def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
 
 
 def _leave(status: str) -> None:
-    """Deliver all, with some patience, and let MLflow know that the run is over."""
+    """Deliver all records, and end MLflow's active run."""
     left = open_outbox().flush(LAST_PATIENCE if status == "FINISHED" else 0.0)
     try:
         mlflow.end_run(status)
     except (mlflow.MlflowException, OSError) as error:
-        if not is_away(error):  # the search itself is done, and in its study
+        if not is_away(error):  # only a warning, since the search itself is done and stored in its study
             reason = masked(str(error)).strip().split("\n")[0]
             warnings.warn(f"the run can't be ended, since somebody has deleted or ended it: {reason}", stacklevel=2)
     if left and status == "FINISHED":
@@ -234,52 +251,53 @@ def start_study(
     tags: Mapping[str, str] = MappingProxyType({}),
     builders: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Run]:
-    """The parent run of a study invocation: the one that ``mlflow run`` made, or a new one.
+    """The run of a study: the one that ``mlflow run`` has created, or a new one.
 
-    Within another study's it is a child of that: one of several searches of a command.
+    Within the run of another study it is a child of that run, as one of several searches of a command.
 
     Args:
-        kind: tag ``fade.kind``.
-        config: dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
-        device: that trains.
-        data: logged with its digest, where there are any.
-        name: of the run.
-        tags: more of them.
-        builders: of cells, where they are the user's own.
+        kind: Value of the tag ``fade.kind``.
+        config: Dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
+        device: Device that trains.
+        data: Data set, if any, logged with its digest.
+        name: Name of the run.
+        tags: Further tags.
+        builders: The user's own builders of cells.
 
     Raises:
-        StorageError: (an ``OSError``) at the end, where the server has not heard of everything yet.
+        StorageError: (an ``OSError``) at the end, if not everything could be delivered to the server.
     """
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
     own = {BUILDERS: json.dumps(builders)} if builders else {}
-    with _run(name, {"fade.kind": kind, "fade.commit": commit(), **own, **tags}) as run:
+    with _run(name, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
         )
-        run.text(yaml.safe_dump(plain(settings), sort_keys=False), "config.yaml")
+        run.text(yaml.safe_dump(plain(settings), sort_keys=False), CONFIG)
         if data is not None:
             run.input(data.name, data.digest)
         yield run
 
 
 def adopt(run: Run, study: str, generations: int) -> None:
-    """Make a run the whole record of a study that it continues: its children are those of the runs before, as well.
+    """Make a run the complete record of a study that it continues, by moving the children of earlier runs to it.
 
     Args:
-        run: of the study, newly started.
-        study: its identity.
-        generations: that were told. A hyper-architecture of a later one is trained, or recorded, again.
+        run: New run of the study.
+        study: Identity of the study.
+        generations: Number of generations that the study was told. Hyper-architectures of later generations are
+            trained, or recorded, again.
     """
     adopted = set()
     for earlier in find_runs_or_none(f"tags.`{STUDY}` = '{study}'"):
-        kind, params = earlier.data.tags.get("fade.kind"), earlier.data.params
+        kind, params = earlier.data.tags.get(KIND), earlier.data.params
         if kind == "search" and earlier.data.tags.get(NAME) != run.name:
-            Run(earlier.info.run_id).tag("fade.continued_by", run.id)
-        elif kind in ("hyper", "scratch") and earlier.info.status == "FINISHED":  # also of a run that was deleted
-            training = frozenset(params.items())  # again, where one that was killed had not told what it trained
+            Run(earlier.info.run_id).tag(CONTINUED_BY, run.id)
+        elif kind in ("hyper", "scratch") and earlier.info.status == "FINISHED":  # even if its parent was deleted
+            training = frozenset(params.items())  # a killed process may have logged a training that was then repeated
             if int(params.get("generation", -1)) < generations and training not in adopted:
                 Run(earlier.info.run_id).tag(PARENT, run.name)
                 adopted.add(training)
@@ -287,37 +305,40 @@ def adopt(run: Run, study: str, generations: int) -> None:
 
 @contextmanager
 def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: int) -> Iterator[Run]:
-    """The child run of a hyper-architecture that is about to be trained."""
-    with _run(f"hyper-{generation}", {"fade.kind": "hyper"}) as run:
+    """The child run of the training of a hyper-architecture."""
+    with _run(f"hyper-{generation}", {KIND: "hyper"}) as run:
         keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})
-        run.json({"rows": keys}, "hyper_architecture.json")
+        run.json({"rows": keys}, HYPER)
         yield run
 
 
 @contextmanager
 def start_outcome(searcher: str, seed: int, recipe: str) -> Iterator[Run]:
-    """The child run of a search that a comparison has finished.
+    """The child run of a finished search within a comparison.
 
     Args:
-        searcher: its name.
-        seed: of the search.
-        recipe: hash of all that matters but the seed.
+        searcher: Name of the searcher.
+        seed: Seed of the search.
+        recipe: Hash of everything that determines the search except its seed.
     """
-    with _run(f"{searcher}-{seed}", {"fade.kind": "search", "fade.searcher": searcher}) as run:
+    with _run(f"{searcher}-{seed}", {KIND: "search", SEARCHER: searcher}) as run:
         run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
         yield run
 
 
 def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> Scratch:
-    """The child run of a from-scratch evaluation that is done.
+    """Write the child run of a finished training from scratch.
 
     Args:
-        architecture: its key.
-        recipe: hash of all that matters but architecture and seed.
-        seed: of the training.
-        result: what came out.
+        architecture: Key of the architecture.
+        recipe: Hash of everything that determines the result except architecture and seed.
+        seed: Seed of the training.
+        result: Result of the training.
+
+    Returns:
+        What the run holds of the result.
     """
     with _scratch_run(architecture, recipe, seed) as run:
         run.series(list(enumerate(result.epochs)), now=False)
@@ -334,23 +355,23 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
 
 
 def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Exception) -> None:
-    """The child run of a from-scratch evaluation that failed: it ends FAILED, with the error in tag ``fade.error``."""
+    """Write the child run of a training from scratch that failed, with the error in the tag ``fade.error``."""
     with contextlib.suppress(type(error)), _scratch_run(architecture, recipe, seed) as run:
-        run.tag("fade.error", str(error))
+        run.tag(ERROR, str(error))
         raise error
 
 
 @contextmanager
 def _scratch_run(architecture: str, recipe: str, seed: int) -> Iterator[Run]:
-    with _run(f"scratch-{seed}", {"fade.kind": "scratch"}) as run:
+    with _run(f"scratch-{seed}", {KIND: "scratch"}) as run:
         run.params({"architecture": architecture, "recipe": recipe, "seed": seed}, now=False)
         yield run
 
 
 def commit() -> str:
-    """Commit of the code, with ``-dirty`` where it was changed since; ``unknown`` unless git tracks this file.
+    """Commit of the code, with ``-dirty`` if it has changed since; ``unknown`` unless git tracks this file.
 
-    An installed package may lie in an environment inside another repository, whose commit says nothing of it.
+    The check matters for an installed package, whose environment may lie inside an unrelated repository.
     """
     folder, name = os.path.split(os.path.abspath(__file__))
 

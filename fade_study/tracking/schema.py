@@ -1,49 +1,303 @@
-"""The names of everything that runs hold in MLflow."""
+"""The names of everything that runs hold in MLflow: :data:`RECORDED` lists them all, with their meanings."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import re
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
-
-
 __all__ = [
+    "BEST",
     "BUILDERS",
+    "COMMIT",
+    "CONFIG",
+    "CONTINUED_BY",
+    "ERROR",
+    "HYPER",
     "INHERITED",
+    "KIND",
     "NAME",
+    "NON_FINITE",
     "OUTCOME",
     "PARENT",
     "RECORD",
+    "RECORDED",
     "SCHEMA",
+    "SEARCHER",
     "STUDY",
     "TABLES",
+    "VERSION",
+    "Entry",
+    "Group",
     "Kind",
     "alpha_metrics",
 ]
 
 SCHEMA = "1"
-"""Version of the record, in tag ``fade.schema``; raised when names or meanings change."""
+"""Version of the record, the value of the tag :data:`VERSION`; raised when names or meanings change."""
 Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation"]
-RECORD = "search.json"
-"""Artifact of a search: its record."""
-OUTCOME = "outcome.json"
-"""Artifact of a search of a comparison: what it came to."""
-INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
-"""Tags that children have from the outermost run."""
+
+# Tags
+KIND = "fade.kind"
+VERSION = "fade.schema"
+COMMIT = "fade.commit"
 NAME = "fade.name"
-"""Tag of a run: its name in the outbox, by which it is found where an attempt to make it had no answer."""
 STUDY = "fade.study_id"
-"""Tag of a run: the identity of the study that it belongs to."""
 BUILDERS = "fade.builders"
-"""Tag of a run: the user's own builders of cells, by type."""
+CONTINUED_BY = "fade.continued_by"
+SEARCHER = "fade.searcher"
+BEST = "fade.best_architecture"
+ERROR = "fade.error"
 PARENT = "mlflow.parentRunId"
-"""MLflow's tag of a child."""
+"""MLflow's tag for the parent of a child run."""
 TABLES = "mlflow.loggedArtifacts"
-"""MLflow's tag of a run that lists its tables."""
+"""MLflow's tag that lists the tables of a run."""
+INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
+"""MLflow's tags that child runs copy from the outermost run."""
+
+# Artifacts
+CONFIG = "config.yaml"
+RECORD = "search.json"
+OUTCOME = "outcome.json"
+HYPER = "hyper_architecture.json"
+
+# Metrics
+NON_FINITE = "non_finite_values"
+
+
+class Entry(NamedTuple):
+    """Something that a run holds, or several things of one meaning."""
+
+    what: Literal["metric", "param", "tag", "artifact", "input"]
+    name: str
+    """Its name, with variable parts in braces."""
+    meaning: str
+
+    def matches(self, name: str) -> bool:
+        """Whether this entry describes a name."""
+        parts = re.split(r"\{\w+\}", self.name)
+        return re.fullmatch("[^/]+".join(map(re.escape, parts)), name) is not None
+
+
+class Group(NamedTuple):
+    """Runs that hold the same entries."""
+
+    title: str
+    kinds: tuple[str, ...]
+    """Values of the tag ``fade.kind`` of these runs."""
+    description: str
+    entries: tuple[Entry, ...]
+
+
+RECORDED = (
+    Group(
+        "All runs",
+        (*get_args(Kind), "hyper", "scratch"),
+        "Every run holds these.",
+        (
+            Entry("tag", KIND, "Kind of the run"),
+            Entry("tag", VERSION, "Version of this record"),
+            Entry("tag", NAME, "Name by which the run is found again if the server's answer to its creation was lost"),
+            Entry("metric", NON_FINITE, "Number of metrics so far that were NaN or infinite and therefore left out"),
+        ),
+    ),
+    Group(
+        "Parent runs",
+        get_args(Kind),
+        "Each command makes one run that holds these. Each training is a child of it.",
+        (
+            Entry("param", "config.{setting}", "Settings, by their dotted names"),
+            Entry("param", "package.{name}", "Versions of fade_study and of the packages that it trains with"),
+            Entry("param", "device", "Device that trains"),
+            Entry("tag", COMMIT, "Git commit of the code, with `-dirty` if it was changed; `unknown` outside of git"),
+            Entry("tag", BUILDERS, "The user's own builders of cells, as JSON by type of cell"),
+            Entry("artifact", CONFIG, "Settings"),
+            Entry("input", "{data}", "Name and digest of the data set"),
+        ),
+    ),
+    Group(
+        "Analyses of searches",
+        ("search", "comparison", "analysis", "evaluation"),
+        "Searches, comparisons (for their searcher `fade`), and the commands `-e analyze` and `-e evaluate`. "
+        "Metrics by row are those of a single search.",
+        (
+            Entry("tag", "fade.analyzed", "Id of the run that `-e analyze` analyzes"),
+            Entry("tag", "fade.evaluated", "Id of the run that `-e evaluate` evaluates"),
+            Entry("metric", "trend/slope", "Slope of the accuracies over generations"),
+            Entry("metric", "trend/slope_{bound}", "Bounds `low` and `high` of its confidence interval"),
+            Entry("metric", "trend/gain", "Gain in accuracy over the whole search"),
+            Entry("metric", "trend/evaluations", "Number of evaluations"),
+            Entry("metric", "trend/pearson", "Pearson correlation of accuracy with generation"),
+            Entry("metric", "trend/kendall_p", "p-value of the Mann-Kendall test, for one search"),
+            Entry("metric", "trend/signs_p", "p-value of the sign test, for several searches"),
+            Entry("metric", "trend/regional_kendall_p", "p-value of the regional Kendall test, for several"),
+            Entry("metric", "movement/row{i}", "By generation: length of the anchor's last step"),
+            Entry("metric", "snap_distance/row{i}", "By generation: distance of the anchor from its cell's point"),
+            Entry("metric", "revisited/row{i}", "By generation: 1 if the anchor returned to a cell that it had left"),
+            Entry("metric", "coverage/row{i}", "By generation: share of all cells that the row has held so far"),
+            Entry("artifact", "figures/{name}.png", "Figures of trajectory, movement, coverage and accuracy"),
+            Entry("artifact", "images/anchor_cells{step}", "Anchors' cells, with a slider over generations"),
+        ),
+    ),
+    Group(
+        "`search`",
+        ("search",),
+        "A search: `-e search` makes one for each seed.",
+        (
+            Entry("tag", "fade.study", "Name of the study"),
+            Entry("tag", STUDY, "Identity of the study, which its child runs hold as well"),
+            Entry("tag", BEST, "Key of the architecture with the best validation accuracy from scratch"),
+            Entry("tag", CONTINUED_BY, "Id of the run that continued the study and holds its complete record"),
+            Entry("metric", "anchor/row{i}/{feature}", "By generation: coordinates of the anchor"),
+            Entry("metric", "alpha/row{i}/column{j}", "By generation: alphas"),
+            Entry("metric", "alpha_entropy/row{i}", "By generation: entropy of the row's alphas"),
+            Entry("metric", "collisions/row{i}", "By generation: number of columns that repeat a cell of the row"),
+            Entry("metric", "one_shot_accuracy", "By generation: one-shot accuracy, mean over random paths"),
+            Entry("metric", "hyper_seconds", "By generation: seconds of the trainings of the hyper-architecture"),
+            Entry("metric", "accuracy/test", "By evaluated generation: test accuracy from scratch, mean over seeds"),
+            Entry("metric", "accuracy/validation", "By evaluated generation: validation accuracy, mean over seeds"),
+            Entry("metric", "accuracy/{split}_sd", "By evaluated generation: standard deviations over seeds"),
+            Entry("metric", "best/validation_accuracy", "Best validation accuracy from scratch"),
+            Entry("metric", "best/test_accuracy", "Test accuracy of the architecture that has it"),
+            Entry("metric", "answer/test_accuracy", "With `final_seeds`: its test accuracy, trained anew"),
+            Entry("metric", "answer/gain", "With `final_seeds`: gain over the first generation's anchor architecture"),
+            Entry("metric", "answer/gain_{bound}", "Bounds `low` and `high` of its confidence interval"),
+            Entry("metric", "answer/over_random", "With `final_seeds`: lead over random searches of the same cost"),
+            Entry("metric", "answer/over_random_{bound}", "Bounds `low` and `high` of its confidence interval"),
+            Entry("metric", "answer/better_than_random", "Share of these random searches that it beats"),
+            Entry("metric", "steps", "With `final_seeds`: training steps of the whole search"),
+            Entry("metric", "seconds", "Seconds of the whole search"),
+            Entry("artifact", RECORD, "The search as analyses read it: anchors, cells and evaluations"),
+            Entry("artifact", "ranks.json", "Best-ranked architectures of each generation, a table written at the end"),
+        ),
+    ),
+    Group(
+        "`comparison`",
+        ("comparison",),
+        "A comparison of searchers: `-e compare`.",
+        (
+            Entry(
+                "metric", "searcher/{name}/final_accuracy", "Test accuracy of final architectures, mean over searches"
+            ),
+            Entry(
+                "metric", "searcher/{name}/final_accuracy_{bound}", "Bounds `low` and `high` of its confidence interval"
+            ),
+            Entry("metric", "searcher/{name}/p_vs_{baseline}", "p-value of the difference from the baseline (Holm)"),
+            Entry("metric", "searcher/{name}/win_rate", "Share of seeds with which it beats the baseline"),
+            Entry("metric", "searcher/{name}/seconds", "Seconds of a search, mean over searches"),
+            Entry("metric", "seconds", "Seconds of the whole comparison"),
+            Entry("artifact", "standings.json", "Standings of the searchers, a table"),
+            Entry("artifact", "finals.json", "Final accuracies by seed and searcher, a table"),
+            Entry("artifact", "report.txt", "Summary that the command prints"),
+        ),
+    ),
+    Group(
+        "`search` within a comparison",
+        ("search",),
+        "A child of a comparison for each searcher and seed.",
+        (
+            Entry("tag", SEARCHER, "Name of the searcher"),
+            Entry("param", "searcher", "Name of the searcher"),
+            Entry("param", "seed", "Seed of the search"),
+            Entry("param", "recipe", "Hash of everything that determines the search except its seed"),
+            Entry("metric", "accuracy/{split}", "By training steps: accuracy of each evaluated architecture"),
+            Entry("metric", "best/test_accuracy", "By training steps: test accuracy of the best so far"),
+            Entry("metric", "final_accuracy", "Test accuracy of the final architecture, trained anew"),
+            Entry("artifact", OUTCOME, "Cost and final architecture"),
+        ),
+    ),
+    Group(
+        "`validation`",
+        ("validation",),
+        "A validation of FaDE-ranks: `-e validate`. Metrics are means over its hyper-architectures.",
+        (
+            Entry("metric", "fade/spearman", "Spearman correlation of FaDE-ranks with accuracy from scratch"),
+            Entry("metric", "fade/partial_spearman", "The same, given operations and longest path"),
+            Entry("metric", "straight_through/spearman", "The same for the paper's estimator"),
+            Entry("metric", "{estimator}/spearman_{bound}", "Bounds `low` and `high` of the interval; p-value `p`"),
+            Entry(
+                "metric", "{estimator}/partial_spearman_{bound}", "Bounds `low` and `high` of the interval; p-value `p`"
+            ),
+            Entry("metric", "fade/kendall", "Kendall correlation"),
+            Entry("metric", "fade/ceiling", "Noise ceiling of the Spearman correlation"),
+            Entry("metric", "fade/relative", "Spearman correlation divided by its ceiling"),
+            Entry("metric", "fade/row{i}/spearman", "Spearman correlation of a row's alphas with marginal accuracies"),
+            Entry("metric", "fade/precision_{k}", "Share of the k best-ranked that are among the k best"),
+            Entry("metric", "fade/regret_{k}", "Accuracy lost by choosing among the k best-ranked"),
+            Entry("metric", "fade/best_rank_{k}", "Best true rank among the k best-ranked"),
+            Entry("metric", "ground_truth/{quantity}", "Size and reliability of the ground truth"),
+            Entry("metric", "audit/{quantity}", "How well sums of marginal accuracies predict the ground truth"),
+            Entry("metric", "predictor/{name}/spearman", "Spearman correlation of a predictor"),
+            Entry("metric", "predictor/{name}/seconds", "Cost of a predictor"),
+            Entry("metric", "curve/repetitions/spearman", "By number of supernets: Spearman correlation"),
+            Entry("metric", "one_shot_accuracy", "One-shot accuracy, mean over supernets"),
+            Entry("metric", "seconds", "Seconds of the whole validation"),
+            Entry("artifact", "predictors.{format}", "All predictors, as `json` (a table) and as `csv`"),
+            Entry("artifact", "architectures.{format}", "All architectures, as `json` (a table) and as `csv`"),
+            Entry(
+                "artifact",
+                "ground_truth.json",
+                "Trainings from scratch, if there was no table: one for the setting `tables`",
+            ),
+            Entry("artifact", "report.txt", "Summary that the command prints"),
+            Entry("artifact", "figures/{name}.png", "Figures"),
+        ),
+    ),
+    Group(
+        "`benchmark`",
+        ("benchmark",),
+        "Measurements of cost: `-e benchmark` and `-e scale`.",
+        (
+            Entry("metric", "headline/{quantity}", "Medians of the most important ratios"),
+            Entry("metric", "headline/{quantity}/{kind}", "Medians of the most important ratios"),
+            Entry("metric", "scale/{quantity}/{kind}", "Results of `-e scale`"),
+            Entry("artifact", "benchmark.json", "All ratios, a table"),
+            Entry("artifact", "figures/costs.png", "Cost against width, depth and batch size"),
+        ),
+    ),
+    Group(
+        "`hyper`",
+        ("hyper",),
+        "A child for each training of a hyper-architecture.",
+        (
+            Entry("param", "cell/row{i}/column{j}", "Keys of the cells"),
+            Entry("param", "generation", "Generation"),
+            Entry("param", "seed", "Seed of the training"),
+            Entry("metric", "alpha/row{i}/column{j}", "By epoch: alphas"),
+            Entry("metric", "loss/weights", "By epoch: mean loss of the weight steps"),
+            Entry("metric", "loss/alpha", "By epoch: mean loss of the alpha steps, if there are any"),
+            Entry("metric", "accuracy/validation", "By epoch: one-shot accuracy of one random path"),
+            Entry("metric", "one_shot_accuracy", "One-shot accuracy, mean over random paths"),
+            Entry("metric", "seconds", "Seconds of the training"),
+            Entry("tag", STUDY, "Identity of the study"),
+            Entry("tag", "fade.warning", "Reason the alphas are unreliable, if they are"),
+            Entry("artifact", HYPER, "Keys of the cells, by row"),
+            Entry("artifact", "effects.json", "Marginal effects of the columns, with standard errors"),
+            Entry("artifact", "figures/alpha.png", "Alphas over the epochs"),
+        ),
+    ),
+    Group(
+        "`scratch`",
+        ("scratch",),
+        "A child for each training from scratch.",
+        (
+            Entry("param", "architecture", "Key of the architecture"),
+            Entry("param", "recipe", "Hash of data, network and training settings"),
+            Entry("param", "seed", "Seed of the training"),
+            Entry("metric", "loss/weights", "By epoch: mean loss"),
+            Entry("metric", "accuracy/validation", "By epoch: validation accuracy"),
+            Entry("metric", "accuracy/test", "Test accuracy"),
+            Entry("metric", "parameters", "Number of weights"),
+            Entry("metric", "flops", "Floating point operations of a forward pass of one image"),
+            Entry("metric", "seconds", "Seconds of the training"),
+            Entry("tag", STUDY, "Identity of the study, if it belongs to one"),
+            Entry("tag", ERROR, "Error message, if the training failed"),
+        ),
+    ),
+)
+"""Everything that runs hold, except what MLflow adds."""
 
 
 def alpha_metrics(alpha: NDArray[np.float64]) -> dict[str, float]:

@@ -1,11 +1,11 @@
-"""The tracking server: whether it answers, what it refuses, and how to look at it."""
+"""The tracking server: whether it answers, which errors it raises, and queries to it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlflow
 import requests
@@ -13,11 +13,8 @@ import sqlalchemy.exc
 from mlflow import entities
 
 from fade_study.exceptions import InvalidInputError, StorageError
+from fade_study.tracking.schema import KIND
 from fade_study.urls import connect_arguments, masked, masked_url, place
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = [
     "ONCE",
@@ -32,32 +29,31 @@ __all__ = [
     "ui_command",
 ]
 
-# The outbox is patient, so MLflow need not be: it would hold a training up for minutes.
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 DEFAULTS = {
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one for each small artifact would drown the search's own
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each child run
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it would hide the search's own progress bar
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it prints two lines for each child run
     RETRIES: "1",  # the outbox retries; MLflow's own retries would hold a training up for minutes
     TIMEOUT: "30",
 }
-"""Settings of MLflow by environment variables, for those that the user has not set."""
+"""Environment variables of MLflow, for those that the user has not set."""
 ONCE = {RETRIES: "0"}
-"""Only the outbox looks whether an attempt without an answer has made a run: MLflow's own retry would make another."""
+"""Environment variables for creating a run: MLflow must not retry, or it creates a second run if an answer is lost."""
 IMPATIENT = ONCE | {TIMEOUT: "10"}
-"""Before anything begins."""
+"""Environment variables for the check before a study begins, when a user is waiting."""
 MOST_RUNS = 100_000
-"""Of one answer of the tracking server."""
+"""Largest number of runs in one answer of the tracking server."""
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "CANCELLED")
-"""Codes of MLflow's errors after which it pays to try again: no answer, one of 5xx, or a database that is locked."""
+"""MLflow's codes of transient errors: no answer, an HTTP status of 5xx, or a locked database."""
 AWAY_STATUS = (408, 429)
-"""Of HTTP, beside those from 500 on: too late, too many."""
+"""HTTP statuses of transient errors, beside those from 500 on: request timeout, too many requests."""
 MADE = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
-"""Variables by which ``mlflow run`` tells of the run that it has made."""
+"""Environment variables through which ``mlflow run`` passes the run that it has created."""
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error means that the server does not answer, so that it pays to retry."""
+    """Whether an error is transient: the server does not answer, and a retry may succeed."""
     if isinstance(error, mlflow.MlflowException):
         return error.error_code in AWAY
     if isinstance(error, requests.HTTPError) and error.response is not None:
@@ -66,19 +62,19 @@ def is_away(error: Exception) -> bool:
 
 
 def may_refuse(error: Exception) -> bool:
-    """MLflow has one code for a database that is locked and for a metric that its store can't hold."""
+    """Whether a transient error may be permanent: MLflow has one code for a locked database and an invalid metric."""
     return isinstance(error, mlflow.MlflowException) and error.error_code == "INTERNAL_ERROR"
 
 
 def set_defaults() -> None:
-    """Set those environment variables of MLflow that the user has not."""
+    """Set those environment variables of MLflow that the user has not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
 @contextmanager
 def request_settings(settings: Mapping[str, str]) -> Iterator[None]:
-    """Other settings of MLflow's requests for a while."""
+    """Change environment variables of MLflow's requests within the context."""
     before = {name: os.environ[name] for name in settings}
     os.environ.update(settings)
     try:
@@ -95,7 +91,7 @@ def find_runs(condition: str) -> Any:
 
 
 def find_runs_or_none(condition: str) -> Any:
-    """The same, but none where the server is away: for what can be done without."""
+    """Runs of all experiments, newest first; none if the server is away."""
     try:
         return find_runs(condition)
     except Exception as error:
@@ -106,7 +102,7 @@ def find_runs_or_none(condition: str) -> Any:
 
 @contextmanager
 def redirected(uri: str) -> Iterator[None]:
-    """Write to another tracking store for a while, which has no run that ``mlflow run`` has made."""
+    """Write to another tracking store within the context, without the run that ``mlflow run`` has created."""
     before = mlflow.get_tracking_uri()
     made = {name: os.environ.pop(name) for name in MADE if name in os.environ}
     mlflow.set_tracking_uri(uri)
@@ -118,23 +114,23 @@ def redirected(uri: str) -> Iterator[None]:
 
 
 def ui_command() -> str:
-    """What to type to look at the runs."""
+    """Where to look at the runs: a URL, or the command that starts MLflow's user interface."""
     uri = mlflow.get_tracking_uri()
     return f"at {masked_url(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {place(uri)}"
 
 
 def check_server() -> None:
-    """Raise, within seconds, unless the tracking store can be read, and has a fresh run if it has one to be used.
+    """Check, within seconds, that the tracking store can be read, and that ``MLFLOW_RUN_ID`` names a fresh run if set.
 
     Raises:
-        StorageError: (an ``OSError``) that names it.
-        InvalidInputError: (a ``ValueError``) where MLFLOW_RUN_ID names a run that was used before.
+        StorageError: (an ``OSError``) if the store can't be read.
+        InvalidInputError: (a ``ValueError``) if ``MLFLOW_RUN_ID`` names a run that was used before.
     """
     set_defaults()
     uri, made = mlflow.get_tracking_uri(), os.environ.get(MADE[0])
     try:
         with request_settings(IMPATIENT):
-            if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow would try for minutes
+            if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow itself would wait for minutes
                 engine = sqlalchemy.create_engine(uri, **arguments)
                 engine.connect().close()
                 engine.dispose()
@@ -148,15 +144,15 @@ def check_server() -> None:
         ) from None
     if used is not None:
         raise InvalidInputError(
-            f"expected MLFLOW_RUN_ID to name a run that nothing was recorded in yet, as `mlflow run` makes it, got "
-            f"{made}, which {used}; unset MLFLOW_RUN_ID, and a new run is made"
+            f"expected MLFLOW_RUN_ID to name a run that nothing was recorded in yet, as `mlflow run` creates it, got "
+            f"{made}, which {used}; unset MLFLOW_RUN_ID to create a new run"
         )
 
 
 def _used(run: entities.Run) -> str | None:
-    """Why a run is not one that `mlflow run` has just made; None if it may be."""
+    """Reason a run is not one that `mlflow run` has just created; None if it may be."""
     if run.info.status != "RUNNING":
         return f"is {run.info.status}"
-    if kind := run.data.tags.get("fade.kind"):
+    if kind := run.data.tags.get(KIND):
         return f"holds another {kind}"
     return "has metrics already" if run.data.metrics else None

@@ -1,8 +1,8 @@
-"""How alphas are learned from a supernet: by the paper's straight-through gradients, or from the losses of its paths.
+"""Estimators of the alphas: the paper's straight-through gradients, or marginal effects on the losses of paths.
 
-*Straight-through*: Adam steps on alpha logits, along the gradient of hard Gumbel-softmax on the alpha split (section
-2.2, the paper's). *Marginal*: the losses of the weight steps, regressed on the columns that their paths took
-(:mod:`fade_study.effects`), which costs nothing beyond training.
+*Straight-through* (section 2.2): Adam steps on alpha logits, along the gradient of hard Gumbel-softmax on the alpha
+split. *Marginal*: a regression of the losses of the weight steps on the columns of their paths
+(:mod:`fade_study.effects`), which needs no further training.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Marginal", "StraightThrough", "alpha_loss", "fair_paths", "row_regul
 
 
 class StraightThrough:
-    """Hard Gumbel-softmax: forward the sampled path, backward as if the soft sample had been used (section 2.2).
+    """Hard Gumbel-softmax: forward along the sampled path, backward as if the soft sample had been used (section 2.2).
 
     Args:
-        supernet: its weights take no gradient from here.
-        logits: ``(d, w)``, on the CPU, so that paths are drawn without waiting for the device.
-        config: of the training.
-        accelerator: of the training.
+        supernet: Supernet, whose weights get no gradient from alpha steps.
+        logits: Initial alpha logits ``(d, w)``, on the CPU so that drawing a path does not wait for the device.
+        config: Settings of the training.
+        accelerator: Accelerator of the training.
     """
 
     def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
@@ -43,32 +43,35 @@ class StraightThrough:
         self.regularization = row_regularization(config, len(logits))
 
     def draw(self, noise: Tensor) -> list[int]:
-        """A path ``(d,)`` from the softmax of the logits, by Gumbel noise ``(d, w)``."""
+        """Draw a path ``(d,)`` from the softmax of the logits, with Gumbel noise ``(d, w)``."""
         return (self.logits.detach() + noise).argmax(dim=1).tolist()
 
     def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float) -> Tensor:
-        """An alpha step.
+        """Take an alpha step.
 
         Args:
-            batch: of the alpha split, the micro-batches of this process.
+            batch: This process's micro-batches of a batch of the alpha split.
             noise: Gumbel noise ``(d, w)``.
-            remaining: share of the training that is left; scales the regularization.
+            remaining: Remaining share of the training, by which the regularization is scaled.
 
         Returns:
             The loss ``()`` of the whole batch, without regularization.
+
+        Raises:
+            FloatingPointError: for a gradient that is NaN or infinite.
         """
         factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         path = factors.argmax(dim=1).tolist()
         penalty = remaining * (self.regularization * factors.amax(dim=1)).sum()
-        parts = self.config.micro_batches or self.accelerator.num_processes  # of each batch, over all processes
+        parts = self.config.micro_batches or self.accelerator.num_processes  # in a batch, over all processes
         (slope,) = torch.autograd.grad(penalty / parts, self.logits, retain_graph=True)
         shares = []
         for micro_batch in batch:
             with self.accelerator.autocast():
                 loss = alpha_loss(self.supernet, micro_batch, factors, path)
             (by_factor,) = torch.autograd.grad(loss, factors)
-            (gradient,) = torch.autograd.grad(factors, self.logits, by_factor, retain_graph=True)  # for the next one
-            shares.append([loss.detach(), (gradient + slope).to(loss)])  # on the device, where processes exchange them
+            (gradient,) = torch.autograd.grad(factors, self.logits, by_factor, retain_graph=True)
+            shares.append([loss.detach(), (gradient + slope).to(loss)])  # on the device, for the exchange
         loss, total = add_up(shares, self.accelerator, in_order=self.config.micro_batches is not None)
         bad = ~total.isfinite().all(dim=1)
         if bad.any():
@@ -78,21 +81,21 @@ class StraightThrough:
         return loss
 
     def alpha(self) -> NDArray[np.float64]:
-        """``(d, w)``, in double precision, so that rows sum to 1."""
+        """Alphas ``(d, w)``, in double precision so that rows sum to 1."""
         return torch.softmax(self.logits.detach().double(), dim=1).numpy()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the steps so far have left, for a checkpoint."""
+        """State for a checkpoint."""
         return {"logits": self.logits.detach(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse."""
+        """Restore the state of a checkpoint."""
         self.logits.detach().copy_(state["logits"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 class Marginal:
-    """Losses of weight steps by their paths, and the effects of columns on them."""
+    """Losses of the weight steps with their paths, and the marginal effects of columns on them."""
 
     def __init__(self, shape: tuple[int, int], device: torch.device) -> None:
         self.shape, self.device = shape, device
@@ -101,43 +104,43 @@ class Marginal:
         self.epochs: list[int] = []
 
     def observe(self, path: Sequence[int], loss: Tensor, epoch: int) -> None:
-        """A path ``(d,)`` and its loss ``()``, which stays on the device until all are needed."""
+        """Record a path ``(d,)`` and its loss ``()``, which stays on the device until all losses are needed."""
         self.paths.append(path)
         self.losses.append(loss)
         self.epochs.append(epoch)
 
     def seen(self) -> PathLosses:
-        """All that was observed."""
+        """All observed paths and losses."""
         losses = torch.stack(self.losses).double().cpu().numpy() if self.losses else np.empty(0)
         paths = np.array(self.paths, dtype=np.int64).reshape(-1, self.shape[0])
         return PathLosses(paths, losses, np.array(self.epochs, dtype=np.int64))
 
     def effects(self) -> Effects | None:
-        """None while there are too few losses."""
+        """Effects of the columns; None while there are too few losses."""
         return path_effects(self.seen(), self.shape[1])
 
     def alpha(self) -> NDArray[np.float64]:
-        """``(d, w)``; even while nothing is known."""
+        """Alphas ``(d, w)``, uniform while there are too few losses."""
         effects = self.effects()
         return np.full(self.shape, 1 / self.shape[1]) if effects is None else effects_to_alpha(effects)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the steps so far have left, for a checkpoint."""
+        """State for a checkpoint."""
         return {"paths": self.paths, "losses": self.losses, "epochs": self.epochs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse."""
+        """Restore the state of a checkpoint."""
         self.paths, self.epochs = state["paths"], state["epochs"]
         self.losses = [loss.to(self.device) for loss in state["losses"]]
 
 
 def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
-    """A path for each step, such that each w consecutive steps take every column of every row exactly once.
+    """Random paths, one for each step, where each round of w steps takes every column of every row exactly once.
 
     Args:
-        steps: how many.
-        shape: ``(d, w)``.
-        generator: of one random permutation for each row and w steps.
+        steps: Number of steps.
+        shape: Shape ``(d, w)`` of the hyper-architecture.
+        generator: Generator of the random permutation of each row in each round.
     """
     depth, width = shape
     orders = torch.rand(-(-steps // width), depth, width, generator=generator).argsort(dim=2)
@@ -145,19 +148,19 @@ def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -
 
 
 def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> Tensor:
-    """Cross-entropy along a path, with the straight-through gradient of factors.
+    """Cross-entropy ``()`` along a path, with the straight-through gradient with respect to the factors.
 
     Args:
-        supernet: of which no weight takes a gradient.
-        batch: of the alpha split.
-        factors: ``(d, w)``, such as a soft Gumbel-softmax sample.
-        path: ``(d,)``.
+        supernet: Supernet, whose weights get no gradient.
+        batch: Micro-batch of the alpha split.
+        factors: Soft Gumbel-softmax sample ``(d, w)``.
+        path: Columns ``(d,)``.
     """
     return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
 
 
 def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
-    """Weight of each row's largest factor in the alpha loss, ``(d,)``; deeper rows are slowed down more."""
+    """Weight of each row's largest factor in the alpha loss, ``(d,)``, by default larger for deeper rows."""
     if isinstance(config.regularization, tuple):
         if len(config.regularization) != depth:
             raise InvalidInputError(

@@ -1,7 +1,7 @@
 """Bi-level training of a hyper-architecture: DARTS over whole cells, with hard Gumbel-softmax (section 2.2).
 
-Weight steps on the weight split train one path each. What alphas come from, steps of their own on the alpha split or
-the losses of the weight steps, is described in :mod:`fade_study.training.alphas`.
+Each weight step on the weight split trains one path. The alphas are learned from alpha steps on the alpha split or from
+the losses of paths, as :mod:`fade_study.training.alphas` describes.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from fade_study.training.session import (
 __all__ = ["HyperResult", "check_schedule", "combined_alpha", "effects_of", "train_hyper_architecture"]
 
 BILEVEL_VERSION = 2
-"""Raised when a change of the code changes what a training gives: a checkpoint of before is not taken."""
+"""Version of the training, to be raised when a code change alters its results: older checkpoints are then ignored."""
 ONE_HOT = 0.99
-"""Alpha from which on a row has collapsed to one cell."""
+"""Smallest alpha for which a row counts as collapsed to one cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +57,31 @@ class HyperResult:
     """A trained hyper-architecture."""
 
     alpha: NDArray[np.float64]
-    """``(d, w)``, rows sum to 1, higher is better."""
+    """Alphas ``(d, w)``; rows sum to 1, higher is better."""
     alpha_history: NDArray[np.float64]
-    """After each epoch, ``(E, d, w)``; of marginal alphas, by the losses of weight steps."""
+    """Alphas after each epoch, ``(E, d, w)``; marginal ones are estimated from the losses of the weight steps."""
     accuracy: float
-    """One-shot accuracy on the alpha split, mean over random paths. Near chance, alphas mean nothing."""
+    """One-shot accuracy on the alpha split, mean over random paths. The alphas are unreliable if it is near chance."""
     path_accuracies: NDArray[np.float64]
-    """One-shot accuracies ``(n,)`` on the alpha split of the paths that were asked for."""
+    """One-shot accuracies ``(n,)`` on the alpha split of the requested paths."""
     losses: PathLosses
-    """Of the weight steps from epoch ``alpha_start`` on."""
+    """Losses of the weight steps from epoch ``alpha_start`` on."""
     sweep: PathLosses
-    """Of ``sweep_paths`` fair paths through the trained supernet, all on the same images of the alpha split."""
+    """Losses of ``sweep_paths`` fair paths through the trained supernet, all on the same images of the alpha split."""
     effects: Effects | None
-    """Of columns on the losses of the sweep, or, where there is none, of the weight steps; None for too few losses."""
+    """Effects of columns on the losses of the sweep or, without a sweep, of the weight steps; None for too few losses.
+    """
     epochs: tuple[dict[str, float], ...]
-    """Per epoch: ``loss/weights``, ``loss/alpha`` (once alpha steps are taken), ``accuracy/validation`` (of one random
-    path)."""
+    """Metrics by epoch: ``loss/weights``, ``loss/alpha`` (if there were alpha steps), and ``accuracy/validation`` (of
+    one random path)."""
     warning: str | None
-    """Why the alphas mean nothing, where they don't."""
+    """Reason the alphas are unreliable; None if they are usable."""
     seconds: float
-    """Without those of ``path_accuracies``."""
+    """Seconds of the training, without ``path_seconds``."""
     path_seconds: float
-    """Of ``path_accuracies``."""
+    """Seconds of measuring ``path_accuracies``."""
     weights: dict[str, Tensor] | None
-    """Of the supernet, by name, where they were asked for."""
+    """Weights of the supernet by name, if they were requested."""
 
 
 def train_hyper_architecture(
@@ -98,21 +99,22 @@ def train_hyper_architecture(
     """Train the supernet of a hyper-architecture and its alphas.
 
     Args:
-        hyper_architecture: d rows of w cells.
-        data: from ``load_data``.
-        config: of both levels.
-        network: macro-architecture and normalization.
-        seed: of initialization, data order, paths and noise; the result is a function of the arguments.
-        paths: ``(n, d)``, columns whose one-shot accuracies are measured when all is trained.
-        weights: of a supernet trained before, with which to begin where cells are the same ({} for none): the result
-            then holds this one's (section 2.4: weight sharing among successive hyper-architectures).
-        checkpoint: file that keeps the state after each epoch. Where it holds that of the same training, this one goes
-            on from there, to the same result. Remove it (``Checkpoint.remove``) once the result is safe.
-        on_epoch: called with each epoch's number, alphas ``(d, w)`` and metrics; first of all with those that a
-            checkpoint brings.
+        hyper_architecture: Hyper-architecture of d rows of w cells.
+        data: Data set from ``load_data``.
+        config: Settings of the training.
+        network: Macro-architecture and normalization.
+        seed: Seed for initialization, data order, paths and noise. The result is a function of the arguments.
+        paths: Paths ``(n, d)`` whose one-shot accuracies are measured after the training.
+        weights: Weights of an earlier supernet, which initialize the cells that are the same; ``{}`` for none. If they
+            are given, the result holds the new weights (section 2.4: weight sharing among hyper-architectures).
+        checkpoint: File for the state after each epoch. If it holds the state of the same training, that training is
+            resumed, to the same result. Remove the file with ``Checkpoint.remove`` once the result is stored.
+        on_epoch: Function that is called with the number of each epoch, alphas ``(d, w)`` and metrics, including the
+            epochs that a checkpoint holds.
 
     Raises:
         DivergedError: (a ``FloatingPointError``) for a loss or gradient that is NaN or infinite.
+        InvalidInputError: (a ``ValueError``) if data, settings and number of processes do not fit together.
     """
     with session(seed, config.threads) as (accelerator, generator):
         identity = fingerprint(
@@ -175,14 +177,14 @@ def train_hyper_architecture(
 def combined_alpha(
     results: Sequence[HyperResult], estimator: Estimator, hyper_architecture: HyperArchitecture
 ) -> NDArray[np.float64]:
-    """Alphas ``(d, w)`` of one hyper-architecture from several trainings of it.
+    """Combine several trainings of one hyper-architecture to alphas ``(d, w)``.
 
     Args:
-        results: of R trainings.
-        estimator: with which they were trained. Marginal effects are averaged before they become alphas;
+        results: Results of R trainings.
+        estimator: Estimator of these trainings. Marginal effects are averaged before they become alphas;
             straight-through alphas are averaged themselves (section 3.1).
-        hyper_architecture: that was trained. Marginal effects of columns with the same cell are merged, and those of
-            rows borrow from each other through graph features of the cells, where cells have them.
+        hyper_architecture: Trained hyper-architecture. Marginal effects of columns with the same cell are merged, and
+            effects are pooled over rows by graph features of the cells, if the cells have such features.
     """
     effects = [result.effects for result in results if result.effects is not None]
     if estimator == "straight-through" or not effects:
@@ -191,13 +193,13 @@ def combined_alpha(
 
 
 def effects_of(effects: Sequence[Effects], hyper_architecture: HyperArchitecture) -> Effects:
-    """What several trainings of a hyper-architecture say of its columns, ``(d, w)``."""
+    """Combined marginal effects ``(d, w)`` of several trainings of a hyper-architecture."""
     keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
     return marginal_effects(effects, keys, feature_table(hyper_architecture.rows))
 
 
 class _Trainer:
-    """Supernet, alphas and their optimizers, and the two kinds of steps."""
+    """The state of a training: supernet, alphas and their optimizers; with weight steps and alpha steps."""
 
     def __init__(
         self,
@@ -216,7 +218,7 @@ class _Trainer:
         supernet = Supernet(
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )
-        # Without PyTorch's distributed wrapper, which would exchange the gradients of all cells: see ``backward``.
+        # PyTorch's distributed wrapper is not used: it would exchange the gradients of all cells. See ``backward``.
         self.supernet = supernet.to(accelerator.device)
         self.optimizer = adam(supernet, config.optimizer)
         rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -225,7 +227,7 @@ class _Trainer:
             for split in (self.data.weight, self.data.alpha)
         )
         self.schedule = schedule(self.optimizer, config.schedule, self.weight_batches.steps * config.epochs)
-        self.parameters = list(self.supernet.parameters())  # to go through all modules takes a tenth of a small step
+        self.parameters = list(self.supernet.parameters())  # once, since listing them takes a tenth of a small step
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.marginal = Marginal((self.depth, self.width), accelerator.device)
         self.straight_through = None
@@ -248,23 +250,23 @@ class _Trainer:
 
     @property
     def logits(self) -> list[Tensor]:
-        """What straight-through steps move, ``(d, w)``, where they are taken."""
+        """The alpha logits ``(d, w)``, if straight-through steps are taken."""
         return [] if self.straight_through is None else [self.straight_through.logits]
 
     def alpha(self) -> NDArray[np.float64]:
-        """Alphas ``(d, w)`` by the estimator, in double precision."""
+        """Current alphas ``(d, w)`` of the estimator, in double precision."""
         if self.config.estimator == "marginal":
             return self.marginal.alpha()
         assert self.straight_through is not None
         return self.straight_through.alpha()
 
     def epoch(self, progress: Progress) -> dict[str, float]:
-        """One pass over the weight split, with its alpha steps, or what is left of it; its metrics."""
+        """Train for one epoch, or for the rest of an interrupted one, and return its metrics."""
         self.supernet.train()
         epoch, steps, running = progress.epoch, self.weight_batches.steps, progress.running
         if not running:
             running["noise"] = gumbel_noise((2, steps, self.depth, self.width), self.generator)
-            running["losses"] = torch.zeros(2)  # of weights and alphas
+            running["losses"] = torch.zeros(2)  # sums over weight steps and alpha steps
             running["alpha_steps"] = torch.zeros(())
         copy_from_main([running["noise"], *self.logits], self.accelerator)
         running["losses"] = running["losses"].to(self.accelerator.device)
@@ -295,14 +297,14 @@ class _Trainer:
         return metrics
 
     def path(self, step: int, noise: Tensor) -> list[int]:
-        """Columns ``(d,)`` that a weight step trains: a fair path, or one drawn from the alphas by noise ``(d, w)``."""
+        """Path ``(d,)`` that a weight step trains: a fair one, or one drawn from the alphas with noise ``(d, w)``."""
         if self.fair_paths is not None:
             return self.fair_paths[step]
         assert self.straight_through is not None
         return self.straight_through.draw(noise)
 
     def weight_step(self, batch: Sequence[Minibatch], path: Sequence[int]) -> Tensor:
-        """Train the weights along one path; returns the loss."""
+        """Train the weights along one path, and return the loss ``()``."""
 
         def loss_of(micro_batch: Minibatch) -> Tensor:
             with self.accelerator.autocast():
@@ -317,13 +319,13 @@ class _Trainer:
         return loss
 
     def sweep(self) -> PathLosses:
-        """Losses of fair paths on the same images of the alpha split, by batch statistics; processes share paths."""
+        """Losses of fair paths, all on the same images of the alpha split; the paths are divided among processes."""
         paths = fair_paths(self.config.sweep_paths, (self.depth, self.width), self.generator)
         split, rank, ranks = self.data.alpha, self.accelerator.process_index, self.accelerator.num_processes
         images, labels = split.images[:SWEEP_IMAGES], split.labels[:SWEEP_IMAGES]
         columns = np.array(paths, dtype=np.int64).reshape(-1, self.depth)
         epochs = np.full(len(paths), self.config.epochs - 1)
-        if not paths:  # nothing to exchange
+        if not paths:
             return PathLosses(columns, np.empty(0), epochs)
         losses = [images.new_zeros(())] * len(paths)
         for i in range(rank, len(paths), ranks):
@@ -340,9 +342,9 @@ class _Trainer:
         return PathLosses(columns, found, epochs)
 
     def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
-        """Raise on all processes for a loss or gradient that isn't, with the row in which that begins."""
+        """Raise on all processes for a loss or gradient that is not finite, and name the row where that begins."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        # before they are clipped, which would make infinite ones look well
+        # This has to precede clipping, which makes infinite gradients finite.
         if torch.stack([loss, nn.utils.get_total_norm(gradients)]).isfinite().all():
             return
         rows: list[int] = []
@@ -358,7 +360,7 @@ class _Trainer:
             hook.remove()
         if rows := gather_object(sorted(rows)[:1]):
             raise FloatingPointError(f"the output of row {min(rows)}")
-        # backwards, it is the deepest row that is the first
+        # In the backward pass the deepest row comes first.
         bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()
                for p in self.supernet.cells(i)[j].parameters())]  # fmt: skip
         raise FloatingPointError(f"the gradient of row {bad[-1]}" if bad else "the gradient outside of all rows")
@@ -379,13 +381,16 @@ class _Trainer:
 
 
 def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], processes: int = 1) -> None:
-    """Raise unless a training on these data has work for all processes, and teaches its estimator something.
+    """Check that a training has batches for all processes and enough steps for its estimator.
 
     Args:
-        config: of the training.
-        data: from ``load_data``.
-        shape: ``(d, w)``.
-        processes: that train together.
+        config: Settings of the training.
+        data: Data set from ``load_data``.
+        shape: Shape ``(d, w)`` of the hyper-architecture.
+        processes: Number of processes that train together.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) if it has not.
     """
     for split in (data.weight, data.alpha):
         Batches(split, config.batch_size, torch.Generator(), micro_batches=config.micro_batches, ranks=processes)
@@ -394,42 +399,42 @@ def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], pr
     if config.estimator == "marginal":
         if 0 < config.sweep_paths < (needed := losses_needed(shape, 1)):
             raise InvalidInputError(
-                f"expected sweep_paths of {needed} or more, since the effects of {shape[0]} rows of {shape[1]} columns "
-                f"are told from their losses, got {config.sweep_paths}; or 0, to take the losses of weight steps"
+                f"expected {needed} sweep_paths or more, from whose losses the effects of {shape[0]} rows of "
+                f"{shape[1]} columns are estimated, got {config.sweep_paths}; 0 uses the losses of weight steps instead"
             )
         needed, taught = losses_needed(shape, config.epochs - config.alpha_start), total - start
         if taught < needed:
             raise InvalidInputError(
-                f"expected {needed} weight steps or more from epoch alpha_start = {config.alpha_start} on, since the "
-                f"effects of {shape[0]} rows of {shape[1]} columns are told from their losses, got {taught} within "
+                f"expected {needed} weight steps or more from epoch alpha_start = {config.alpha_start} on, from whose "
+                f"losses the effects of {shape[0]} rows of {shape[1]} columns are estimated, got {taught} within "
                 f"{config.epochs} epochs of {steps}; train longer, or in smaller batches"
             )
     elif total // config.alpha_every == start // config.alpha_every:
         raise InvalidInputError(
             f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got none with alpha_every "
-            f"= {config.alpha_every} from epoch {config.alpha_start} on; lower them, or alphas never move"
+            f"= {config.alpha_every} and alpha_start = {config.alpha_start}; lower them, or alphas never change"
         )
 
 
 def _collapsed(history: NDArray[np.float64]) -> str | None:
-    """Alphas ``(E, d, w)`` that are one-hot before half of the epochs are over say what one early epoch thought."""
+    """Warning for alphas ``(E, d, w)`` that are one-hot before half of the epochs are over; None if they are not."""
     early = history[: len(history) // 2].max(axis=2) > ONE_HOT  # (E / 2, d)
     rows = np.flatnonzero(early.any(axis=0))
     if not len(rows):
         return None
     first = {int(row): int(early[:, row].argmax()) for row in rows}
     return (
-        f"alphas have collapsed to one cell by half of the {len(history)} epochs, in rows (and epochs) {first}; they "
-        "say little of the other cells: lower alpha_learning_rate, or raise regularization"
+        f"alphas have collapsed to one cell within half of the {len(history)} epochs, in rows (and epochs) {first}; "
+        "they say little of the other cells: lower alpha_learning_rate, or raise regularization"
     )
 
 
 def _untrained(one_shot: float, chance: float) -> str | None:
-    """A tenth of the way from chance to perfect is the least at which paths can begin to be told apart."""
+    """Warning for a one-shot accuracy less than a tenth of the way from chance to 1; None if it is higher."""
     bound = chance + 0.1 * (1 - chance)
     if one_shot >= bound:
         return None
     return (
         f"the supernet has hardly trained: one-shot accuracy {one_shot:.3f}, chance {chance:.3f}, expected {bound:.3f} "
-        "or more. Its alphas mean nothing; train longer, in smaller batches, or at a higher learning rate"
+        "or more. Its alphas are unreliable; train longer, in smaller batches, or at a higher learning rate"
     )

@@ -1,4 +1,4 @@
-"""The state of a training in a file, whose last good version is never lost."""
+"""Checkpoints: the state of a training in a file that survives a kill or a full disk at any moment."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from fade_study.exceptions import StorageError
 __all__ = ["Checkpoint", "Progress", "Stateful"]
 
 DIGEST = hashlib.sha256
-"""Of the content, which it precedes in the file."""
+"""Hash of the content, which it precedes in the file."""
 
 
 class Checkpoint:
-    """A file that is either the state that was saved last, or the one before: never half of one.
+    """A file with the latest state of a training. An interrupted or failed write leaves the previous state intact.
 
-    It holds tensors and plain values only, so that reading a file of somebody else's runs none of their code.
+    It holds only tensors and plain values, so that reading an untrusted file can't run code.
 
     Args:
-        path: of the file. The state before lies beside it, as ``….previous``.
+        path: Path of the file. The previous state lies beside it, as ``….previous``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,10 +40,10 @@ class Checkpoint:
         self._previous = self.path.with_name(self.path.name + ".previous")
 
     def save(self, state: Any) -> None:
-        """Make this the newest state, once all of it is on the disk.
+        """Save a state, after which it is on the disk.
 
         Raises:
-            StorageError: (an ``OSError``) where it can't be written; the state before is still there.
+            StorageError: (an ``OSError``) if it can't be written; the previous state is intact.
         """
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -61,12 +61,12 @@ class Checkpoint:
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise StorageError(
-                f"expected to write a checkpoint of {len(content)} bytes to {self.path}: {error}. The one before is "
+                f"expected to write a checkpoint of {len(content)} bytes to {self.path}: {error}. The previous one is "
                 "intact: make room or choose another folder, and run the same command again"
             ) from error
 
     def load(self) -> Any | None:
-        """The newest state that is whole, on the processor; None where there is none. A damaged one is warned of."""
+        """The latest intact state, on the CPU; None if there is none. A damaged file gives a warning."""
         for path in (self.path, self._previous):
             try:
                 content = path.read_bytes()
@@ -74,42 +74,42 @@ class Checkpoint:
                 continue
             size = DIGEST().digest_size
             if DIGEST(content[size:]).digest() == content[:size]:
-                # a file with code in it is no state of ours, and runs none; what else it may hold, torch does not say
+                # torch.load refuses a file with code in it, and doesn't document what it raises for others.
                 with contextlib.suppress(Exception):
                     return torch.load(io.BytesIO(content[size:]), "cpu", weights_only=True)
             warnings.warn(f"the checkpoint {path} is damaged; going on from the one before it, if any", stacklevel=2)
         return None
 
     def remove(self) -> None:
-        """Forget it: what it was for is done. So are files that a process which was killed had begun to write."""
+        """Delete the file, the previous one, and incomplete ones that killed processes have left."""
         for path in (self.path, *self.path.parent.glob(f"{self.path.name}.*")):
             path.unlink(missing_ok=True)
 
 
 class Stateful(Protocol):
-    """A part of a training whose state can be kept."""
+    """A part of a training whose state a checkpoint holds."""
 
     def state_dict(self) -> Any:
-        """Tensors and plain values."""
+        """The state, as tensors and plain values."""
         ...
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
-        """The inverse."""
+        """Restore a state."""
         ...
 
 
 class Progress:
-    """Where a training stands, and all that it takes to go on from there to the same result.
+    """The progress of a training, from which it can be resumed to the same result.
 
-    Of several processes that train together the main one reads and writes the file, and all end at the same step.
+    If several processes train together, the main one reads and writes the file, and all stop at the same step.
 
     Args:
-        identity: of the training: the state of another is not taken.
-        checkpoint: file that keeps the state after each epoch, and after a step where a signal ends the process.
-        generator: of all of ours that is random once the training has begun. An operation of the user's may draw from
-            PyTorch's own generators, whose states are kept, too.
-        parts: by name.
-        accelerator: of the training.
+        identity: Identity of the training; the state of another training is ignored.
+        checkpoint: File for the state, which is saved after each epoch, and when a signal stops the training.
+        generator: Generator of everything random in the training. The states of PyTorch's own generators are saved as
+            well, since the user's operations may draw from them.
+        parts: Parts of the training by name.
+        accelerator: Accelerator of the training.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class Progress:
         accelerator: Accelerator,
     ) -> None:
         self.history: list[Any] = []
-        """Tensors and plain values of each epoch that is done."""
+        """Results of each finished epoch, as tensors and plain values."""
         self.running: dict[str, Tensor] = {}
-        """Of the epoch that runs; on the processor, where a checkpoint has brought it."""
+        """Tensors of the current epoch; a checkpoint restores them to the CPU."""
         self._step = 0
         self._identity, self._generator, self._parts = identity, generator, parts
         self._file = None if checkpoint is None or not accelerator.is_main_process else Checkpoint(checkpoint)
@@ -136,16 +136,20 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """Epochs that are done."""
+        """Number of finished epochs."""
         return len(self.history)
 
     @property
     def seconds(self) -> float:
-        """Since the beginning, without those between a kill and the next start."""
+        """Seconds of training, without the time between an interruption and the next start."""
         return time.perf_counter() - self._begin
 
     def steps(self, count: int) -> Iterator[int]:
-        """Steps of the running epoch that are left of so many. Between two of them a signal may end the process."""
+        """Remaining steps of the current epoch, which has ``count`` steps.
+
+        Raises:
+            Interrupted: between two steps, after a signal to any of the processes; the state has been saved.
+        """
         while self._step < count:
             if number := self._signal():
                 self._save()
@@ -154,13 +158,13 @@ class Progress:
             self._step += 1
 
     def end_epoch(self, record: Any) -> None:
-        """Keep an epoch's record, and the state."""
+        """Finish an epoch with its results, and save the state."""
         self.history.append(record)
         self.running, self._step = {}, 0
         self._save()
 
     def _signal(self) -> int:
-        """Number of a signal that has come to any of the processes, or 0."""
+        """Number of a signal that any of the processes has received, or 0."""
         number = interrupt.requested()
         if self._accelerator.num_processes == 1:
             return number

@@ -1,4 +1,4 @@
-"""One training over several processes of a launcher: the main one decides, and the others do the same."""
+"""One training over several processes of a launcher: the main process decides, and the others follow."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["Processes", "everywhere"]
 
 T = TypeVar("T")
 IDLE = timedelta(days=30)
-"""Patience of processes for the main one, which may be busy alone, or wait for other evaluations."""
+"""Timeout of processes that wait for the main one, which may be busy alone or wait for evaluations."""
 
 
 def everywhere(accelerator: Accelerator, function: Callable[..., T], *args: Any) -> T:
-    """Call a function in all processes, each of which comes here; an error in any of them is raised in all.
+    """Call a function in all processes, all of which have to call this; an error in one of them is raised in all.
 
-    One process of each machine is the first, and may fetch what the others then find.
+    On each machine one process calls it before the others, so that it may download files that the others then find.
     """
     result, error = None, None
     for first in (True, False):
@@ -45,31 +45,31 @@ def everywhere(accelerator: Accelerator, function: Callable[..., T], *args: Any)
 
 
 class Processes:
-    """All processes that a launcher has started, as a context.
+    """All processes that a launcher has started, as a context manager.
 
-    Main calls what it likes by :meth:`run`, while the others :meth:`follow`: the same function, at the same moment,
-    with the same arguments. What only one may do, such as to decide or to write, main alone does in between.
+    The main process calls functions by :meth:`run`. The others :meth:`follow`: they call the same functions at the same
+    time with the same arguments. In between, the main process alone decides and writes.
 
     Args:
-        accelerator: of the process.
-        data: that all have loaded, each by itself; is not sent along with the calls.
+        accelerator: Accelerator of the process.
+        data: Data set, which each process has loaded by itself and which is not sent with the calls.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for data that differ, or versions of PyTorch.
+        InvalidInputError: (a ``ValueError``) if the processes have different data or versions of PyTorch.
     """
 
     def __init__(self, accelerator: Accelerator, data: Data) -> None:
         self._accelerator, self._data = accelerator, data
         self._others: Literal["follow", "end", "are lost"] = "follow"
         check_alike(accelerator, torch=torch.__version__, data=data.digest)
-        # On the processor, so that none of those who wait keeps a GPU busy.
+        # The group is on the CPU, so that processes that wait don't keep a GPU busy.
         calls = distributed.new_group(timeout=IDLE, backend="gloo") if self.count > 1 else None
         assert not isinstance(calls, int)  # all are members
         self._calls = calls
 
     @property
     def count(self) -> int:
-        """How many they are."""
+        """Number of processes."""
         return self._accelerator.num_processes
 
     def run(
@@ -79,16 +79,16 @@ class Processes:
         main: Mapping[str, Any] = MappingProxyType({}),
         **kwargs: Any,
     ) -> T:
-        """Call a function here and in all others, and return this one's result.
+        """Call a function in all processes, and return the result of the main process.
 
         Args:
-            function: of a module, so that it can be sent by name.
-            *args: of all.
-            main: keyword arguments of main alone.
-            **kwargs: of all.
+            function: Function of a module, so that it can be sent by name.
+            *args: Arguments in all processes.
+            main: Keyword arguments in the main process only.
+            **kwargs: Keyword arguments in all processes.
 
         Raises:
-            WorkerDiedError: (a ``RuntimeError``) where another process has died.
+            WorkerDiedError: (a ``RuntimeError``) if another process has died.
         """
         if self.count == 1:
             return function(*args, **kwargs, **main)
@@ -97,40 +97,40 @@ class Processes:
             return function(*args, **kwargs, **main)
 
     def follow(self) -> None:
-        """Call what main calls, until it has no more.
+        """Call what the main process calls, until it ends.
 
         Raises:
-            WorkerDiedError: (a ``RuntimeError``) where another process has died.
+            WorkerDiedError: (a ``RuntimeError``) if another process has died.
         """
         message: bytes | None = b""
         while message is not None:
-            with suppress(DivergedError), self._in_step():  # main knows of it, too, and decides
+            with suppress(DivergedError), self._in_step():  # raised in the main process as well, which decides
                 message = self._broadcast(None)
                 if message is not None:
                     function, args, kwargs = unpack(message, {self._data.digest: self._data})
                     function(*args, **kwargs)
 
     def _broadcast(self, call: bytes | None) -> bytes | None:
-        """Main's call to all others, or that there is no more."""
-        distributed.broadcast(torch.zeros(1), src=0, group=self._calls)  # however long main takes to come
-        (call,) = broadcast_object_list([call])  # which may be large: not for ever to one that hangs
+        """Send a packed call from the main process to all others; None ends them."""
+        distributed.broadcast(torch.zeros(1), src=0, group=self._calls)  # wait for the main process, with timeout IDLE
+        (call,) = broadcast_object_list([call])  # with the usual, shorter timeout
         return call
 
     @contextmanager
     def _in_step(self) -> Iterator[None]:
-        """While all do the same: what becomes of the others where this one fails."""
+        """Within this context all processes do the same; an error determines what happens to the others."""
         try:
             yield
-        except DivergedError:  # all see the same loss
+        except DivergedError:  # raised in all processes
             raise
-        except Interrupted:  # all have agreed on it
+        except Interrupted:  # raised in all processes
             self._others = "end"
             raise
         except BaseException as error:
             self._others = "are lost"
             if type(error) is not RuntimeError and not isinstance(error, distributed.DistError):
                 raise
-            # of a lost connection, the processes' library says no more than that
+            # PyTorch raises a plain RuntimeError for a lost connection.
             reason = str(error).split("\n")[0][:200]
             raise WorkerDiedError(
                 f"expected all processes of the training to live, but one has probably died ({reason}); run the same "
@@ -143,7 +143,7 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         if self.count == 1 or self._others == "are lost":
             return
-        with suppress(RuntimeError):  # one that has died is not to hide how this ends
+        with suppress(RuntimeError):  # for a process that has died; it must not hide another error
             if self._accelerator.is_main_process and self._others == "follow":
                 self._broadcast(None)
-            self._accelerator.end_training()  # or some processes abort at their exit
+            self._accelerator.end_training()  # without it some processes abort at their exit

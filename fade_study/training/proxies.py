@@ -1,8 +1,8 @@
-"""Zero-cost proxies: scores of untrained networks, from one batch of images.
+"""Zero-cost proxies: scores of untrained networks from one batch of images.
 
-Each is a function from a network with its initial weights, images ``(B, C, H, W)`` and labels ``(B,)`` to a number,
-higher is better; the network may be left in any state. Definitions follow Abdelfattah et al. (2021), "Zero-cost proxies
-for lightweight NAS", and the papers that they name.
+Each is a function of a network with its initial weights, images ``(B, C, H, W)`` and labels ``(B,)``. Higher scores are
+better. A proxy may change the network's state. Definitions follow Abdelfattah et al. (2021), "Zero-cost proxies for
+lightweight NAS", and the papers cited there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["PROXIES", "grad_norm", "jacob_cov", "naswot", "snip", "synflow"]
 
 
 def grad_norm(network: Network, images: Tensor, labels: Tensor) -> float:
-    """Sum over parameters of the norms of the loss gradient."""
+    """Sum of the norms of the loss gradients of all parameters."""
     return float(sum(gradient.norm() for gradient in _gradients(network, images, labels)))
 
 
@@ -34,9 +34,9 @@ def snip(network: Network, images: Tensor, labels: Tensor) -> float:
 
 
 def synflow(network: Network, images: Tensor, labels: Tensor) -> float:
-    """Logarithm of the sum of weight · gradient, all weights made positive, of an image of ones (Tanaka et al. 2020).
+    """Logarithm of the sum of weight · gradient for an image of ones, with absolute weights (Tanaka et al. 2020).
 
-    In double precision, and with the initial statistics of normalizations, which change nothing.
+    It is computed in double precision. Normalizations use their initial statistics, with which they do nothing.
     """
     network.double().eval()
     with torch.no_grad():
@@ -48,7 +48,7 @@ def synflow(network: Network, images: Tensor, labels: Tensor) -> float:
 
 
 def jacob_cov(network: Network, images: Tensor, labels: Tensor) -> float:
-    """How little the images' input gradients correlate with each other (Mellor et al. 2020, first version)."""
+    """Score of how little the images' input gradients correlate (Mellor et al. 2020, first version)."""
     network.train()
     images = images.clone().requires_grad_()
     (jacobian,) = torch.autograd.grad(network(images).sum(), images)
@@ -58,7 +58,7 @@ def jacob_cov(network: Network, images: Tensor, labels: Tensor) -> float:
 
 
 def naswot(network: Network, images: Tensor, labels: Tensor) -> float:
-    """How differently the images switch ReLUs on: log-determinant of the kernel of agreements (Mellor et al. 2021)."""
+    """Log-determinant of the kernel of agreements between the images' ReLU activation codes (Mellor et al. 2021)."""
     network.train()
     with torch.no_grad(), _Activations() as activations:
         network(images)
@@ -68,12 +68,12 @@ def naswot(network: Network, images: Tensor, labels: Tensor) -> float:
 
 
 class _Activations(TorchFunctionMode):
-    """Sees every ReLU, whatever kind of cell it is in."""
+    """Records the activation codes of all ReLUs, in cells of any type."""
 
     def __init__(self) -> None:
         super().__init__()
         self.codes: list[Tensor] = []
-        """On or off, ``(B, units)`` each."""
+        """Whether each unit is active, ``(B, units)`` for each ReLU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -90,4 +90,4 @@ def _gradients(network: Network, images: Tensor, labels: Tensor) -> tuple[Tensor
 PROXIES: dict[str, Callable[[Network, Tensor, Tensor], float]] = {
     function.__name__: function for function in (grad_norm, snip, synflow, jacob_cov, naswot)
 }
-"""By name."""
+"""All proxies by name."""

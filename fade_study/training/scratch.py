@@ -32,23 +32,29 @@ from fade_study.training.session import (
 __all__ = ["ScratchResult", "recipe", "train_from_scratch"]
 
 RECIPE_VERSION = 2
-"""Raised when a change of the code changes what a training gives."""
+"""Version of the training, to be raised when a code change alters its results: older results are then not reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScratchResult:
-    """A from-scratch evaluation."""
+    """Result of one training from scratch, as :func:`train_from_scratch` returns it.
+
+    Records and tables hold less of it: a :class:`fade_study.benchmarks.Scratch` is what is stored of one training, and
+    :class:`fade_study.benchmarks.Trainings` holds the accuracies of all architectures of a table.
+    """
 
     test_accuracy: float
-    """On the test split: to report."""
+    """Accuracy on the test split, for reports."""
     validation_accuracy: float
-    """On the alpha split, which this training never saw: to choose by."""
+    """Accuracy on the alpha split, which this training does not use, for choosing an architecture."""
     epochs: tuple[dict[str, float], ...]
-    """Per epoch: ``loss/weights``, ``accuracy/validation``."""
+    """Metrics by epoch: ``loss/weights`` and ``accuracy/validation``."""
     parameters: int
+    """Number of weights of the network."""
     flops: int
-    """Of one image's forward pass."""
+    """Floating point operations of a forward pass of one image."""
     seconds: float
+    """Seconds of the training."""
 
 
 def train_from_scratch(
@@ -61,17 +67,18 @@ def train_from_scratch(
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> ScratchResult:
-    """Train an architecture on the weight split and measure it on the others.
+    """Train an architecture on the weight split, and measure its accuracy on the other splits.
 
     Args:
-        architecture: d cells.
-        data: from ``load_data``.
-        config: epochs, batches, optimizer.
-        network: macro-architecture and normalization.
-        seed: of initialization and data order; the result is a function of the arguments.
-        checkpoint: file that keeps the state after each epoch. Where it holds that of the same training, this one goes
-            on from there, to the same result. Remove it (``Checkpoint.remove``) once the result is safe.
-        on_epoch: called with each epoch's number and metrics; first of all with those that a checkpoint brings.
+        architecture: Architecture of d cells.
+        data: Data set from ``load_data``.
+        config: Settings of the training.
+        network: Macro-architecture and normalization.
+        seed: Seed for initialization and data order. The result is a function of the arguments.
+        checkpoint: File for the state after each epoch. If it holds the state of the same training, that training is
+            resumed, to the same result. Remove the file with ``Checkpoint.remove`` once the result is stored.
+        on_epoch: Function that is called with the number and metrics of each epoch, including the epochs that a
+            checkpoint holds.
     """
     with session(seed, config.threads) as (accelerator, generator):
         known = (
@@ -110,7 +117,7 @@ def train_from_scratch(
                 nn.utils.clip_grad_value_(weights, config.optimizer.gradient_clip)
                 optimizer.step()
                 decay.step()
-            copy_from_main(model.buffers(), accelerator)  # running averages are of shares
+            copy_from_main(model.buffers(), accelerator)  # each process has averaged over its share of the batches
             model.eval()
             metrics = {
                 "loss/weights": total.item() / batches.steps,
@@ -137,14 +144,14 @@ def recipe(
     cell_types: Iterable[type] = (Dag,),
     device: str | None = None,
 ) -> str:
-    """Hash of everything but architecture and seed on which a from-scratch result depends.
+    """Hash of everything that determines the result of a training from scratch, except architecture and seed.
 
     Args:
-        data: from ``load_data``.
-        config: of the training.
-        network: the macro-architecture.
-        cell_types: whose builders, where they are one's own, belong to it.
-        device: its kind, ``cpu`` or ``cuda``; default the one on which this process would train.
+        data: Data set from ``load_data``.
+        config: Settings of the training.
+        network: Macro-architecture and normalization.
+        cell_types: Types of cells; the user's own builders for them are part of the recipe.
+        device: Kind of device, ``cpu`` or ``cuda``; by default the one on which this process would train.
     """
     return fingerprint(
         open_accelerator(),

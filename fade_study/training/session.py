@@ -1,4 +1,4 @@
-"""What all trainings share: the Accelerator, seeded random numbers, processor threads, Adam, accuracy."""
+"""What all trainings share: the Accelerator, random seeds, CPU threads, Adam, and the measurement of accuracy."""
 
 from __future__ import annotations
 
@@ -40,18 +40,16 @@ __all__ = [
 
 _training = threading.RLock()
 EVALUATION_BATCH = 1024
-"""Large, since supernets are evaluated with batch statistics, and fixed, so that these are always the same."""
-
-
+"""Largest number of images in a batch of an evaluation. It is large and fixed, since supernets use batch statistics."""
 PATIENCE = timedelta(hours=1)
-"""Of processes for one that hangs, or whose machine has lost its power; one that dies is noticed at once."""
+"""Timeout of processes that wait for one that hangs, or whose machine is off; one that dies is noticed at once."""
 
 
 def check_gpus(processes: int) -> bool:
-    """Whether so many processes on this machine train on GPUs.
+    """Whether a number of processes on this machine would train on GPUs.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for more than there are GPUs, on a machine that has some.
+        InvalidInputError: (a ``ValueError``) for more processes than GPUs on a machine with GPUs.
     """
     gpus = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
     if processes > gpus > 0:
@@ -63,14 +61,14 @@ def check_gpus(processes: int) -> bool:
 
 
 def open_accelerator() -> Accelerator:
-    """The device, precision and processes that this process was started with; the processor where there is no CUDA.
+    """An Accelerator with the device, precision and processes of this process's environment; on the CPU without CUDA.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine that has some.
+        InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine with GPUs.
     """
     gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not gpus and "ACCELERATE_TORCH_DEVICE" not in os.environ:
-        # Accelerate has to be told: several processes would train alone each, and a Mac would use what is not tested.
+        # Otherwise, several processes would each train alone, and a Mac would use its GPU, which is not tested.
         os.environ["ACCELERATE_USE_CPU"] = "true"
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.mixed_precision == "fp16":
@@ -82,14 +80,14 @@ def open_accelerator() -> Accelerator:
 
 @contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """For a while, a GPU gives the same sums in each run, and doesn't round the factors of products to 10 bits."""
+    """Make a GPU deterministic, and disable TF32, which rounds the factors of products to 10 bits."""
     if device.type != "cuda":
         yield
         return
     cudnn: Any = torch.backends.cudnn
     matmul = torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.benchmark
-    # Read by PyTorch's new names, which always answer, and set by the old ones, which keep both consistent.
+    # PyTorch's new names can always be read; setting the old ones keeps both consistent.
     rounds = [kind.fp32_precision == "tf32" for kind in (cudnn.conv, matmul)]
     try:
         cudnn.deterministic, cudnn.benchmark = True, False
@@ -102,17 +100,17 @@ def _exact(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Generator]]:
-    """A training's surroundings; the caller's random numbers and settings are as before when it ends.
+    """A context for one training, which restores the caller's random state and PyTorch settings at its end.
 
-    PyTorch's global generator and settings are one for all threads of a process: of several threads that train, each
-    waits for the others, so that a result is a function of its arguments.
+    PyTorch's global generator and settings belong to the whole process. Only one thread at a time can train, so that a
+    result is a function of its arguments.
 
     Args:
-        seed: of the initialization, through PyTorch's global generator, and of the generator that is returned.
-        threads: of the processor.
+        seed: Seed for PyTorch's global generator, which initializes weights, and for the generator that is yielded.
+        threads: Number of CPU threads.
 
     Yields:
-        The accelerator, and a CPU generator for data order, paths and noise, the same on all processes.
+        The accelerator, and a CPU generator for data order, paths and noise, which is the same on all processes.
     """
     accelerator = open_accelerator()
     device = accelerator.device
@@ -125,8 +123,8 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
     ):
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
-        torch.set_autocast_enabled(device.type, False)  # the caller's; the accelerator's own is used within
-        torch.set_autocast_cache_enabled(False)  # within the caller's, it would keep weights that have changed since
+        torch.set_autocast_enabled(device.type, False)  # trainings use the accelerator's autocast, not the caller's
+        torch.set_autocast_cache_enabled(False)  # within the caller's autocast it would hold outdated weights
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
         torch.set_default_dtype(torch.float32)
@@ -141,38 +139,38 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
 
 
 def surroundings(accelerator: Accelerator) -> dict[str, str]:
-    """What a training's result depends on beside its arguments: the kind of device, and the precision."""
+    """What determines a training's result besides its arguments: the kind of device, and the precision."""
     return {"device": accelerator.device.type, "precision": str(accelerator.mixed_precision)}
 
 
 def fingerprint(accelerator: Accelerator, data: Data, *, device: str | None = None, **settings: Any) -> str:
-    """Hash of what a training's result depends on: settings, data, precision, kind of device (the accelerator's)."""
+    """Hash of what determines a training's result: settings, data, precision, and the kind of device."""
     known = surroundings(accelerator) | {"data": data.digest} | ({"device": device} if device else {})
     return hashlib.sha256(json.dumps(known | settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def adam(module: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
-    """Adam over a module's parameters; those without a gradient, of cells not sampled, are left alone."""
+    """Adam for a module's parameters; parameters without a gradient, of cells that were not sampled, do not change."""
     return torch.optim.Adam(module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def schedule(optimizer: torch.optim.Optimizer, kind: Schedule, steps: int) -> LambdaLR:
-    """Of the learning rate; to be told of every step, ``steps`` of them in all."""
+    """Schedule of the learning rate over ``steps`` steps; call its ``step`` after each of them."""
     factors = {"constant": lambda _: 1.0, "cosine": lambda done: (1 + math.cos(math.pi * done / steps)) / 2}
     return LambdaLR(optimizer, factors[kind])
 
 
 @torch.inference_mode()
 def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Accelerator) -> float:
-    """Correct divided by total over a whole split, exact over all processes.
+    """Number of correct predictions divided by the number of images of a whole split, over all processes.
 
     Args:
-        scores: from images ``(B, C, H, W)`` to class scores ``(B, classes)``.
-        split: on the accelerator's device.
-        accelerator: of the training.
+        scores: Function from images ``(B, C, H, W)`` to class scores ``(B, classes)``.
+        split: Split on the accelerator's device.
+        accelerator: Accelerator of the training.
     """
     correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
-    # of nearly equal size: the statistics of a few images left over would be worthless
+    # Batches have nearly equal sizes, since the batch statistics of a few leftover images would be useless.
     chunks = -(-len(split) // EVALUATION_BATCH)
     batches = list(zip(split.images.tensor_split(chunks), split.labels.tensor_split(chunks), strict=True))
     for images, labels in batches[accelerator.process_index :: accelerator.num_processes]:
@@ -183,19 +181,19 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
 
 
 def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_order: bool = False) -> list[Tensor]:
-    """Sums over micro-batches and processes, all in one exchange; the same on all processes, bit for bit.
+    """Sums over micro-batches and processes in one exchange; bit for bit the same on all processes.
 
     Args:
-        parts: of each micro-batch of this process the same tensors, on the device.
-        accelerator: of the training.
-        in_order: whether the sums have to be the same for any number of processes, too: then all processes receive
-            what each has. The micro-batches have to be a power of 2, over all processes.
+        parts: A list of tensors on the device for each micro-batch of this process.
+        accelerator: Accelerator of the training.
+        in_order: Whether the sums have to be bit for bit the same for any number of processes, which then exchange all
+            their parts. The number of micro-batches over all processes has to be a power of 2.
     """
     sums = [_pairwise(values) for values in zip(*parts, strict=True)]
     if accelerator.num_processes == 1:
         return sums
     total = torch.cat([value.reshape(-1) for value in sums])
-    # directly, since Accelerate's own doubles the time of such small ones
+    # Accelerate's own functions take twice as long for such small tensors.
     if in_order:
         everywhere = [torch.empty_like(total) for _ in range(accelerator.num_processes)]
         distributed.all_gather(everywhere, total)
@@ -207,7 +205,7 @@ def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_or
 
 
 def _pairwise(values: Sequence[Tensor]) -> Tensor:
-    """Their sum: of pairs, then of pairs of these, ..., so that it is the same where some were added up before."""
+    """Sum of pairs, then of pairs of these, and so on, so that partial sums of processes give the same result."""
     while len(values) > 1:
         values = [a + b for a, b in zip(values[::2], values[1::2], strict=True)]
     return values[0]
@@ -221,16 +219,16 @@ def backward(
     *,
     in_order: bool = False,
 ) -> Tensor:
-    """Leave the gradients of a batch's loss in the parameters, and return the loss ``()``, over all processes.
+    """Set the parameters' gradients of a batch's loss over all processes, and return the loss ``()``.
 
-    What has no gradient is not sent: of a supernet, that is all but the sampled path.
+    Only gradients that exist are exchanged; for a supernet these are those of the sampled path.
 
     Args:
-        batch: the micro-batches of this process.
-        loss: of one of them, ``()``.
-        parameters: of the model.
-        accelerator: of the training.
-        in_order: as in :func:`add_up`.
+        batch: This process's micro-batches.
+        loss: Function from a micro-batch to its loss ``()``.
+        parameters: Parameters of the model.
+        accelerator: Accelerator of the training.
+        in_order: As in :func:`add_up`.
     """
     parts = []
     for micro_batch in batch:
@@ -244,12 +242,12 @@ def backward(
     total, *sums = add_up(parts, accelerator, in_order=in_order)
     for gradient, value in zip(parts[-1][1:], sums, strict=True):
         gradient.copy_(value)
-    return total.clone()  # or who keeps it would keep all gradients
+    return total.clone()  # a view would keep the memory of all gradients
 
 
 @torch.no_grad()
 def copy_from_main(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
-    """Overwrite tensors by the main process's: computed on another machine they could differ in their last bits."""
+    """Overwrite tensors by those of the main process: on other machines, they could differ in their last bits."""
     if accelerator.num_processes > 1:
         for tensor in tensors:
             main = broadcast(tensor.to(accelerator.device))
@@ -258,10 +256,10 @@ def copy_from_main(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
 
 
 def check_alike(accelerator: Accelerator, **known: str) -> None:
-    """Raise on all processes unless all know the same, such as the digest of the data.
+    """Check that values, such as the digest of the data, are the same in all processes.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) that names what differs.
+        InvalidInputError: (a ``ValueError``) on all processes, with what differs.
     """
     if accelerator.num_processes == 1:
         return

@@ -1,4 +1,4 @@
-"""Tasks on a Dask cluster whose processes are real, and are killed."""
+"""Tasks on a Dask cluster of real processes, some of which are killed."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ def fail(message):
 
 
 def wait_for(file):
-    """Ends when the file is there; the file beside it lists those that have begun."""
+    """A task that ends when a file exists; a file beside it lists the tasks that have begun."""
     note(file.with_suffix(".begun"), str(os.getpid()))
     while not file.exists():
         report(0.5)
@@ -54,7 +54,7 @@ def cluster(tmp_path):
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """A cluster of two workers, for tests that leave it as it is."""
+    """A cluster of two workers, for tests that do not change it."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         cluster.start_scheduler()
         for _ in range(2):
@@ -228,7 +228,7 @@ def test_a_worker_of_another_version_is_refused(cluster, tmp_path):
 
 
 def test_a_worker_without_the_code_is_refused(cluster, tmp_path):
-    """It has the package installed, but not what stands beside it."""
+    """The worker has the package installed, but not the scripts beside it."""
     (tmp_path / "installed").mkdir()
     (tmp_path / "installed" / "fade_study").symlink_to(ROOT / "fade_study")
     cluster.start_worker(PYTHONPATH=str(tmp_path / "installed"))

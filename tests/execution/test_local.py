@@ -21,7 +21,7 @@ def worker():
 
 
 def die(marker=None):
-    """Killed by the system; with a file's path, only the first time."""
+    """A task that kills its worker; given the path of a file, only the first time."""
     if marker is None or not marker.exists():
         if marker is not None:
             marker.touch()
@@ -108,7 +108,7 @@ def test_tasks_complete_in_their_own_order():
 
 
 def test_tensors_are_shared_not_copied():
-    """However many tasks use a tensor, it is in memory once: what a worker does to it is seen here."""
+    """Tasks share one copy of a tensor in memory, so that this process sees a worker's change."""
     tensor = torch.zeros(3)
     with open_executor("processes:2") as executor:
         for _ in range(4):

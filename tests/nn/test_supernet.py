@@ -8,7 +8,7 @@ from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags
 from fade_study.config import NetworkConfig
 from fade_study.nn import Network, Supernet, gumbel_noise, parameters
 from fade_study.nn.supernet import _StraightThrough
-from studies.benchmark import all_branches
+from studies.plain import all_branches
 
 DAGS = [*enumerate_dags(2), *enumerate_dags(3)]
 HYPER = HyperArchitecture((tuple(DAGS[0:4]), tuple(DAGS[2:6]), tuple(DAGS[4:8])))

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says it does; how fast anything is, is no matter of tests."""
+"""The benchmark measures what it claims to; no test depends on how fast anything is."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fade_study import Dag, HyperArchitecture
 from fade_study.config import NetworkConfig
 from fade_study.nn import Supernet
-from studies import benchmark
+from studies import benchmark, plain
 
 
 @pytest.mark.slow
@@ -65,10 +65,10 @@ def test_a_row_holds_median_and_quartiles():
 def test_the_floor_holds_the_convolutions_of_an_alpha_step(monkeypatch):
     hyper = HyperArchitecture(((Dag(2, ((0, 1),)), Dag(1)), (Dag(1), Dag(3, ((0, 1), (1, 2))))))
     supernet = Supernet(hyper, (1, 8, 8), 10, NetworkConfig(final_channels=4))
-    run = benchmark.arithmetic_floor(supernet, torch.randn(2, 1, 8, 8), [0, 1])
+    run = plain.arithmetic_floor(supernet, torch.randn(2, 1, 8, 8), [0, 1])
     forward, backward = [], []
     convolve, back = F.conv2d, torch.ops.aten.convolution_backward
-    monkeypatch.setattr(benchmark.F, "conv2d", lambda *a, **k: forward.append(a) or convolve(*a, **k))
+    monkeypatch.setattr(plain.F, "conv2d", lambda *a, **k: forward.append(a) or convolve(*a, **k))
     monkeypatch.setattr(torch.ops.aten, "convolution_backward", lambda *a: backward.append(a) or back(*a))
     run()
     assert len(forward) == 2 + (2 + 1) + (1 + 3)  # stem and transition, and the operations of both rows

@@ -45,7 +45,7 @@ def test_down_in_the_middle_training_goes_on_and_nothing_is_missing(place, serve
     process.join()
     assert process.exitcode == 0, log(place)
     assert "does not answer" in log(place)
-    assert "is back, and has been told all" in log(place)
+    assert "is back, and all records are delivered" in log(place)
     assert outcome(place) == reference
 
 

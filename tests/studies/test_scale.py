@@ -1,4 +1,4 @@
-"""The simulation of a cluster as a user starts it, with fewer of everything."""
+"""The simulation of a cluster as a user starts it, at a small scale."""
 
 import mlflow
 import pytest

@@ -1,4 +1,4 @@
-"""Tables of ground truth are made in pieces, and of the same trainings as everywhere."""
+"""Tables of ground truth can be made in several runs, from the same trainings as everywhere."""
 
 import json
 
@@ -35,7 +35,7 @@ def test_a_table_that_was_stopped_goes_on(small, tmp_path):
     here = train_from_scratch(table.architectures[1], data, tabulate.SCRATCH, network=tabulate.NETWORK, seed=1)
     assert table.ground_truth.test[1, 1] == here.test_accuracy
 
-    # as if it had been stopped after the first training, whose accuracy is known to be another
+    # as if it had been stopped after the first training, whose accuracy is replaced here
     line = {"recipe": table.recipe, "architecture": table.architectures[0].key, "seed": 0}
     line |= {"test": 0.5, "validation": 0.5, "seconds": 1.0}
     (tmp_path / "small.jsonl").write_text(json.dumps(line) + "\n" + json.dumps(line | {"recipe": "other", "test": 1}))

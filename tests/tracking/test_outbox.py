@@ -11,7 +11,7 @@ from fade_study.tracking.outbox import Outbox
 
 
 class Server:
-    """Keeps what it is told, unless it is away."""
+    """A server that stores records, unless it is away."""
 
     def __init__(self):
         self.told = []
@@ -88,7 +88,7 @@ def test_what_the_server_refuses_is_told_and_dropped(tmp_path, server):
 
 
 def leave(folder):
-    """Opens a run and leaves a record in a process that is killed."""
+    """Open a run and leave a record in a process that is killed."""
     server = Server()
     server.away = True
     box = open_box(folder, server)
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, server):
 
 
 def test_a_record_that_fails_while_others_are_taken_is_set_aside(tmp_path, monkeypatch):
-    """A server that says "internal error" for good, of one record; the others arrive, and none is held back."""
+    """The server always answers one record with an internal error; the others are delivered without delay."""
     monkeypatch.setattr("fade_study.tracking.outbox.FIRST_PAUSE", 0.0)
     monkeypatch.setattr("fade_study.tracking.outbox.LONGEST_PAUSE", 0.0)
     told = []

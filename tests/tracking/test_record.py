@@ -15,7 +15,7 @@ EVALUATIONS = {2: [Scratch(0.5, 0.4, 3.0), Scratch(0.75, 0.6, 3.5)], 0: (Scratch
 
 @pytest.fixture
 def searched():
-    """A study of three generations, and its batches."""
+    """A study of three generations, with its batches."""
     study = create_study(space=DagSpace(4), depth=2, sampler=RandomAnchorSampler(3, seed=0))
     batches = []
     for _ in range(3):

@@ -78,7 +78,7 @@ def test_a_sweep_tells_effects_of_the_trained_supernet(digits, micro_batches):
     expected = path_effects(result.sweep, 2)
     np.testing.assert_array_equal(result.effects.value, expected.value)
     np.testing.assert_array_equal(result.alpha, effects_to_alpha(expected))
-    # of one path the loss is always the same: all are measured on the same images
+    # Equal paths have equal losses, since all are measured on the same images.
     for path in np.unique(result.sweep.paths, axis=0):
         same = result.sweep.losses[(result.sweep.paths == path).all(axis=1)]
         assert np.ptp(same) < 1e-6
@@ -86,12 +86,12 @@ def test_a_sweep_tells_effects_of_the_trained_supernet(digits, micro_batches):
 
 def test_a_sweep_of_too_few_paths_is_refused(digits):
     config = BilevelConfig(epochs=2, batch_size=32, sweep_paths=3)
-    with pytest.raises(ValueError, match="expected sweep_paths of 4 or more"):
+    with pytest.raises(ValueError, match="expected 4 sweep_paths or more"):
         train_hyper_architecture(HYPER, digits, config)
 
 
 def test_straight_through_alphas_do_not_depend_on_which_losses_are_kept(digits):
-    """The two estimators share one training: with paths drawn from the alphas, only what is read from it differs."""
+    """With paths drawn from the alphas, both estimators share one training and only read it differently."""
     config = BilevelConfig(epochs=2, batch_size=32, paths="alphas", alpha_learning_rate=0.05)
     marginal, straight_through = [
         train_hyper_architecture(HYPER, digits, dataclasses.replace(config, estimator=estimator), seed=0)

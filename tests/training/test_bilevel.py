@@ -84,7 +84,7 @@ def test_paths_that_are_asked_for_are_measured(digits):
 
 @pytest.mark.parametrize("share_weights", [False, True])
 def test_a_supernet_takes_over_what_it_has_in_common_with_another(share_weights):
-    """Rows share one cell each, in another column; the second row's other cell is known to the first row alone."""
+    """Each row has one cell in common with the earlier one, in another column; other rows' cells don't count."""
     a, b, c, d = enumerate_dags(3)[1:5]
     large = enumerate_dags(4)[-1]
 
@@ -167,7 +167,7 @@ def test_a_supernet_that_has_not_trained_is_reported(digits):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_the_digits_preset_trains_its_supernet():
-    """The regime of the preset, on a hyper-architecture it may meet: well above chance.
+    """The preset trains a hyper-architecture of its own space to well above chance.
 
     Each cell has weights of its own, and a seventh of the steps.
     """
@@ -198,7 +198,7 @@ def test_threads_are_given_back(digits):
 
 @pytest.fixture
 def precision(monkeypatch):
-    """As a launcher sets it."""
+    """Set the precision as a launcher does."""
     from accelerate.state import AcceleratorState
 
     def choose(name):
@@ -226,7 +226,7 @@ def test_bfloat16_trains_nearly_as_single_precision(digits, precision):
 
 
 def test_more_processes_than_gpus_are_refused(digits, monkeypatch):
-    """No machine that runs these tests needs a GPU: this one is told that it has one."""
+    """A GPU is pretended, since the tests need none."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)

@@ -33,7 +33,7 @@ def scratch(data, network=NETWORK, **options):
 
 
 class KilledError(Exception):
-    """As if the process had been killed."""
+    """Stands for a kill of the process."""
 
 
 def killed_after(epochs):
@@ -45,7 +45,7 @@ def killed_after(epochs):
 
 
 class Signal:
-    """Asks the process to end at the n-th look."""
+    """A signal that arrives at the n-th check."""
 
     def __init__(self, monkeypatch, looks):
         self.looks = looks
@@ -82,7 +82,7 @@ def test_a_supernet_goes_on_where_it_was_killed(digits, tmp_path, estimator, mon
     again = hyper(digits, estimator, weights={}, checkpoint=file, on_epoch=lambda e, *_: told.append(e))
     same_hyper(again, whole)
     assert told == [0, 1, 2]
-    # once more, when all is done: nothing is trained, and the result is the same
+    # A finished training is not repeated, and gives the same result.
     Signal(monkeypatch, 1)
     same_hyper(hyper(digits, estimator, weights={}, checkpoint=file), whole)
 
@@ -122,7 +122,7 @@ def test_the_state_of_another_training_is_not_taken(digits, tmp_path):
 
 
 def test_what_is_forgotten_leaves_nothing(tmp_path):
-    """Not even what a process that was killed had begun to write."""
+    """Removing a checkpoint also removes incomplete files of killed processes."""
     checkpoint, other = Checkpoint(tmp_path / "state.pt"), Checkpoint(tmp_path / "state2.pt")
     for number in range(2):
         checkpoint.save({"number": number})
@@ -149,7 +149,7 @@ def test_a_damaged_file_gives_the_state_before_it(tmp_path):
 
 
 class Evil:
-    """Runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __init__(self, file):
         self.file = file
@@ -174,7 +174,7 @@ def test_what_cannot_be_written_leaves_the_state_before(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match=r"No space left on device.*The one before is intact"):
+    with pytest.raises(StorageError, match=r"No space left on device.*The previous one is intact"):
         checkpoint.save(2)
     assert checkpoint.load() == 1
     assert len(list(tmp_path.iterdir())) == 1
@@ -217,5 +217,5 @@ def test_alphas_that_collapse_early_are_told(digits):
         epochs=4, batch_size=32, optimizer=ADAM, paths="alphas", estimator="straight-through", alpha_learning_rate=20.0,
         regularization=0.0,
     )  # fmt: skip
-    with pytest.warns(UserWarning, match=r"alphas have collapsed to one cell by half of the 4 epochs, in rows"):
+    with pytest.warns(UserWarning, match=r"alphas have collapsed to one cell within half of the 4 epochs, in rows"):
         train_hyper_architecture(HYPER, digits, config, network=NETWORK)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from fade_study import DataError
 from fade_study.datasets import FASHION14, shrink, shrink_fashion
 from fade_study.training import DataConfig, load_data
-from fade_study.training.data import Batches, read_fashion_mnist
+from fade_study.training.data import Batches
+from fade_study.training.files import read_fashion_mnist
 
 
 def images(n=60, shape=(8, 8), classes=3):
@@ -66,7 +67,7 @@ def test_limit_keeps_the_shares_of_classes():
 
 
 def a_pass(split, batch_size, generator, **options):
-    """All micro-batches of all steps."""
+    """Micro-batches of all steps."""
     batches = Batches(split, batch_size, generator, **options)
     return [batch for _ in range(batches.steps) for batch in batches.next()]
 
@@ -218,7 +219,7 @@ def test_files_that_are_no_npz(tmp_path):
 
 
 def test_fashion14_is_made_from_the_original_files():
-    """Only where Debian's package ``dataset-fashion-mnist`` has installed them."""
+    """This needs the files of Debian's package ``dataset-fashion-mnist``."""
     folder = Path("/usr/share/datasets/fashion-mnist")
     if not folder.is_dir():
         pytest.skip("the original files of Fashion-MNIST are not here")
@@ -244,7 +245,7 @@ def test_shrinking_takes_means_of_2_by_2_pixels_rounded_half_up():
 
 
 def test_small_differences_between_large_values_are_kept(tmp_path):
-    """Single precision can't tell 2**30 from 2**30 + 49."""
+    """In single precision, 2**30 and 2**30 + 49 are equal."""
     rng = np.random.default_rng(0)
     images = rng.integers(50, size=(60, 4, 4))
     labels = np.arange(60) % 2
@@ -272,7 +273,7 @@ def test_unknown_names_and_limits():
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
 def test_missing_files_without_a_network(tmp_path, monkeypatch, name):
-    """Whether there is a network here or not: none answers at this proxy."""
+    """No proxy answers at this address, whether or not the machine has a network."""
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     for variable in ("no_proxy", "NO_PROXY"):
@@ -308,5 +309,5 @@ def test_fashion_mnist_from_its_raw_files(tmp_path, packed, folder):
     whole = cut.read_bytes()
     for broken in (gzip.compress(b"\0\0\x08\x01\0\0\0\x14"), whole[:-1], whole[:7], b""):
         cut.write_bytes(broken)
-        with pytest.raises(DataError, match="a cut one"):
+        with pytest.raises(DataError, match="a truncated one"):
             load_data(DataConfig(name="fashion-mnist", data_dir=str(tmp_path)))

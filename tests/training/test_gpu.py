@@ -1,4 +1,4 @@
-"""Trainings on a GPU: on a pretended one everywhere, on a real one where there is one."""
+"""Trainings on a GPU: always on a pretended one, and on a real one if the machine has one."""
 
 import json
 import os
@@ -30,7 +30,7 @@ class StopError(Exception):
 
 
 def trainings(folder):
-    """Numbers of one training of each kind, the marginal one stopped after its first epoch and resumed."""
+    """Results of one training of each kind; the marginal one is stopped after its first epoch and resumed."""
     data = load_data(DataConfig(name="digits", limit=300))
     scratch = train_from_scratch(CELLS.architecture([0, 2]), data, SCRATCH, network=NETWORK, seed=1)
     numbers = {"scratch": [scratch.test_accuracy, *(epoch["loss/weights"] for epoch in scratch.epochs)]}
@@ -50,7 +50,7 @@ def trainings(folder):
 
 
 def main(folder):
-    """What a process of its own prints: the numbers, and the host's waits where the GPU is pretended."""
+    """Output of a separate process: results, and the host's synchronizations if the GPU is pretended."""
     if os.environ.get("ACCELERATE_TORCH_DEVICE") != "gpu:0":
         print(json.dumps({"numbers": trainings(folder)}))
         return
@@ -86,7 +86,7 @@ def test_no_training_mixes_devices(processor, tmp_path):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_path):
-    """The marginal training is stopped and resumed in one of two runs alone."""
+    """Only one of two runs stops and resumes the marginal training."""
     found = run(tmp_path / "runs")["numbers"]
     assert found == run(tmp_path / "again", FADE_NEVER_STOP="true")["numbers"]
     for name, numbers in processor.items():
@@ -95,7 +95,7 @@ def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_p
 
 @pytest.mark.parametrize("setting", ["default", "high", "new"])
 def test_products_on_a_gpu_are_exact_and_the_callers_settings_come_back(setting):
-    """In a process of its own, since some of PyTorch's settings can't be made undone."""
+    """This runs in a separate process, since some of PyTorch's settings can't be undone."""
     script = (
         "import torch\n"
         "from fade_study.training.session import _exact\n"

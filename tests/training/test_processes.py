@@ -1,4 +1,4 @@
-"""Training needs no more than a launcher to run over several processes (here: gloo, on the processor)."""
+"""Training over several processes of a launcher (here with gloo, on the CPU)."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def answers(path, processes):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What each process has to say, by their number."""
+    """Output of each process, by rank."""
     folder = tmp_path_factory.mktemp("processes")
     return {processes: answers(folder / f"{processes}.py", processes) for processes in (1, 2, 4)}
 

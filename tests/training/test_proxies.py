@@ -48,7 +48,7 @@ def test_synflow_sees_neither_images_nor_signs(network, batch):
     state = {name: value.clone() for name, value in network.state_dict().items()}
     first = synflow(network, images, labels)
     network.load_state_dict({name: -value for name, value in state.items()})
-    # normalization's statistics are no weights
+    # The statistics of normalizations are not weights.
     network.load_state_dict({n: v for n, v in state.items() if "running" in n}, strict=False)
     assert synflow(network, 7 * images, labels) == pytest.approx(first)
 
@@ -65,5 +65,5 @@ def test_naswot_sees_the_relus_of_all_vertices(digits, batch, operation):
     network = Network(SMALL, digits.image_shape, digits.classes, NetworkConfig(operation=operation))
     with torch.no_grad(), _Activations() as activations:
         network(batch[0])
-    # vertex and output of the first cell, output of the second
+    # the vertex and the output of the first cell, and the output of the second
     assert [len(code) for code in activations.codes] == [16, 16, 16]

@@ -111,7 +111,7 @@ def test_an_operation_of_ones_own_trains_here_and_in_workers(digits, tmp_path, m
 
 
 def test_fused_adam_takes_the_steps_of_the_plain_one():
-    """Parameters without a gradient are left alone by both."""
+    """Neither of them changes parameters without a gradient."""
     results = []
     for fused in (True, False):
         torch.manual_seed(0)

@@ -1,0 +1,91 @@
+"""Everything that runs hold is named in the schema."""
+
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from fade_study.tracking.schema import KIND, RECORDED, Entry
+from studies.options import parse_config
+from studies.schemas import AnalyzeConfig, ComparisonConfig, EvaluateConfig, SearchConfig
+
+CONFIGS = Path(__file__).parents[2] / "studies" / "configs"
+
+
+def test_a_name_matches_its_pattern_alone():
+    entry = Entry("metric", "anchor/row{i}/{feature}", "")
+    assert entry.matches("anchor/row0/degree_variance")
+    assert not entry.matches("anchor/row0")
+    assert not entry.matches("anchor/row0/degree_variance/x")
+    assert not entry.matches("my_anchor/row0/degree_variance")
+    assert Entry("artifact", "figures/{name}.png", "").matches("figures/ranks.png")
+    assert not Entry("artifact", "figures/{name}.png", "").matches("figures/ranks_png")
+
+
+def test_each_entry_stands_once_for_a_kind_of_runs():
+    for kind in {kind for group in RECORDED for kind in group.kinds}:
+        titles = [group.title for group in RECORDED if kind in group.kinds]
+        assert len(titles) == len(set(titles))
+    for group in RECORDED:
+        names = [(entry.what, entry.name) for entry in group.entries]
+        assert len(names) == len(set(names)), group.title
+
+
+def files(client, run_id, folder=None):
+    """All artifacts of a run, through all folders."""
+    for file in client.list_artifacts(run_id, folder):
+        if file.is_dir:
+            yield from files(client, run_id, file.path)
+        else:
+            yield file.path
+
+
+def names_of(client, run):
+    """All that a run holds, as pairs of what it is and its name."""
+    held = [("metric", name) for name in run.data.metrics]
+    held += [("param", name) for name in run.data.params]
+    held += [("tag", name) for name in run.data.tags if name.startswith("fade.")]
+    held += [("artifact", name) for name in files(client, run.info.run_id)]
+    return held + [("input", one.dataset.name) for one in run.inputs.dataset_inputs]
+
+
+def unnamed():
+    """What runs in the current store hold, but the schema does not name, with the kind of run."""
+    client = mlflow.MlflowClient()
+    found = set()
+    for run in mlflow.search_runs(search_all_experiments=True, output_format="list"):
+        kind = run.data.tags[KIND]
+        entries = [entry for group in RECORDED if kind in group.kinds for entry in group.entries]
+        for what, name in names_of(client, run):
+            if not any(entry.what == what and entry.matches(name) for entry in entries):
+                found.add((kind, what, name))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
+    from studies.evaluate import evaluate
+    from studies.search import search
+
+    arguments = ["--preset", "smoke", "--evaluate_every", "1", "--final_seeds", "2"]
+    search(parse_config(SearchConfig, CONFIGS / "search", arguments))
+    (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'search'", output_format="list")
+    evaluate(EvaluateConfig(run_id=run.info.run_id, executor="inline"))
+    kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
+    assert kinds == {"search", "hyper", "scratch", "evaluation"}
+    assert unnamed() == set()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_that_a_comparison_and_its_analysis_record_is_named(mlflow_store):
+    from studies.analyze import main
+    from studies.compare import compare
+
+    arguments = ["--preset", "smoke", "--searchers", "[fade]"]
+    compare(parse_config(ComparisonConfig, CONFIGS / "compare", arguments))
+    (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'comparison'", output_format="list")
+    main(AnalyzeConfig(run_id=run.info.run_id))
+    kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
+    assert kinds == {"comparison", "search", "analysis"}
+    assert unnamed() == set()
