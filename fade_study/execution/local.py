@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, MutableSequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.sharedctypes import RawArray
@@ -81,17 +82,24 @@ class Workers(Executor):
         self._fractions: MutableSequence[float] = RawArray("d", SLOTS)
         if getattr(sys.excepthook, "func", None) is not _unless_hung_up:
             sys.excepthook = partial(_unless_hung_up, sys.excepthook)
+        self._count = count
+        self._pool = self._open_pool()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._unfinished: set[Future[Any]] = set()
+        self._slots = itertools.cycle(range(SLOTS))
+
+    def _open_pool(self) -> ProcessPool:
         # Workers are spawned, since forking a process that has used PyTorch's threads may hang.
         context: Any = multiprocessing.get_context("spawn")
-        self._pool = ProcessPool(count, initializer=_start, initargs=(self._fractions,), context=context)
+        pool = ProcessPool(self._count, initializer=_start, initargs=(self._fractions,), context=context)
         # Start workers now with SIGINT blocked, since a terminal sends Ctrl-C to them as well. The resource tracker is
         # started before them: if the first worker started it, that would unblock the signal.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        self._pool.schedule(int)
+        pool.schedule(int)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._unfinished: set[Future[Any]] = set()
-        self._slots = itertools.cycle(range(SLOTS))
+        return pool
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
@@ -108,23 +116,24 @@ class Workers(Executor):
             error = attempt.exception()
             if error is None:
                 future.set_result(attempt.result())
-            elif not isinstance(error, ProcessExpired):
+            elif not isinstance(error, ProcessExpired | BrokenProcessPool):
                 future.set_exception(error)
             elif attempts > 1:
                 self._attempt(future, task, attempts - 1)
             else:
                 future.set_exception(WorkerDiedError(_death(error)))
 
-        try:
+        with self._lock:
+            if not self._pool.active and not self._ended:
+                interrupt.check()  # a signal to the process group may have ended a starting worker, and so the pool
+                self._pool = self._open_pool()  # pebble gives a pool up if a worker is killed that has no task
             running = self._pool.schedule(_run, task)
-        except RuntimeError:
-            interrupt.check()  # a signal to the process group may have ended a starting worker, and so the pool
-            raise
         running.add_done_callback(finish)
         future.add_done_callback(lambda _: running.cancel())  # cancelling the future ends its task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for all tasks and end the workers; with ``cancel_futures``, end the workers at once."""
+        self._ended = cancel_futures
         if cancel_futures:
             for future in list(self._unfinished):
                 future.cancel()
@@ -132,6 +141,7 @@ class Workers(Executor):
         else:
             while self._unfinished:
                 futures.wait(list(self._unfinished))
+            self._ended = True
             self._pool.close()
         if wait:
             self._pool.join()
@@ -146,9 +156,10 @@ def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *erro
         say(kind, *error)
 
 
-def _death(error: ProcessExpired) -> str:
+def _death(error: ProcessExpired | BrokenProcessPool) -> str:
     return (
-        f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
+        f"expected a worker process to live until its task was done, got exit code {getattr(error, 'exitcode', None)} "
+        "in each of "
         f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
     )
 
@@ -159,20 +170,26 @@ def _start(fractions: MutableSequence[float]) -> None:
     os.setpgid(0, 0)  # launchers send signals to the whole process group; the parent handles them for its workers
     for name in [name for name in os.environ if name.startswith(LAUNCHERS) or name in LAUNCHER]:
         del os.environ[name]  # a worker trains alone, even if its parent is one of a launcher's processes
-    end_with_parent()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    end_with_parent(parent.pid)
     global _fractions  # noqa: PLW0603 - a process has one running task
     _fractions = fractions
 
 
-def end_with_parent() -> None:
-    """End this process when its parent ends or is killed, so that no training runs twice at the same time."""
+def end_with_parent(parent: int | None = None) -> None:
+    """End this process when its parent ends or is killed, so that no training runs twice at the same time.
+
+    Args:
+        parent: Id of the parent, which may have ended while this process started; default the present one.
+    """
 
     def watch(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(REFRESH)
         os._exit(1)
 
-    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=watch, args=(parent or os.getppid(),), daemon=True).start()
 
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
