@@ -1,17 +1,14 @@
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 
-import psutil
 import pytest
 import torch
 
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import completed, open_executor, report
-from tests.cluster import ROOT
 
 
 def fail():
@@ -174,32 +171,3 @@ def test_an_idle_worker_that_is_killed_is_replaced():
         time.sleep(1)  # the pool notices it, and gives itself up
         for _ in range(3):
             assert executor.submit(os.getpid).result(timeout=60) != os.getpid()
-
-
-STARTS_SLOWLY = """
-import os, signal, sys, time
-
-def note(path):
-    open(path, "w").write(str(os.getpid()))
-    time.sleep(60)
-
-if __name__ == "__main__":
-    from fade_study.execution import open_executor
-
-    open_executor("processes:1").submit(note, sys.argv[1])
-    time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
-else:
-    time.sleep(3)  # a worker imports the script before it does anything else
-"""
-
-
-@pytest.mark.slow
-def test_a_worker_whose_parent_was_killed_while_it_started_ends(tmp_path):
-    (tmp_path / "script.py").write_text(STARTS_SLOWLY)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "pid")]
-    ended = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
-    assert ended.returncode == -signal.SIGKILL
-    time.sleep(8)
-    noted = tmp_path / "pid"
-    assert not noted.exists() or not psutil.pid_exists(int(noted.read_text()))
