@@ -19,9 +19,7 @@ def test_paths_of_a_hyper_architecture():
     assert (hyper.depth, hyper.width, hyper.shape, hyper.size) == (2, 3, (2, 3), 9)
     assert hyper.architecture([1, 2]) == Architecture((B, B))
     paths = itertools.product(range(3), repeat=2)
-    assert (
-        len({hyper.architecture(path) for path in paths}) == 6
-    )  # three columns, of which two are the same, times three
+    assert len({hyper.architecture(path) for path in paths}) == 6, "three cells times two different ones"
 
 
 @pytest.mark.parametrize("rows", [(), ((),), ((A,), (A, B))])

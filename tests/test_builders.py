@@ -1,4 +1,4 @@
-"""A builder of one's own, registered for a type of cells: it is the same in all processes, or nothing is trained."""
+"""Builders that users register for cell types; nothing is trained unless all processes have the same ones."""
 
 import dataclasses
 import importlib
@@ -46,7 +46,7 @@ print(json.dumps(said))
 
 @pytest.fixture
 def restored():
-    """Dag's builder is what it was, afterwards."""
+    """The original builder of Dag, which is registered again after the test."""
     original = build_cell.dispatch(Dag)
     yield original
     build_cell.register(Dag, original)
@@ -81,13 +81,13 @@ def test_a_builder_of_a_module_trains_here_and_in_workers(digits, tmp_path, monk
         )
         assert here == there
         assert here.parameters < ours.parameters
-        build_cell.register(Dag, restored)  # the worker has imported the other, and must not use it unasked
+        build_cell.register(Dag, restored)  # the worker still has the other builder, but must not use it
         with pytest.raises(InvalidInputError, match=r"built by fade_study's own, .* got pointwise_cells:pointwise"):
             executor.submit(train_from_scratch, ARCHITECTURE, digits, CONFIG).result()
 
 
 def test_what_a_task_expects_ends_with_it(digits, restored):
-    """A worker may be a thread of this process, which trains on its own afterwards."""
+    """A worker may be a thread of this process, which later trains with its own builders."""
     training = as_here(train_from_scratch)
     build_cell.register(Dag, lambda *arguments: restored(*arguments))  # noqa: PLW0108 - another function
     with pytest.raises(InvalidInputError, match="to be built by fade_study's own"):

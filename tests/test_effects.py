@@ -74,7 +74,7 @@ def centered(values):
 
 
 def test_pooling_takes_noise_out_where_features_explain_effects(rng):
-    """And leaves effects alone that have nothing to do with the features."""
+    """Effects that have nothing to do with the features stay nearly as they are."""
     features = rng.normal(size=(4, 7, 12))
     explained, unexplained = centered(features[:, :, 0] - features[:, :, 1]), centered(rng.normal(size=(4, 7)))
     gains = {}
@@ -91,7 +91,7 @@ def test_pooling_takes_noise_out_where_features_explain_effects(rng):
 
 
 def test_pooled_errors_are_about_those_that_are_made(rng):
-    """Rather too large than too small, since the variances are not known."""
+    """They may be somewhat too large, because the variances are unknown."""
     features = rng.normal(size=(4, 7, 3))
     misses, claimed = [], []
     for _ in range(60):

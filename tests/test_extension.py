@@ -1,4 +1,4 @@
-"""A cell space that has nothing to do with graphs, searched and trained like any other."""
+"""A cell space without graphs, which is searched and trained like any other."""
 
 from dataclasses import dataclass
 

@@ -11,7 +11,7 @@ from fade_study.ranking import borda, check_alpha, fade_rank, marginals, top_k
 @st.composite
 def alphas(draw):
     depth, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    logits = draw(st.lists(st.integers(-3, 3), min_size=depth * width, max_size=depth * width))  # integers: ties
+    logits = draw(st.lists(st.integers(-3, 3), min_size=depth * width, max_size=depth * width))  # integers lead to ties
     weights = np.exp(np.array(logits, dtype=float)).reshape(depth, width)
     return weights / weights.sum(axis=1, keepdims=True)
 

@@ -64,20 +64,26 @@ def standings(finals: Mapping[str, ArrayLike], baseline: str = "random") -> list
     differences = {name: np.round(values - arrays[baseline], DECIMALS) for name, values in arrays.items()}
     p = {name: wilcoxon_p(differences[name]) for name in others}
     corrected = dict(zip(others, holm(list(p.values())).tolist(), strict=True))
-    rows = [
-        Standing(
-            name,
-            len(values),
-            float(values.mean()),
-            *map(float, interval(values)),
-            float(difference.mean()),
-            *map(float, interval(difference)),
-            None if name == baseline else float((np.sign(difference).mean() + 1) / 2),
-            p.get(name),
-            corrected.get(name),
+    rows = []
+    for name, values in arrays.items():
+        difference = differences[name]
+        low, high = interval(values)
+        difference_low, difference_high = interval(difference)
+        rows.append(
+            Standing(
+                searcher=name,
+                seeds=len(values),
+                final=float(values.mean()),
+                low=float(low),
+                high=float(high),
+                difference=float(difference.mean()),
+                difference_low=float(difference_low),
+                difference_high=float(difference_high),
+                win_rate=None if name == baseline else float((np.sign(difference).mean() + 1) / 2),
+                p=p.get(name),
+                p_holm=corrected.get(name),
+            )
         )
-        for (name, values), difference in zip(arrays.items(), differences.values(), strict=True)
-    ]
     return sorted(rows, key=lambda row: -row.final)
 
 

@@ -62,7 +62,7 @@ def mean_estimate(estimates: Sequence[Estimate], seed: int = 0) -> Estimate:
         return estimates[0]
     value = float(np.mean([estimate.value for estimate in estimates]))
     drawn = np.array([estimate.drawn for estimate in estimates]).T  # (B, H)
-    null = np.mean([estimate.null for estimate in estimates], axis=0)  # (K,)
+    null = np.array([estimate.null for estimate in estimates]).mean(axis=0)  # (K,)
     chosen = HYPER_ARCHITECTURES.rng(seed).integers(len(estimates), size=drawn.shape)
     means = np.take_along_axis(drawn, chosen, axis=1).mean(axis=1)
     return Estimate(value, *_interval(means), _p_of_permutations(value, null), means, null)

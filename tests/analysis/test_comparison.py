@@ -12,7 +12,7 @@ NAMES = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for 
 
 @pytest.fixture
 def finals(rng):
-    """13 searchers of different strength, 10 seeds of different luck."""
+    """13 searchers of different quality with 10 seeds, some of which are luckier than others."""
     luck = 0.01 * rng.normal(size=10)
     return {name: 0.9 + 0.002 * k + luck + 0.004 * rng.normal(size=10) for k, name in enumerate(NAMES)}
 
@@ -59,7 +59,7 @@ def test_anytime_curves_are_drawn_from_where_all_have_begun(finals):
         np.testing.assert_allclose(line.get_xdata(), grid[3:] / 1000)
         np.testing.assert_allclose(line.get_ydata(), curves[name][1].mean(axis=0)[3:])
     assert sorted(bold(figure)) == ["random", "tpe"]
-    assert len(ax.collections) == 2, "bands of the highlighted"
+    assert len(ax.collections) == 2, "highlighted curves have bands"
     assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 13
 
 

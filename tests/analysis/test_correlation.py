@@ -12,7 +12,7 @@ PATHS = np.array(list(itertools.product(range(4), repeat=3)))
 
 @pytest.fixture
 def simulated(rng):
-    """Alphas ``(R, d, w)`` of trainings with noise of their own; accuracies of 3 seeds."""
+    """Alphas ``(R, d, w)`` of noisy trainings, and accuracies for 3 seeds."""
     effects = rng.normal(size=(3, 4))
     logits = 2 * (effects + 0.7 * rng.normal(size=(5, 3, 4)))
     alpha = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)

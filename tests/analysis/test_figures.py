@@ -8,7 +8,7 @@ from fade_study import Architecture, Dag, enumerate_dags
 
 
 def drawn(figure):
-    """The figure, rendered: many mistakes show only then."""
+    """The figure after rendering, which reveals many mistakes."""
     figure.savefig(io.BytesIO(), format="png")
     return figure
 

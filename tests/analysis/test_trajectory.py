@@ -12,7 +12,7 @@ T = np.arange(12)
 
 
 def drawn(figure):
-    """The figure, rendered: many mistakes show only then."""
+    """The figure after rendering, which reveals many mistakes."""
     figure.savefig(io.BytesIO(), format="png")
     return figure
 
@@ -71,7 +71,7 @@ def test_movement_and_coverage_show_the_median_within_view(rng):
         np.testing.assert_allclose(ax.lines[0].get_ydata(), middle[:, i])
         np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3, 4, 5])
         quartiles = ax.collections[0].get_paths()[0].vertices[:, 1]
-        assert quartiles.max() < ax.get_ylim()[1], "a panel must not be cut to the range of the first"
+        assert quartiles.max() < ax.get_ylim()[1], "the range of the y axis must not be that of the first panel"
     assert not figures.draw_movement(trajectories[:2]).axes[0].collections, "no quartiles of two searches"
     shares = [np.linspace(0, 0.1 * k, 4)[:, None] * [1, 5] for k in (1, 2, 3)]
     axes = drawn(figures.draw_coverage(shares)).axes

@@ -60,14 +60,14 @@ def test_networkx_with_any_names():
 
 @pytest.mark.parametrize(("vertices", "count"), list(enumerate([1, 2, 6, 31, 302, 5984], start=1)))
 def test_number_of_classes(vertices, count):
-    """OEIS A003087."""
+    """The numbers are OEIS A003087."""
     dags = enumerate_dags(vertices)
     assert len(set(dags)) == len(dags) == count
     assert all(Dag(dag.vertices, dag.edges) == dag for dag in random.Random(0).sample(dags, min(count, 100)))
 
 
 def test_enumeration_is_fast():
-    """A guard against exponential mistakes, far from the half second that it takes."""
+    """The limit detects exponential run times; the enumeration takes half a second."""
     enumerate_dags.cache_clear()
     begin = time.perf_counter()
     enumerate_dags(6)

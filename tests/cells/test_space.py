@@ -30,7 +30,7 @@ def test_features_are_those_of_networkx(dag):
         "degree_variance": np.var(degrees),
         "vertices": inner.number_of_nodes(),
         "operations": directed.number_of_edges() - directed.out_degree(dag.vertices),
-        "longest_path": nx.dag_longest_path_length(directed) - 1,  # the edge from the input holds no convolution
+        "longest_path": nx.dag_longest_path_length(directed) - 1,  # the edge from the input has no convolution
         "density": nx.density(inner.to_undirected()),
         "mean_degree": np.mean(degrees),
         "sources": sum(d == 0 for _, d in inner.in_degree()),
@@ -64,7 +64,7 @@ def test_features_are_scaled_to_the_unit_box():
     points = np.array([space.embed(cell) for cell in space])
     assert points.min(axis=0) == pytest.approx([0, 0, 0])
     assert points.max(axis=0) == pytest.approx([1, 1, 1])
-    assert (DagSpace(3, features=["vertices"], min_vertices=3).embed(Dag(3)) == 0).all()  # constant: 0
+    assert (DagSpace(3, features=["vertices"], min_vertices=3).embed(Dag(3)) == 0).all()  # a constant feature is 0
 
 
 @given(st.lists(st.floats(-1, 2), min_size=3, max_size=3))
@@ -146,7 +146,7 @@ def test_more_distant_cells_than_there_are_are_refused(count, operations):
 
 def test_a_part_of_a_space_lies_where_the_whole_does():
     whole = DagSpace(4, min_vertices=2)
-    kept = [cell for cell in whole if 3 <= cell.operations <= 4]  # the box's corners are not among them
+    kept = [cell for cell in whole if 3 <= cell.operations <= 4]  # without the cells that span the box
     part = DagSpace(4, min_vertices=2, only=[*reversed(kept), kept[0]])
     assert list(part) == kept
     check_cell_space(part)

@@ -1,4 +1,4 @@
-"""Operations on the edges of a cell: the built-in ones and one's own."""
+"""Operations on the edges of a cell: built-in ones and those of a user."""
 
 import dataclasses
 import sys
@@ -30,7 +30,7 @@ OWN = {
 
 @pytest.fixture(autouse=True)
 def own_operations(tmp_path, monkeypatch):
-    """A module of one's own."""
+    """A module of a user."""
     functions = [f"def {name}(channels, kernel_size):\n    return {body}\n" for name, body in OWN.items()]
     transposed = "class Transposed(nn.Module):\n    def forward(self, x):\n        return x.transpose(2, 3)\n"
     (tmp_path / "own_operations.py").write_text("\n".join(["from torch import nn\n", transposed, *functions]))
@@ -44,7 +44,7 @@ def context(operation, normalization="none", shared=None):
 
 
 def separable(operation, x):
-    """k x k over each channel by itself, then 1 x 1 over all."""
+    """k x k on each channel separately, then 1 x 1 on all channels."""
     depthwise, pointwise = operation
     channels = [F.conv2d(x[:, c : c + 1], depthwise.weight[c : c + 1], padding=1) for c in range(x.shape[1])]
     mixed = torch.einsum("oi,bihw->bohw", pointwise.weight[:, :, 0, 0], torch.cat(channels, dim=1))
@@ -53,7 +53,7 @@ def separable(operation, x):
 
 @pytest.mark.parametrize("shared", [None, nn.ModuleDict()])
 def test_a_cell_of_separable_convolutions(shared):
-    """Vertices 0 and 1 hold x; every other edge applies its own operation, and each vertex adds up and rectifies."""
+    """Vertices 0 and 1 pass on x; every other edge applies its operation, and each vertex sums and rectifies."""
     torch.manual_seed(0)
     cell = build_cell(SEVERAL_SOURCES, context("separable", shared=shared)).double()
     if shared is not None:
@@ -70,7 +70,7 @@ def test_a_separable_convolution_keeps_the_variance_of_rectified_inputs():
     torch.manual_seed(0)
     x = F.relu(torch.randn(4, 64, 16, 16))
     for name in ("convolution", "separable"):
-        y = build_operation(name, 64, 3)(x)[:, :, 1:-1, 1:-1]  # without the margins, which zeros are added to
+        y = build_operation(name, 64, 3)(x)[:, :, 1:-1, 1:-1]  # without the zero-padded margins
         assert y.var().item() == pytest.approx(1.0, abs=0.25)
 
 
@@ -84,7 +84,7 @@ def test_parameters_and_flops_of_separable_convolutions():
         costs.append(flops(network, (1, 8, 8)))
     operations = SEVERAL_SOURCES.operations
     assert sizes[1] - sizes[0] == operations * (6 * 6 * 9 - (6 * 9 + 6 * 6))
-    merged = operations - 1  # convolutions of x into one vertex are one
+    merged = operations - 1  # convolutions of x into the same vertex are merged
     assert costs[1] - costs[0] == 2 * 8 * 8 * (merged * 6 * 6 * 9 - operations * (6 * 9 + 6 * 6))
 
 
@@ -107,7 +107,7 @@ def test_a_supernet_of_other_operations_equals_the_network(name):
 
 @pytest.mark.parametrize("dag", [SEVERAL_SOURCES, Dag(2, ((0, 1),))])
 def test_an_operation_may_hand_its_input_on(dag):
-    """Where vertices rectified in place, they would change the input of others."""
+    """If vertices rectified in place, they would change the input of others."""
     cell = build_cell(dag, context("own_operations:identity"))
     x = torch.randn(1, 3, 4, 4, requires_grad=True)
     before = x.detach().clone()

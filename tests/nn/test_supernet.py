@@ -46,7 +46,7 @@ def test_both_savings_are_exact(normalization, share_weights):
         loss = F.cross_entropy(supernet(images, path), labels)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         torch.testing.assert_close(loss, reference, rtol=1e-10, atol=1e-10)
-        # A cell that was not sampled has no gradient instead of one that is 0.
+        # The gradient of a cell that was not sampled is None instead of 0.
         zeros = [torch.zeros_like(weight) for weight in weights]
         gradients, others = (
             [zero if gradient is None else gradient for gradient, zero in zip(some, zeros, strict=True)]
@@ -62,7 +62,7 @@ def test_both_savings_are_exact(normalization, share_weights):
 
 
 def test_inner_products_of_bfloat16_are_summed_in_single_precision():
-    """As under autocast: sums of many terms would lose all but the first in bfloat16."""
+    """Autocast yields bfloat16, in which a sum of many terms would lose most of them."""
     outputs = [torch.rand(4, 8, 16, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     factors = torch.zeros(3, requires_grad=True)
     _StraightThrough.apply(factors, 1, *outputs).backward(torch.ones_like(outputs[0]))

@@ -7,7 +7,7 @@ from fade_study.testing import check_row_sampler
 
 
 class Champion(RowSampler):
-    """The best cell of the last generation against challengers drawn at random."""
+    """The best cell of the last generation against random challengers."""
 
     def __init__(self, width=5, *, seed=None):
         super().__init__(seed=seed)

@@ -9,7 +9,7 @@ HILL = np.array([0.7, 0.3, 0.5])
 
 
 class TestConformance(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
-    """Optuna's own suite, which asks for params that are no anchors: of the base class, not of ``propose``."""
+    """Optuna's own suite, which tests the base class: it samples params that are not anchors, without ``propose``."""
 
     @pytest.fixture
     def sampler(self):

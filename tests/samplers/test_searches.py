@@ -24,7 +24,7 @@ CELLS = list(SPACE)
 
 
 def generation(indices, alpha):
-    """Of cells, and of points that lie beside them."""
+    """A generation with some cells, and with points next to theirs."""
     points = np.array([np.clip(SPACE.embed(CELLS[i]) + 0.01, 0, 1) for i in indices])
     return RowGeneration(points, tuple(CELLS[i].key for i in indices), np.array(alpha), None)
 
@@ -69,7 +69,9 @@ def test_the_champion_is_the_point_of_the_best_cell_and_its_challengers_are_rand
     proposed = propose(ChampionSampler(4), [older, last])
     np.testing.assert_array_equal(proposed[0], SPACE.embed(CELLS[10]))
     assert (proposed[1:] != propose(ChampionSampler(4), [older, last], seed=1)[1:]).any(axis=1).all()
-    np.testing.assert_array_equal(propose(ChampionSampler(4), [last, older])[1:], proposed[1:])  # blind to alphas
+    np.testing.assert_array_equal(
+        propose(ChampionSampler(4), [last, older])[1:], proposed[1:]
+    )  # challengers ignore alphas
 
 
 def test_an_evolution_strategy_recombines_by_alpha():
@@ -100,10 +102,10 @@ def softmax(utility):
 
 
 def test_cells_that_are_shown_to_be_worse_are_rejected():
-    """Differences of one generation have a standard error of the square root of 2."""
+    """Differences within one generation have a standard error of the square root of 2."""
     last = generation([2, 6, 10, 14], softmax([0.0, -1.0, 3.0, -9.0]))
     first = propose(SuccessiveRejectsSampler(4, kappa=3.0), [last])
-    np.testing.assert_allclose(first[:3], [SPACE.embed(CELLS[i]) for i in (10, 2, 6)])  # the best first
+    np.testing.assert_allclose(first[:3], [SPACE.embed(CELLS[i]) for i in (10, 2, 6)])  # best first
     assert np.linalg.norm(first[3] - first[0]) <= 0.5 + 1e-9
     alone = propose(SuccessiveRejectsSampler(4, kappa=1.0), [last])
     np.testing.assert_allclose(alone[0], SPACE.embed(CELLS[10]))
@@ -111,7 +113,7 @@ def test_cells_that_are_shown_to_be_worse_are_rejected():
 
 
 def test_what_is_seen_again_is_known_better():
-    """A difference of 1 stays open after one generation, and is decided after ten."""
+    """A difference of 1 is not significant after one generation, but after ten."""
     seen = generation([3, 4], softmax([0.0, -1.0]))
     once, often = (propose(SuccessiveRejectsSampler(3, kappa=1.0), [seen] * count) for count in (1, 10))
     np.testing.assert_allclose([once[0], often[0]], [SPACE.embed(CELLS[3])] * 2)
@@ -120,7 +122,7 @@ def test_what_is_seen_again_is_known_better():
 
 
 def test_cells_that_stay_link_the_generations():
-    """A beats B, then B beats C by more: C is worse than A, with which it never met."""
+    """A beats B, then B beats C by more, so C is worse than A although they have never been compared."""
     past = [generation([1, 2], softmax([1.0, 0.0])), generation([2, 3], softmax([5.0, 0.0]))]
     last = generation([1, 3], softmax([0.0, 0.0]))
     sampler = SuccessiveRejectsSampler(3, kappa=0.1)
@@ -161,7 +163,7 @@ def test_random_anchors_do_not_listen():
 
     one = trajectory([1.0, 0.0, 0.0], 0)
     np.testing.assert_array_equal(one, trajectory([0.2, 0.3, 0.5], 0))
-    assert len(np.unique(one.reshape(-1, 3), axis=0)) == 5 * 2 * 3  # each drawn anew
+    assert len(np.unique(one.reshape(-1, 3), axis=0)) == 5 * 2 * 3  # all points differ
     assert (one != trajectory([1.0, 0.0, 0.0], 1)).all()
 
 
@@ -169,7 +171,7 @@ def test_random_anchors_do_not_listen():
 
 
 class TestConformance(BasicSamplerTestCase, MultiObjectiveSamplerTestCase):
-    """Optuna's own suite, with a population that is complete within its few trials."""
+    """Optuna's own suite, with a population so small that the suite's few trials fill it."""
 
     @pytest.fixture
     def sampler(self):
@@ -186,7 +188,7 @@ def params(trial, rows=4):
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_a_child_is_the_best_of_the_youngest_with_one_row_drawn_anew(direction):
-    """The tournament is all of the population, so that its winner is known; older trials are better, but too old."""
+    """The tournament is the whole population, so its winner is known. Older trials are better, but not in it."""
     sign = 1 if direction == "maximize" else -1
     study = optuna.create_study(direction=direction, sampler=RegularizedEvolutionSampler(4, 4, seed=0))
     noise = np.random.default_rng(0).normal(size=40)
@@ -195,7 +197,7 @@ def test_a_child_is_the_best_of_the_youngest_with_one_row_drawn_anew(direction):
         trial = study.ask()
         suggest(trial)
         if number % 5 == 3:
-            study.tell(trial, state=TrialState.FAIL)  # neither young nor old
+            study.tell(trial, state=TrialState.FAIL)  # failed trials do not count
             continue
         study.tell(trial, sign * (noise[number] - number / 10))
         if len(complete) >= 4:
@@ -207,13 +209,13 @@ def test_a_child_is_the_best_of_the_youngest_with_one_row_drawn_anew(direction):
         complete.append(study.trials[-1])
     assert mutated == {0, 1, 2, 3}
     values = [sign * trial.value for trial in complete]
-    assert np.argmax(values) < len(values) - 5  # the best of all was no parent at last
+    assert np.argmax(values) < len(values) - 5  # the best of all trials is too old to be a parent at the end
 
 
 def test_only_a_tournament_of_the_youngest_competes():
     study = optuna.create_study(direction="maximize", sampler=RegularizedEvolutionSampler(5, 2, seed=0))
     distributions = {f"row{i}/{name}": optuna.distributions.FloatDistribution(0, 1) for i in range(4) for name in "ab"}
-    for value in range(9, -1, -1):  # the older, the better; each with a point of its own
+    for value in range(9, -1, -1):  # older trials are better, and each has its own point
         point = dict.fromkeys(distributions, value / 10)
         study.add_trial(optuna.create_trial(params=point, distributions=distributions, value=value))
     counts = np.zeros(10)
@@ -221,7 +223,7 @@ def test_only_a_tournament_of_the_youngest_competes():
         trial = study.ask()
         counts[round(10 * np.median(suggest(trial)))] += 1
         study.tell(trial, state=TrialState.FAIL)
-    # The best of 2 of 5: of the 10 pairs, 4 have the best, 3 the second best, and so on; the worst never wins.
+    # The best of 2 of 5 wins: the best is in 4 of the 10 pairs, the second best in 3 without it, and so on.
     np.testing.assert_allclose(counts / 400, [0, 0.1, 0.2, 0.3, 0.4, 0, 0, 0, 0, 0], atol=0.08)
 
 

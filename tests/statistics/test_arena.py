@@ -13,13 +13,13 @@ NAMES = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for 
 
 @pytest.fixture
 def finals(rng):
-    """13 searchers of different strength, 10 seeds of different luck."""
+    """13 searchers of different quality with 10 seeds, some of which are luckier than others."""
     luck = 0.01 * rng.normal(size=10)
     return {name: 0.9 + 0.002 * k + luck + 0.004 * rng.normal(size=10) for k, name in enumerate(NAMES)}
 
 
 def enumerated_p(differences):
-    """Two-sided p of the signed-rank test from all sign patterns."""
+    """Two-sided p-value of the signed-rank test, from all sign patterns."""
     values = np.array([d for d in differences if d])
     ranks = stats.rankdata(np.abs(values))
     center = ranks.sum() / 2
@@ -46,14 +46,14 @@ def test_wilcoxon_by_hand_and_as_in_scipy(rng):
 
 
 def test_holm_by_hand():
-    # ordered 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04, which the one before lifts to 0.06
+    # In order, 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 are 0.02, 0.03, 0.06, and 0.04, which is raised to 0.06.
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.6, 0.5]), [1, 1])
     assert holm([]).size == 0
 
 
 def test_holm_keeps_the_error_of_the_family(rng):
-    """Of 12 true hypotheses, any is rejected at 0.05 in 1 - (1 - 0.05 / 12)^12 of cases."""
+    """At least one of 12 true hypotheses is rejected at 0.05 in 1 - (1 - 0.05 / 12)^12 of cases."""
     rejected = np.mean([holm(p).min() <= 0.05 for p in rng.random((4000, 12))])
     expected = 1 - (1 - 0.05 / 12) ** 12
     assert abs(rejected - expected) < 4 * np.sqrt(expected * (1 - expected) / 4000)
@@ -90,7 +90,7 @@ def test_standings_by_hand():
     assert [row.difference for row in rows] == pytest.approx([0.2 / 3, 0, -0.2 / 3])
     assert best.win_rate == pytest.approx(2.5 / 3), "a tie counts half"
     assert worst.win_rate == pytest.approx(0.5 / 3)
-    assert (best.p, worst.p) == pytest.approx((0.5, 0.5)), "two differences of one sign, that tie"
+    assert (best.p, worst.p) == pytest.approx((0.5, 0.5)), "two tied differences of one sign"
     assert (best.p_holm, worst.p_holm) == pytest.approx((1, 1))
     assert (base.difference_low, base.difference_high) == (0, 0)
     assert base.win_rate is base.p is base.p_holm is None
@@ -100,7 +100,7 @@ def test_standings_by_hand():
 def test_differences_that_differ_by_rounding_alone_tie():
     base = np.array([0.2, 0.1, 0.9, 0.1])
     other = np.array([0.3, 0.2, 0.8, 0.1 + 2e-17])
-    assert len(set(np.abs(other - base)[:3])) > 1, "floating point sees three sizes"
+    assert len(set(np.abs(other - base)[:3])) > 1, "in floating point, they differ"
     row = next(r for r in standings({"random": base, "x": other}) if r.searcher == "x")
     assert row.win_rate == pytest.approx(2.5 / 4)
     assert row.p == pytest.approx(enumerated_p([1, 1, -1]))
@@ -115,7 +115,7 @@ def test_equal_searchers_differ_in_nothing():
 
 
 def test_pairs_show_what_means_hide(rng):
-    """The luck of seeds is in both of a pair: it widens the intervals of finals, not those of differences."""
+    """Both values of a pair share the luck of the seed, which widens intervals of finals, not of differences."""
     luck = 0.05 * rng.normal(size=12)
     rows = standings({"random": luck, "x": luck + 0.01 + 0.002 * rng.normal(size=12)})
     row = rows[0]
@@ -133,7 +133,7 @@ def test_holm_corrects_for_all_but_the_baseline(finals):
     rows = [row for row in standings(finals) if row.p is not None]
     assert len(rows) == 12
     np.testing.assert_allclose([row.p_holm for row in rows], holm([row.p for row in rows]))
-    assert min(row.p_holm for row in rows) == pytest.approx(12 * 2 / 2**10), "the least that 10 seeds can show"
+    assert min(row.p_holm for row in rows) == pytest.approx(12 * 2 / 2**10), "the smallest possible for 10 seeds"
 
 
 @pytest.mark.parametrize(

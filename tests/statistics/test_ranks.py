@@ -23,7 +23,7 @@ QUICK = {"resamples": 100, "seed": 0}
 
 
 def simulated(n, seeds, noise, error, rng):
-    """Scores and accuracies of n architectures of normal quality."""
+    """Scores and accuracies of n architectures whose quality is normally distributed."""
     quality = rng.normal(size=n)
     return quality + error * rng.normal(size=n), quality[:, None] + noise * rng.normal(size=(n, seeds))
 
@@ -41,7 +41,7 @@ def test_coefficients_are_those_of_scipy(rng):
 
 
 def test_a_permutation_p_of_few_architectures_is_exact():
-    # of the 24 orders of four, only this one and its reverse are as extreme
+    # Only 2 of the 24 orders of four are as extreme: this one and its reverse.
     assert spearman([1, 2, 3, 4], [1, 2, 3, 4], **QUICK).p == pytest.approx(2 / 24)
 
 
@@ -73,7 +73,7 @@ def test_top_k_of_tied_scores_is_the_mean_over_all_ways_to_break_ties(scores, ac
     ranks = stats.rankdata(-values, method="min")
 
     def tops(of):
-        """Index sets of the k best, one for each way to break ties."""
+        """Sets of the indices of the k best, one for each way to break ties."""
         orders = itertools.permutations(range(n))
         return [set(order[:k]) for order in orders if all(of[a] >= of[b] for a, b in itertools.pairwise(order))]
 
@@ -117,7 +117,7 @@ def test_replicates_widen_the_interval_and_leave_the_coefficient(rng):
 
 
 def test_scores_that_factorise_are_tested_by_permuting_cells(rng):
-    """Of alphas that know nothing, 5 % are significant: architectures that share cells are not independent."""
+    """5 % of random alphas are significant. Permuting architectures, which share cells, would find far more."""
     paths = np.array(list(itertools.product(range(4), repeat=3)))
     truth = rng.normal(size=(3, 4))[np.arange(3), paths].sum(axis=1) + 0.1 * rng.normal(size=64)
     significant = {"permuted": 0, "free": 0}
@@ -150,7 +150,7 @@ def test_seeds_that_do_not_agree_give_no_ceiling():
 
 
 def test_more_seeds_raise_the_ceiling(rng):
-    """To the value that the Spearman–Brown formula predicts from two seeds."""
+    """The ceiling rises to the value that the Spearman–Brown formula predicts from two seeds."""
     quality, y = simulated(3000, 2, 1.0, 0.0, rng)
     single = reliability(y) / (2 - reliability(y))
     more = quality[:, None] + rng.normal(size=(3000, 10))
@@ -158,7 +158,7 @@ def test_more_seeds_raise_the_ceiling(rng):
 
 
 def test_the_mean_over_hyper_architectures_holds_their_choice(rng):
-    """Two alike give an interval as narrow as twice the architectures; two that differ, one that reaches both."""
+    """Two equal coefficients give a narrower interval than each; two different ones, an interval that covers both."""
 
     def estimate(rho, seed):
         x = rng.normal(size=200)
@@ -276,7 +276,7 @@ def test_more_repetitions_rank_better(rng):
     curve = repetition_curve(lambda draw: coefficient(scores[list(draw)].mean(axis=0), quality), len(scores))
     assert curve.x.tolist() == [1, 2, 3, 4, 5]
     assert curve.median[-1] > curve.median[0]
-    assert curve.low[-1] == curve.high[-1], "all of them can be drawn in one way only"
+    assert curve.low[-1] == curve.high[-1], "there is only one way to draw all of them"
     assert curve.low[0] < curve.median[0] < curve.high[0]
 
 

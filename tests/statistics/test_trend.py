@@ -24,7 +24,7 @@ def test_trend_of_a_line_is_the_line():
     assert found.n == 12
     assert [found.pearson, found.mann_kendall] == pytest.approx([1, 1])
     assert [found.slope, found.slope_low, found.slope_high] == pytest.approx([0.02] * 3)
-    assert found.mann_kendall_p == pytest.approx(2 / 479001600), "of 12! orders two are as extreme"
+    assert found.mann_kendall_p == pytest.approx(2 / 479001600), "2 of the 12! orders are as extreme"
 
 
 def test_slope_is_the_median_of_the_slopes_of_pairs(rng):
@@ -56,7 +56,7 @@ def test_what_equal_accuracies_do_not_define_is_none():
 
 
 def test_intervals_that_do_not_exist_are_none():
-    assert tr.trend([0, 1, 2, 3], [1, 2, 4, 3]).slope_low is None, "the range of all slopes holds 92 % only"
+    assert tr.trend([0, 1, 2, 3], [1, 2, 4, 3]).slope_low is None, "the range of all slopes is a 92 % interval only"
     assert tr.trend([0, 1, 2, 3, 4], [1, 2, 4, 3, 5]).slope_low is not None
     tied = tr.trend(np.repeat([0, 1, 2], 10), [1.0] * 29 + [2.0])
     assert (tied.slope, tied.slope_low) == (0, None)
@@ -125,7 +125,7 @@ def test_a_trend_is_found_and_its_interval_holds_it(rng):
     assert held == pytest.approx(0.95, abs=0.04)
     assert np.mean([p.slope.value for p in pooled]) == pytest.approx(0.1, abs=0.01)
     assert np.mean([p.signs_p < 0.05 for p in pooled]) > 0.8
-    # last and first third are 8 generations apart
+    # The last and the first third are 8 generations apart.
     assert np.mean([p.gain.value for p in pooled]) == pytest.approx(0.8, abs=0.08)
 
 
