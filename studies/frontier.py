@@ -269,8 +269,8 @@ def draw(rows: list[dict]) -> Figure:
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_minor_formatter("")
     ax.set_xticks([2000, 5000, 10_000, 20_000])
-    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), title="learning rate 0.01 unless named")
-    ax.get_legend().get_title().set_fontsize(7)
+    title = "learning rate 0.01 unless named"
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), title=title, title_fontsize=7)
     return figure
 
 

@@ -233,7 +233,8 @@ def _name_of(kind: Any) -> str:
         return f"[{_name_of(get_args(kind)[0])}, ...]"
     if get_args(kind):
         return "|".join(_name_of(part) for part in get_args(kind))
-    return {"NoneType": "null", "str": "text"}.get(kind.__name__, kind.__name__)
+    name: str = kind.__name__
+    return {"NoneType": "null", "str": "text"}.get(name, name)
 
 
 def _print_help(cls: type[Any], folder: Path | None, preset: dict[str, Any]) -> NoReturn:
