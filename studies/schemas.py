@@ -320,6 +320,8 @@ class ComparisonConfig(_StudyConfig):
         sampler: settings of the pseudo-gradient ``fade`` and its controls.
         table: of tabular mode, and of the oracle where networks are trained: the name of a shipped one, or the path of
             a ``ground_truth.json``; null for digits625 and digits342.
+        results: JSON Lines file to which each trained search is appended as soon as it is done; searches that it holds
+            are not repeated. Null keeps them in MLflow alone.
         alpha_noise: of simulated alphas, as a multiple of the standard deviation of the marginal accuracies.
     """
 
@@ -333,6 +335,7 @@ class ComparisonConfig(_StudyConfig):
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()
     table: str | None = None
+    results: Folder | None = None
     alpha_noise: NonNegativeFloat = 1.0
 
     def _problems(self) -> list[str]:
