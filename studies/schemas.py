@@ -332,6 +332,8 @@ class ComparisonConfig(_StudyConfig):
             the path of a ``ground_truth.json`` file. Null takes ``digits625`` and ``digits342``, respectively.
         alpha_noise: Standard deviation of the noise of simulated alphas, as a multiple of that of the marginal
             accuracies.
+        results: JSON Lines file to which each trained search is appended as soon as it is done; searches that it holds
+            are not repeated. Null keeps them in MLflow alone.
     """
 
     mode: Literal["train", "tabular"] = "train"
@@ -344,6 +346,7 @@ class ComparisonConfig(_StudyConfig):
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()
     table: str | None = None
+    results: Folder | None = None
     alpha_noise: NonNegativeFloat = 1.0
 
     def _problems(self) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 
 import fade_study
-from fade_study import samplers
+from fade_study import Architecture, samplers
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import EVALUATION, SHUFFLE
@@ -28,23 +28,24 @@ __all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "name
 CONTROLS = ("oracle", "shuffled")
 SEVEN_FEATURES = (*fade_study.PAPER_FEATURES, "operations", "longest_path", "sources", "sinks")
 Alphas = Literal["supernet", "straight-through", "oracle", "shuffled", "ignored", "none"]
-"""Where a search has its alphas from. Those that are ignored are paid for, as if they had been trained."""
+"""Origin of a search's alphas. Ignored ones are paid for as if they had been trained."""
 
 
 class Searcher(NamedTuple):
     """An outer search of the arena."""
 
     make: Callable[[SamplerConfig, int], optuna.samplers.BaseSampler]
+    """Makes its sampler from the comparison's settings and a seed."""
     alphas: Alphas
     evaluate: Evaluates = "anchor"
     """Which architecture of a generation is trained from scratch."""
     features: tuple[str, ...] | None = None
-    """Of its space, where they are not the comparison's."""
+    """Features of its space; None for the comparison's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a search came to."""
+    """Result of a search."""
 
     record: SearchRecord
     spent: tuple[int, ...]
@@ -52,12 +53,12 @@ class Outcome:
     best: str
     """Key of the architecture with the highest mean validation accuracy among those trained from scratch."""
     final: float
-    """Its test accuracy, of other trainings."""
+    """Mean test accuracy of other trainings of that architecture."""
     seconds: float
 
 
 def _ours(name: str | None = None, **changes: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
-    """A sampler of ours; without a name, that of the comparison's settings with changes."""
+    """One of our samplers by its name; without a name, the comparison's with changes of its settings."""
 
     def make(config: SamplerConfig, seed: int) -> samplers.RowSampler:
         config = config if name is None else SamplerConfig(name=name)
@@ -100,24 +101,28 @@ SEARCHERS: dict[str, Searcher] = {
     "fade_paper_features": Searcher(_ours(), "supernet", features=fade_study.PAPER_FEATURES),
     "fade_seven_features": Searcher(_ours(), "supernet", features=SEVEN_FEATURES),
 }
-"""By name: the method, the printed sign, other searches on alphas, searches on accuracies, controls, repairs."""
-
-
-REPAIRS = tuple(name for name in SEARCHERS if name.startswith("fade_") and name != "fade_best_ranked")
+"""By name: FaDE and variants, other searches on alphas, searches on accuracies, controls, repairs of FaDE."""
 
 
 def names(chosen: tuple[str, ...] | None, mode: str, baseline: str, *, straight_through: bool = False) -> list[str]:
-    """Searchers to compare; with the baseline, and with the paper's alphas where their training is configured.
+    """Searchers to compare, the baseline among them.
+
+    Args:
+        chosen: Names of searchers. None for all but the repairs, the slow ``gp`` in tabular mode, and
+            ``straight_through`` if its training is not configured.
+        mode: ``train`` or ``tabular``.
+        baseline: Name of the searcher that all are compared with.
+        straight_through: Whether a training by the paper's estimator is configured.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for an unknown one.
+        InvalidInputError: (a ``ValueError``) for an unknown name.
     """
     if chosen is None:
-        left_out = {
-            *REPAIRS,
-            *(() if straight_through else ("straight_through",)),
-            *(("gp",) if mode == "tabular" else ()),
-        }
+        left_out = {name for name in SEARCHERS if name.startswith("fade_") and name != "fade_best_ranked"}
+        if not straight_through:
+            left_out.add("straight_through")
+        if mode == "tabular":
+            left_out.add("gp")
         chosen = tuple(name for name in SEARCHERS if name not in left_out)
     wanted = list(dict.fromkeys((*chosen, baseline)))
     unknown = sorted(set(wanted) - set(SEARCHERS))
@@ -129,13 +134,13 @@ def names(chosen: tuple[str, ...] | None, mode: str, baseline: str, *, straight_
 
 
 def cost(searcher: str, world: World) -> int:
-    """Training steps of a generation: the hyper-architecture, where there is one, and the anchor from scratch."""
+    """Training steps of a generation: one training from scratch, and the hyper-architecture's if there is one."""
     alphas = SEARCHERS[searcher].alphas
     return world.scratch_steps + (0 if alphas == "none" else world.hyper_steps[alphas == "straight-through"])
 
 
 def check_budget(searchers: list[str], world: World, budget: int) -> None:
-    """Raise unless all searchers can spend the budget, but for a tenth at most: budgets are to be equal."""
+    """Raise unless every searcher can spend nine tenths of the budget or more, so that budgets are about equal."""
     costs = {name: cost(name, world) for name in searchers}
     for name, one in costs.items():
         if budget // one * one < 0.9 * budget:
@@ -146,13 +151,13 @@ def check_budget(searchers: list[str], world: World, budget: int) -> None:
 
 
 def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth: int, budget: int) -> Outcome:
-    """One search, as far as its budget goes.
+    """Search until the budget is spent.
 
-    An architecture of every generation is trained from scratch, its anchor's or its best-ranked one; Optuna's samplers
-    have nothing else. One that comes back is trained with another seed, and counts with its mean.
+    In every generation one architecture is trained from scratch: the anchor's or the best-ranked one. An architecture
+    that comes back is trained with another seed, and its mean counts.
     """
     begin = time.perf_counter()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # in a worker, too
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this
     searcher = SEARCHERS[name]
     study = fade_study.create_study(
         space=world.space(searcher.features),
@@ -161,44 +166,40 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
         seed=seed,
         evaluate=searcher.evaluate,
     )
-    found: dict[str, list[Scratch]] = defaultdict(list)
-    architectures: dict[str, fade_study.Architecture] = {}
+    found: defaultdict[Architecture, list[Scratch]] = defaultdict(list)
     evaluations: dict[int, list[Scratch]] = {}
-    spent: list[int] = []
-    one = cost(name, world)
-    for generation in range(budget // one):
+    step = cost(name, world)
+    for generation in range(budget // step):
         batch = study.ask()
         alpha = _alphas(searcher, batch, world)
+        ranked = searcher.evaluate == "best_ranked"
         architecture = batch.architecture
-        if searcher.evaluate == "best_ranked":
+        if ranked:
             architecture = batch.hyper_architecture.architecture(fade_study.ranking.top_k(alpha, 1)[0][0].tolist())
-        scratch = world.evaluate(architecture, EVALUATION.seed(seed, len(found[architecture.key])))
-        if searcher.evaluate == "best_ranked":
-            study.tell(batch, alpha)
+        scratch = world.evaluate(architecture, EVALUATION.seed(seed, len(found[architecture])))
+        study.tell(batch, alpha, None if ranked else scratch.validation)
+        if ranked:
             study.add_evaluation(generation, scratch.validation)
-        else:
-            study.tell(batch, alpha, scratch.validation)
-        found[architecture.key].append(scratch)
-        architectures[architecture.key] = architecture
+        found[architecture].append(scratch)
         evaluations[generation] = [scratch]
-        spent.append((generation + 1) * one)
-    best = max(found, key=lambda key: float(np.mean([scratch.validation for scratch in found[key]])))
+    best = max(found, key=lambda one: float(np.mean([scratch.validation for scratch in found[one]])))
     return Outcome(
         record=SearchRecord.of(study, evaluations),
-        spent=tuple(spent),
-        best=best,
-        final=world.final(architectures[best], seed),
+        spent=tuple(step * (generation + 1) for generation in evaluations),
+        best=best.key,
+        final=world.final(best, seed),
         seconds=time.perf_counter() - begin,
     )
 
 
 def _alphas(searcher: Searcher, batch: fade_study.Batch, world: World) -> np.ndarray:
+    """Alphas ``(d, w)`` of a batch."""
     depth, width = batch.hyper_architecture.shape
     if searcher.alphas in ("none", "ignored"):
         return np.full((depth, width), 1 / width)
     if searcher.alphas == "oracle":
         return world.oracle(batch)
-    alpha = world.alphas(batch, batch.seed, straight_through=searcher.alphas == "straight-through")
+    alpha = world.alphas(batch, straight_through=searcher.alphas == "straight-through")
     if searcher.alphas == "shuffled":
         alpha = SHUFFLE.rng(batch.seed).permuted(alpha, axis=1)
     return alpha

@@ -26,8 +26,8 @@ from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, Scratc
 from fade_study.execution import completed, open_executor
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
+from studies.ground_truth import all_paths, as_trainings, choose_paths
 from studies.trainings import submit
-from studies.validate_ranks import all_paths, as_trainings, choose_paths
 
 DEPTH = 4
 DATA = DataConfig(name="fashion14")

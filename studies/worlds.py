@@ -1,68 +1,39 @@
-"""Where outer searches are compared: a world trains networks, or looks accuracies up and simulates alphas.
+"""Worlds in which outer searches are compared: one trains networks, one looks accuracies up and simulates alphas.
 
-Both count costs in training steps, and both know an oracle: alphas from true accuracies.
+Both count costs in training steps, and both have an oracle, which gives alphas from true accuracies.
 """
 
 from __future__ import annotations
 
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
-from fade_study.benchmarks import Scratch, Table
+from fade_study.benchmarks import Scratch, Table, load_table
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import FINAL, SIMULATED_ACCURACY, SIMULATED_ALPHA
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
 from studies.schemas import ComparisonConfig
 from studies.trainings import repetition_seeds
 
-__all__ = ["Tabulated", "Trained", "World"]
+__all__ = ["Tabulated", "Trained", "World", "open_world"]
 
 Array = NDArray[np.float64]
-
-
 EXPLAINING = (*PAPER_FEATURES, "operations", "longest_path", "density", "mean_degree", "sources", "sinks")
-"""Features of the linear model that extends a sample."""
-
-
-class World(Protocol):
-    """What a search needs to run."""
-
-    scratch_steps: int
-    """Of a training from scratch."""
-    hyper_steps: tuple[int, int]
-    """Of all trainings of a hyper-architecture, by the comparison's estimator and by the paper's."""
-
-    def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
-        """The cells, embedded by the configured features or by others."""
-        ...
-
-    def alphas(self, batch: Batch, seed: int, *, straight_through: bool = False) -> Array:
-        """Of a hyper-architecture that is trained, by the comparison's estimator or by the paper's, ``(d, w)``."""
-        ...
-
-    def check_oracle(self) -> None:
-        """Raise unless it knows true accuracies."""
-        ...
-
-    def oracle(self, batch: Batch) -> Array:
-        """Alphas from true accuracies, ``(d, w)``, free of cost."""
-        ...
-
-    def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
-        """A training from scratch."""
-        ...
-
-    def final(self, architecture: Architecture, seed: int) -> float:
-        """Test accuracy that is reported: of trainings that no search has seen."""
-        ...
+"""Features of the linear model that extends a table of a sample to all architectures."""
 
 
 class Trained:
-    """Everything is trained but the oracle, which knows the marginal accuracies of a table of the same trainings."""
+    """A world in which everything is trained but the oracle, which knows a table of the same trainings from scratch.
+
+    Args:
+        config: Settings of the comparison.
+        data: Images to train on.
+        table: Table whose marginal accuracies the oracle knows.
+    """
 
     def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
         self.config, self.data, self.table = config, data, table
@@ -70,55 +41,63 @@ class Trained:
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
-        """As World."""
+        """The cells, embedded by the configured features or by others."""
         sizes = self.config.space
         return _open_space(sizes.max_vertices, sizes.min_vertices, features or sizes.features)
 
-    def alphas(self, batch: Batch, seed: int, *, straight_through: bool = False) -> Array:
-        """As World."""
+    def alphas(self, batch: Batch, *, straight_through: bool = False) -> Array:
+        """Alphas ``(d, w)`` of the trained hyper-architecture, by the comparison's estimator or by the paper's."""
         config, hyper_architecture = self.config, batch.hyper_architecture
-        bilevel = config.bilevel if config.straight_through is None or not straight_through else config.straight_through
+        bilevel = (straight_through and config.straight_through) or config.bilevel
         results = [
-            train_hyper_architecture(hyper_architecture, self.data, bilevel, network=config.network, seed=one)
-            for one in repetition_seeds(seed, config.repetitions)
+            train_hyper_architecture(hyper_architecture, self.data, bilevel, network=config.network, seed=seed)
+            for seed in repetition_seeds(batch.seed, config.repetitions)
         ]
         return combined_alpha(results, bilevel.estimator, hyper_architecture)
 
     def check_oracle(self) -> None:
-        """As World."""
+        """Raise an InvalidInputError if the table is not of the same trainings from scratch."""
         wanted = recipe(self.data, self.config.scratch, self.config.network, device=self.table.device)
-        if wanted not in self.table.recipe:  # of a sample it begins with a word more
+        if wanted not in self.table.recipe:  # that of a sample has a prefix
             raise InvalidInputError(
                 "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
                 "leave the oracle out of searchers"
             )
 
     def oracle(self, batch: Batch) -> Array:
-        """As World."""
+        """Alphas ``(d, w)`` from true accuracies, free of cost."""
         return self._truth.oracle(batch)
 
     @cached_property
     def _truth(self) -> Tabulated:
-        """The table's model, fitted once: by the first generation of an oracle, which alone needs it."""
+        """Model of the table, fitted once and only if there is an oracle."""
         return Tabulated(self.config, self.table)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
-        """As World."""
+        """Train an architecture from scratch."""
         config = self.config
         result = train_from_scratch(architecture, self.data, config.scratch, network=config.network, seed=seed)
         return Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
 
     def final(self, architecture: Architecture, seed: int) -> float:
-        """As World."""
+        """Mean test accuracy of trainings that no search has seen, which is what is reported."""
         seeds = [FINAL.seed(seed, i) for i in range(self.config.final_seeds)]
         return float(np.mean([self.evaluate(architecture, one).test for one in seeds]))
 
 
 class Tabulated:
-    """Accuracies come from a table, and alphas from its marginal accuracies with noise.
+    """A world whose accuracies come from a table, and whose alphas are the table's marginal accuracies with noise.
 
-    Where the table has all architectures of its cells, each evaluation is one of theirs. Where it is a sample, a linear
-    model of the cells' graph features, row by row, stands for the rest, with the residuals of the sample as noise.
+    If the table has all architectures of its cells, each evaluation draws one of an architecture's trainings. If it is
+    a sample, accuracies come from a linear model of the cells' graph features in each row, and the residuals of the
+    sample are the noise.
+
+    Args:
+        config: Settings of the comparison.
+        table: Table of trainings from scratch, with the same cells in every row.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for a table with different rows, or of other trainings than the settings'.
     """
 
     def __init__(self, config: ComparisonConfig, table: Table) -> None:
@@ -145,29 +124,25 @@ class Tabulated:
         self.scratch_steps = images // scratch.batch_size * scratch.epochs
 
     def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
-        """As World."""
+        """The table's cells, embedded by the configured features or by others."""
         sizes = [cell.vertices for cell in self.cells]
         return _open_space(max(sizes), min(sizes), features or self.config.space.features, self.cells)
 
-    def alphas(self, batch: Batch, seed: int, *, straight_through: bool = False) -> Array:
-        """As World: alphas with noise of each repetition, averaged."""
+    def alphas(self, batch: Batch, *, straight_through: bool = False) -> Array:
+        """Alphas ``(d, w)`` with the noise of each repetition, averaged; the estimator makes no difference here."""
         utility, found = self._utility(batch), []
-        for one in repetition_seeds(seed, self.config.repetitions):
-            # The same cell has the same noise, in whatever column.
-            noise = SIMULATED_ALPHA.rng(one).standard_normal(self.marginals.shape)
-            drawn = [[noise[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
-            found.append(_softmax(utility + self.config.alpha_noise * np.array(drawn)))
+        for seed in repetition_seeds(batch.seed, self.config.repetitions):
+            # A cell has the same noise in whatever column it is.
+            noise = SIMULATED_ALPHA.rng(seed).standard_normal(self.marginals.shape)
+            found.append(_softmax(utility + self.config.alpha_noise * self._of_cells(noise, batch)))
         return np.mean(found, axis=0)
 
-    def check_oracle(self) -> None:
-        """As World: it does."""
-
     def oracle(self, batch: Batch) -> Array:
-        """As World."""
+        """Alphas ``(d, w)`` without noise."""
         return _softmax(self._utility(batch))
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
-        """As World."""
+        """Accuracies of one of an architecture's trainings, or simulated ones."""
         path = self._path(architecture)
         rng = SIMULATED_ACCURACY.rng(seed)
         truth = self.table.ground_truth
@@ -178,7 +153,7 @@ class Tabulated:
         return Scratch(accuracy, accuracy, truth.seconds)
 
     def final(self, architecture: Architecture, seed: int) -> float:
-        """As World."""
+        """Mean test accuracy, which is what is reported; the seed makes no difference here."""
         path = self._path(architecture)
         return float(self.table.ground_truth.test[self.index[path]].mean()) if self.complete else self._mean(path)
 
@@ -189,11 +164,29 @@ class Tabulated:
         return float(np.clip(self.mean + sum(self.marginals[i, j] for i, j in enumerate(path)), 0, 1))
 
     def _utility(self, batch: Batch) -> Array:
-        """Marginal accuracies of the cells in units of their standard deviation in the row, ``(d, w)``."""
-        scaled = self.marginals / self.marginals.std(axis=1, keepdims=True)
-        return np.array(
-            [[scaled[i, self.column[trial.cell.key]] for trial in row] for i, row in enumerate(batch.trials)]
-        )
+        """Marginal accuracies of a batch's cells in units of their standard deviation in the row, ``(d, w)``."""
+        return self._of_cells(self.marginals / self.marginals.std(axis=1, keepdims=True), batch)
+
+    def _of_cells(self, values: Array, batch: Batch) -> Array:
+        """Values ``(d, n)`` of all cells, for those of a batch: ``(d, w)``."""
+        return np.array([[values[i, self.column[one.cell.key]] for one in row] for i, row in enumerate(batch.trials)])
+
+
+World = Trained | Tabulated
+"""Costs of a generation in training steps are ``scratch_steps`` and ``hyper_steps``, by the own and by the paper's
+estimator."""
+
+
+def open_world(config: ComparisonConfig, data: Data | None) -> World:
+    """A world that trains on data, or one of a table if there are none."""
+    # A Trained is not cached: every task brings its own copy of the data, which the cache would keep and never reuse.
+    return _open_tabulated(config) if data is None else Trained(config, data, load_table(config.table or "digits342"))
+
+
+@cache
+def _open_tabulated(config: ComparisonConfig) -> Tabulated:
+    """Made once in each process, since its many short searches share it."""
+    return Tabulated(config, load_table(config.table or "digits625"))
 
 
 def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
@@ -209,12 +202,12 @@ def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
 def _open_space(
     largest: int, smallest: int, features: tuple[str, ...], only: tuple[Dag, ...] | None = None
 ) -> DagSpace:
-    """Made once in each process, whose many searches share it."""
+    """Made once in each process, since its many searches share it."""
     return DagSpace(largest, min_vertices=smallest, features=features, only=only)
 
 
 def _marginals(table: Table, complete: bool) -> tuple[Array, float, Array]:
-    """What each cell adds in each row, ``(d, n)``, to which accuracy, and what that leaves unexplained."""
+    """What each cell adds in each row ``(d, n)``, the accuracy that it is added to, and the residuals ``(m,)``."""
     accuracy = table.ground_truth.test.mean(axis=1)
     depth, width = table.hyper_architecture.shape
     if complete:
@@ -227,8 +220,8 @@ def _marginals(table: Table, complete: bool) -> tuple[Array, float, Array]:
 
 
 def _regression(table: Table, mean: Array) -> Array:
-    """Effects by a linear model of the cells' features in each row, ``(d, n)``, centered over the cells."""
-    from sklearn.linear_model import RidgeCV  # here, since it takes long to import
+    """Effects ``(d, n)`` by a linear model of the cells' features in each row, centered over the cells."""
+    from sklearn.linear_model import RidgeCV  # imported here because it takes long
 
     cells = [cell for cell in table.hyper_architecture.rows[0] if isinstance(cell, Dag)]
     values = np.array([[FEATURES[name](cell) for name in EXPLAINING] for cell in cells])

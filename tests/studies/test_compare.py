@@ -1,20 +1,23 @@
 """The arena as a user starts it, and its parts."""
 
 import dataclasses
+import json
 
 import mlflow
 import numpy as np
 import pytest
+from pandas import testing as pd_testing
 
 from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
-from fade_study.exceptions import InvalidInputError
+from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.statistics import trend
 from fade_study.training import load_data
 from studies import analyze
 from studies.command import CONFIGS
-from studies.compare import best_so_far, compare, recipe_of
+from studies.compare import compare
 from studies.options import parse_config
+from studies.outcomes import best_so_far, recipe_of
 from studies.schemas import AnalyzeConfig, ComparisonConfig
 from studies.searchers import check_budget, names, run_search
 from studies.worlds import Tabulated, Trained
@@ -57,6 +60,43 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     assert "signs of searches" in capsys.readouterr().out
     (analysis,) = runs("analysis")
     assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_in_a_file_survive_an_empty_store(mlflow_store, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "kept" / "arena.jsonl"
+    config = dataclasses.replace(SMOKE, searchers=("fade", "tpe"), results=str(file))
+    first = compare(config)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(line["searcher"], line["seed"]) for line in lines] == [
+        (name, seed) for seed in (0, 1) for name in ("fade", "tpe", "random")
+    ]
+    (standings,) = (mlflow.load_table("standings.json", run_ids=[run.info.run_id]) for run in runs("comparison"))
+
+    for run in (*runs("search"), *runs("comparison")):
+        mlflow.delete_run(run.info.run_id)
+    monkeypatch.setattr("studies.compare.run_search", None)  # any search would fail
+    capsys.readouterr()
+    again = compare(config)
+    assert "phase 1 of 2: 6 searches, 6 of them on record" in capsys.readouterr().out
+    assert len(file.read_text().splitlines()) == 6
+    (parent,) = runs("comparison")
+    pd_testing.assert_frame_equal(mlflow.load_table("standings.json", run_ids=[parent.info.run_id]), standings)
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs("search")} == {parent.info.run_id}
+    for name, searches in first.items():
+        for one, other in zip(searches, again[name], strict=True):
+            assert one.record.to_json() == other.record.to_json()
+            assert (one.spent, one.best, one.final) == (other.spent, other.best, other.final)
+
+    # What MLflow has is added to a file that lacks it.
+    file.unlink()
+    compare(config)
+    assert len(file.read_text().splitlines()) == 6
+    assert len(runs("search")) == 6
+
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(DataError, match=r"expected the outcome of a search in line 6 of .*arena.jsonl, got JSONDecode"):
+        compare(config)
 
 
 def test_searches_are_a_function_of_their_seed(world):

@@ -16,10 +16,12 @@ from fade_study.ranking import fade_rank
 from fade_study.training import DataConfig, HyperResult, combined_alpha, load_data
 from studies import trainings
 from studies.command import CONFIGS
+from studies.ground_truth import Case, all_paths, choose_paths, train_scratch
 from studies.options import parse_config
 from studies.predictors import Evidence, Measured, cell_effects, names, predict
+from studies.report_ranks import row_coefficients
 from studies.schemas import ValidationConfig
-from studies.validate_ranks import Case, all_paths, choose_paths, row_coefficients, train_scratch, validate
+from studies.validate_ranks import validate
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])

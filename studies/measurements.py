@@ -1,0 +1,119 @@
+"""Measurements that predictors need beside the supernets: sizes, zero-cost proxies and short trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+import numpy as np
+import torch
+
+from fade_study import Architecture, Dag, HyperArchitecture
+from fade_study.cells.features import longest_path, operations
+from fade_study.config import NetworkConfig
+from fade_study.effects import losses_needed
+from fade_study.execution import completed
+from fade_study.nn import Network, flops, parameters
+from fade_study.training import Data
+from fade_study.training.alphas import fair_paths
+from fade_study.training.proxies import PROXIES
+from fade_study.training.session import session
+from studies.ground_truth import EARLY_SEED
+from studies.predictors import Measured, cell_effects
+from studies.schemas import ValidationConfig
+from studies.trainings import ScratchTrainings
+
+__all__ = ["measure_architectures", "measure_cells"]
+
+PROXY_IMAGES = 64
+"""Number of images on which zero-cost proxies are computed."""
+CHUNK = 25
+"""Number of architectures whose sizes and zero-cost proxies are one task."""
+
+
+def measure_architectures(
+    architectures: Sequence[Architecture],
+    predictors: Sequence[str],
+    data: Data,
+    config: ValidationConfig,
+    executor: Executor,
+) -> dict[str, Measured]:
+    """Sizes of untrained architectures, and those zero-cost proxies that are compared, by name."""
+    proxies = [name for name in PROXIES if name in predictors]
+    chunks = [architectures[i : i + CHUNK] for i in range(0, len(architectures), CHUNK)]
+    tasks = [executor.submit(_measure_untrained, chunk, proxies, data, config.network, config.seed) for chunk in chunks]
+    for _ in completed(tasks, unit="chunk"):
+        pass
+    found = [task.result() for task in tasks]
+    measured = {
+        name: Measured(np.concatenate([one[name].values for one in found]), sum(one[name].seconds for one in found))
+        for name in found[0]
+    }
+    for feature in (operations, longest_path):
+        values = [sum(feature(c) for c in architecture if isinstance(c, Dag)) for architecture in architectures]
+        measured[feature.__name__] = Measured(np.array(values), 0.0)
+    return measured
+
+
+def _measure_untrained(
+    architectures: Sequence[Architecture], proxies: Sequence[str], data: Data, config: NetworkConfig, seed: int
+) -> dict[str, Measured]:
+    """In a worker: sizes and zero-cost proxies of some architectures."""
+    images, labels = data.weight.images[:PROXY_IMAGES], data.weight.labels[:PROXY_IMAGES]
+    functions = {name: lambda network, name=name: PROXIES[name](network, images, labels) for name in proxies}
+    functions |= {"parameters": parameters, "flops": lambda network: flops(network, data.image_shape)}
+    measured = {}
+    with session(seed, 1):
+        for name, function in functions.items():
+            values, begin = [], time.perf_counter()
+            for architecture in architectures:
+                torch.manual_seed(seed)
+                network = Network(architecture, data.image_shape, data.classes, config)
+                try:
+                    values.append(float(function(network)))
+                except (ValueError, np.linalg.LinAlgError):  # no signal passes the network; NaN is refused later
+                    values.append(float("nan"))
+            measured[name] = Measured(np.array(values), time.perf_counter() - begin)
+    return measured
+
+
+def measure_cells(
+    hyper_architecture: HyperArchitecture,
+    steps: int,
+    predictors: Sequence[str],
+    data: Data,
+    config: ValidationConfig,
+    executor: Executor,
+) -> dict[str, Measured]:
+    """What each cell adds, ``(d, w)`` by name, from short trainings with as many steps as the supernets together.
+
+    ``short_trainings`` trains architectures along fair paths for one epoch each, and regresses their validation
+    accuracies on the columns. ``chains`` trains, for each cell, the architecture that has it in every row.
+    """
+    depth, width = hyper_architecture.shape
+    epoch = data.weight.steps(config.scratch.batch_size)
+
+    def train(architectures: Sequence[Architecture], epochs: int) -> tuple[np.ndarray, float]:
+        """Validation accuracies ``(n,)`` and seconds."""
+        scratch = dataclasses.replace(config.scratch, epochs=epochs)
+        wanted = [(architecture, EARLY_SEED) for architecture in architectures]
+        found = ScratchTrainings(wanted, data, scratch, config.network, executor).collect()
+        results = [found[architecture.key, EARLY_SEED] for architecture in architectures]
+        return np.array([one.validation for one in results]), sum(one.seconds for one in results)
+
+    measured = {}
+    if "short_trainings" in predictors:
+        count = max(losses_needed((depth, width), 1), steps // epoch)
+        paths = np.array(fair_paths(count, (depth, width), torch.Generator().manual_seed(config.seed)))
+        values, seconds = train([hyper_architecture.architecture(path) for path in paths.tolist()], 1)
+        measured["short_trainings"] = Measured(cell_effects(paths, values, hyper_architecture), seconds)
+    if "chains" in predictors:
+        cells = {cell.key: cell for row in hyper_architecture.rows for cell in row}
+        chains = [Architecture((cell,) * depth) for cell in cells.values()]
+        values, seconds = train(chains, max(1, steps // (epoch * len(cells))))
+        by_key = dict(zip(cells, values, strict=True))
+        table = np.array([[by_key[cell.key] for cell in row] for row in hyper_architecture.rows])
+        measured["chains"] = Measured(table, seconds)
+    return measured

@@ -1,0 +1,144 @@
+"""Outcomes of trained searches on record: in MLflow, and in a JSON Lines file that can be kept in a repository."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fade_study import Dag, tracking
+from fade_study.builders import describe_network
+from fade_study.exceptions import DataError
+from fade_study.study.settings import describe_sampler, plain
+from fade_study.tracking import SearchRecord
+from fade_study.training import Data
+from studies.schemas import ComparisonConfig
+from studies.searchers import SEARCHERS, Outcome
+
+__all__ = ["accuracies", "best_so_far", "find", "log", "recipe_of", "write"]
+
+ARENA_VERSION = 3
+"""Raised when a change of the code changes the result of a search."""
+
+
+def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
+    """Hash of everything but the seed that a searcher's outcomes depend on."""
+    alphas = SEARCHERS[name].alphas
+    paper = config.straight_through if alphas == "straight-through" else None
+    settings = {
+        "version": ARENA_VERSION,
+        "searcher": name,
+        "sampler": describe_sampler(SEARCHERS[name].make(config.sampler, 0)),
+        "data": None if data is None else data.digest,
+        "bilevel": None if alphas == "none" else dataclasses.asdict(paper or config.bilevel),
+        "budget": config.budget,
+        "depth": config.depth,
+        "final_seeds": config.final_seeds,
+        "space": dataclasses.asdict(config.space),
+        "features": SEARCHERS[name].features,
+        "evaluate": SEARCHERS[name].evaluate,
+        "repetitions": None if alphas == "none" else config.repetitions,
+        "network": describe_network(config.network, [Dag]),
+        "scratch": dataclasses.asdict(config.scratch),
+    }
+    return hashlib.sha256(json.dumps(plain(settings), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def find(
+    recipes: Mapping[str, str], wanted: Collection[tuple[str, int]], file: str | None
+) -> dict[tuple[str, int], Outcome]:
+    """Outcomes on record by searcher and seed. Those that only MLflow or only the file has are copied to the other.
+
+    Args:
+        recipes: Recipe of each searcher.
+        wanted: Searchers and seeds to look for.
+        file: Path of the file, which need not exist; None for MLflow alone.
+
+    Raises:
+        DataError: (a ``ValueError``) for a line of the file that is not the outcome of a search.
+    """
+    logged = {
+        (name, seed): _outcome(json.loads(text), record)
+        for name, recipe in recipes.items()
+        for seed, (text, record) in tracking.find_outcomes(recipe).items()
+    }
+    written = {} if file is None else _read(file, recipes)
+    for name, seed in wanted:
+        if (name, seed) in written.keys() - logged.keys():
+            log(written[name, seed], name, seed, recipes[name])
+        if (name, seed) in logged.keys() - written.keys():
+            write(logged[name, seed], name, seed, recipes[name], file)
+    return {one: outcome for one, outcome in (logged | written).items() if one in wanted}
+
+
+def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
+    """Log a finished search as a child run."""
+    tests, validations = accuracies(outcome)
+    steps = zip(outcome.spent, tests, validations, best_so_far(validations, tests), strict=True)
+    with tracking.start_outcome(name, seed, recipe) as run:
+        run.series(
+            [
+                (spent, {"accuracy/test": test, "accuracy/validation": validation, "best/test_accuracy": best})
+                for spent, test, validation, best in steps
+            ],
+            now=False,
+        )
+        run.metrics({"final_accuracy": outcome.final, "seconds": outcome.seconds}, step=outcome.spent[-1])
+        run.tag("fade.best_architecture", outcome.best)
+        run.text(outcome.record.to_json(), tracking.RECORD)
+        run.json(_content(outcome), tracking.OUTCOME)
+
+
+def write(outcome: Outcome, name: str, seed: int, recipe: str, file: str | None) -> None:
+    """Append a finished search to the file, if there is one."""
+    if file is None:
+        return
+    line = {"recipe": recipe, "searcher": name, "seed": seed, "commit": tracking.commit(), **_content(outcome)}
+    text = json.dumps(line | {"record": json.loads(outcome.record.to_json())})
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    with Path(file).open("a", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+
+
+def _read(file: str, recipes: Mapping[str, str]) -> dict[tuple[str, int], Outcome]:
+    """Outcomes in the file by these recipes."""
+    found = {}
+    lines = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).exists() else []
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+            if recipes.get(line["searcher"]) == line["recipe"]:
+                record = SearchRecord.from_json(json.dumps(line["record"]))
+                found[line["searcher"], line["seed"]] = _outcome(line, record)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"expected the outcome of a search in line {number} of {file}, got {type(error).__name__}: {error}; "
+                "delete that line, and its search is repeated"
+            ) from None
+    return found
+
+
+def _content(outcome: Outcome) -> dict[str, Any]:
+    """An outcome without its record."""
+    return {"spent": outcome.spent, "best": outcome.best, "final": outcome.final, "seconds": outcome.seconds}
+
+
+def _outcome(content: Mapping[str, Any], record: SearchRecord) -> Outcome:
+    """The inverse."""
+    return Outcome(record, tuple(content["spent"]), content["best"], content["final"], content["seconds"])
+
+
+def accuracies(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
+    """Test and validation accuracies ``(n,)`` of the trainings from scratch, one per generation."""
+    trainings = [scratch for (scratch,) in outcome.record.evaluations.values()]
+    return np.array([scratch.test for scratch in trainings]), np.array([scratch.validation for scratch in trainings])
+
+
+def best_so_far(validations: np.ndarray, tests: np.ndarray) -> np.ndarray:
+    """Test accuracy of the training with the best validation accuracy so far, ``(n,)``."""
+    return tests[[int(validations[:n].argmax()) for n in range(1, len(validations) + 1)]]
