@@ -122,4 +122,4 @@ def draw_frames(record: SearchRecord, run: tracking.Run) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, CONFIG)
+    run_command(main, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -426,4 +426,4 @@ def ask_and_tell(study: fade_study.FadeStudy) -> None:
 
 
 if __name__ == "__main__":
-    run_command(benchmark, CONFIG)
+    run_command(benchmark, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -172,4 +172,4 @@ def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.R
 
 
 if __name__ == "__main__":
-    run_command(compare, CONFIG)
+    run_command(compare, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -83,4 +83,4 @@ def evaluate_one(
 
 
 if __name__ == "__main__":
-    run_command(evaluate, CONFIG)
+    run_command(evaluate, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -202,4 +202,4 @@ def _run_cluster(workers: int, pipe: Connection) -> None:
 
 
 if __name__ == "__main__":
-    run_command(scale, CONFIG)
+    run_command(scale, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -133,7 +133,11 @@ class _Sampler:
 
 
 if TYPE_CHECKING:
-    SamplerConfig = _Sampler
+
+    class SamplerConfig(_Sampler):
+        """What a type checker can know of it."""
+
+        def __init__(self, **settings: Any) -> None: ...
 else:
     # The schema is made from the constructors, so that a new outer search only needs an entry in the registry.
     kinds = {name: kind | None for name, kind in _sampler_settings().items()}

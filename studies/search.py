@@ -195,4 +195,4 @@ def one_per_seed(config: SearchConfig) -> list[SearchConfig]:
 
 
 if __name__ == "__main__":
-    run_command(search, CONFIG)
+    run_command(search, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import optuna
@@ -57,14 +56,9 @@ class Outcome:
     seconds: float
 
 
-def _ours(name: str | None = None, **changes: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
-    """One of our samplers by its name; without a name, the comparison's with changes of its settings."""
-
-    def make(config: SamplerConfig, seed: int) -> samplers.RowSampler:
-        config = config if name is None else SamplerConfig(name=name)
-        return dataclasses.replace(config, **changes).open(seed)
-
-    return make
+def _ours(name: str | None = None) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
+    """A registered sampler with its default settings; without a name, the comparison's."""
+    return lambda config, seed: (config if name is None else SamplerConfig(name=name)).open(seed)
 
 
 def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:

@@ -122,4 +122,4 @@ def validate_case(
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONWARNINGS", WORKERS_WARNINGS)
-    run_command(validate, CONFIG)
+    run_command(validate, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]
