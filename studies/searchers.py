@@ -56,9 +56,9 @@ class Outcome:
     seconds: float
 
 
-def _ours(name: str | None = None) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
-    """A registered sampler with its default settings; without a name, the comparison's."""
-    return lambda config, seed: (config if name is None else SamplerConfig(name=name)).open(seed)
+def _ours(**settings: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
+    """A sampler with these settings; without any, that of the comparison."""
+    return lambda config, seed: (SamplerConfig(**settings) if settings else config).open(seed)
 
 
 def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:
@@ -78,10 +78,10 @@ SEARCHERS: dict[str, Searcher] = {
     "fade_best_ranked": Searcher(_ours(), "supernet", "best_ranked"),
     "straight_through": Searcher(_ours(), "straight-through"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
-    "evolution_strategy": Searcher(_ours("evolution-strategy"), "supernet"),
-    "champion": Searcher(_ours("champion"), "supernet", "best_ranked"),
-    "successive_rejects": Searcher(_ours("successive-rejects"), "supernet", "best_ranked"),
-    "random_anchors": Searcher(_ours("random-anchors"), "ignored"),
+    "evolution_strategy": Searcher(_ours(name="evolution-strategy"), "supernet"),
+    "champion": Searcher(_ours(name="champion"), "supernet", "best_ranked"),
+    "successive_rejects": Searcher(_ours(name="successive-rejects"), "supernet", "best_ranked"),
+    "random_anchors": Searcher(_ours(name="random-anchors"), "ignored"),
     "random": Searcher(lambda _, seed: optuna.samplers.RandomSampler(seed=seed), "none"),
     "tpe": Searcher(lambda _, seed: optuna.samplers.TPESampler(seed=seed), "none"),
     "gp": Searcher(_gp, "none"),
