@@ -35,9 +35,9 @@ class Past:
         self.in_order = True
         """False if a trial was told after one with a higher number, which renumbers the generations."""
         self.values: dict[int, FrozenTrial] = {}
-        """By generation: the trial with the value of its architecture, either its own trial or an evaluation."""
+        """Trial with the value of each generation's architecture: the generation's own trial or an evaluation."""
         self.failures: Counter[int] = Counter()
-        """By generation: number of its trials that failed."""
+        """Number of failed trials of each generation."""
 
     def update(self, study: Study) -> None:
         """Read the trials that may have changed: unfinished and new ones."""
