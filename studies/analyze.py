@@ -1,4 +1,4 @@
-"""How a search moved, and whether it got better (paper section 3.2, Figs. 3b and 4): reads runs, trains nothing.
+"""How a search moved, and whether it got better (paper section 3.2, Figs. 3b and 4). It reads runs and trains nothing.
 
 mlflow run . -e analyze -P run_id=...
 """
@@ -23,11 +23,11 @@ from fade_study.statistics import trend
 from fade_study.tracking import SearchRecord
 
 MOST_FRAMES = 30
-"""Pictures of the anchors' cells of a search; of a longer one, as many generations at equal distances."""
+"""Largest number of pictures of the anchors' cells; in a longer search they are of evenly spaced generations."""
 
 
 def main(config: AnalyzeConfig) -> None:
-    """Analyze the search of a run, or all of its searches together."""
+    """Analyze the search of a run, or all searches of a run together."""
     tracking.check_server()
     records = tracking.read_searches(config.run_id)
     if not any(record.evaluations for record in records.values()):
@@ -41,7 +41,7 @@ def main(config: AnalyzeConfig) -> None:
 
 
 def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
-    """Trend, movement and coverage of searches, as metrics and figures of a run, and as text."""
+    """Log trend, movement and coverage of searches as metrics and figures of a run, and return them as text."""
     searches = list(records.values())
     features = searches[0].features
     trajectories = [record.anchors for record in searches]
@@ -54,7 +54,7 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         run.figure(trajectory.draw_movement(trajectories), "figures/movement.png")
         coverages = [trend.coverage(record.cells, record.space) for record in searches]
         run.figure(trajectory.draw_coverage(coverages), "figures/coverage.png")
-        lines.append(movement_line(searches))
+        lines.append(movement_lines(searches))
     series = [record.trend for record in searches if record.evaluations]
     if not series:
         return "\n".join([*lines, "No trend: no anchor was trained from scratch"])
@@ -79,7 +79,7 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
 
 
 def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
-    """By generation and row: how far the anchor moved, how far it is from its cell, and where it has been."""
+    """For each generation: by row, the anchor's movement, distance to its cell, revisits and coverage of the space."""
     anchors = [[row[0] for row in generation] for generation in record.cells]
     series = {
         "movement": np.concatenate([np.zeros((1, len(anchors[0]))), trend.movement(record.anchors)]),
@@ -93,30 +93,31 @@ def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
     ]
 
 
-def movement_line(records: Sequence[SearchRecord]) -> str:
-    """What moved, in a sentence."""
+def movement_lines(records: Sequence[SearchRecord]) -> str:
+    """Movement and coverage, one fact per line."""
     anchors = [[[row[0] for row in generation] for generation in record.cells] for record in records]
     moved = np.mean([trend.moved(cells).mean() for cells in anchors if len(cells) > 1])
     again = np.mean([trend.revisited(cells)[1:].mean() for cells in anchors if len(cells) > 1])
     collisions = np.mean([1 - len(set(row)) / len(row) for record in records for g in record.cells for row in g])
     snapped = np.mean([trend.snap_distance(r.anchors, r.embedded).mean() for r in records])
     ways = np.concatenate([trend.straightness(r.anchors) for r in records])
-    straight = ways[np.isfinite(ways)]  # without rows that never moved
+    straight = ways[np.isfinite(ways)]  # rows that never moved have no straightness
     return (
-        f"An anchor's cell changed in {moved:.0%} of steps ({again:.0%} back to an earlier one); "
-        f"{collisions:.0%} of a row's cells repeat another; anchors are {snapped:.2f} from their cells; "
-        f"net way {straight.mean() if len(straight) else 0:.2f} of the path"
+        f"An anchor's cell changed in {moved:.0%} of steps ({again:.0%} back to an earlier one)\n"
+        f"{collisions:.0%} of a row's cells repeat another\n"
+        f"Anchors are {snapped:.2f} from their cells\n"
+        f"The distance from first to last anchor is {straight.mean() if len(straight) else 0:.2f} of the path's length"
     )
 
 
 def draw_frames(record: SearchRecord, run: tracking.Run) -> None:
-    """The anchors' cells by generation, with a slider in the MLflow UI."""
+    """Log pictures of the anchors' cells by generation, which have a slider in the MLflow UI."""
     count = len(record.cells)
     for generation in np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int)).tolist():
         keys = [row[0] for row in record.cells[generation]]
         try:
             architecture = Architecture(tuple(Dag.from_key(key) for key in keys))
-        except ValueError:  # cells of another space, which we cannot draw
+        except ValueError:  # cells of other spaces than graphs cannot be drawn
             return
         run.frame(figures.draw_cells(architecture), "anchor_cells", generation)
 

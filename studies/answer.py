@@ -1,4 +1,4 @@
-"""How good a search's answer is: against where it began, and against random search for the same price."""
+"""How good a search's answer is, compared with where it began and with random search for the same price."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ __all__ = [
 ]
 
 FINAL_SEED = 2000
-"""First of the seeds of trainings from scratch that no search chooses by."""
+"""First seed of the trainings from scratch by which nothing is chosen."""
 DRAWS = 2000
-"""Random searches that are drawn from a table."""
+"""Number of random searches that are drawn from a table."""
 REGIMES = FOLDER / "regimes.jsonl"
-"""What validations have found, a line each."""
+"""Results of validations, one per line."""
 Array = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
-    """Of two mean accuracies, with its 95 % interval."""
+    """Difference of two mean accuracies with its 95 % interval."""
 
     value: float
     low: float
@@ -53,7 +53,7 @@ class Difference(NamedTuple):
 def final_accuracies(
     architectures: Sequence[Architecture], data: Data, config: SearchConfig, executor: Executor
 ) -> list[Array]:
-    """Test accuracies of each architecture, one for each of ``final_seeds`` trainings that chose nothing."""
+    """Test accuracies of each architecture in ``final_seeds`` trainings by which nothing was chosen."""
     seeds = range(FINAL_SEED, FINAL_SEED + config.final_seeds)
     wanted = [(architecture, seed) for architecture in architectures for seed in seeds]
     folder = Path(config.checkpoint_dir)
@@ -65,7 +65,7 @@ def final_accuracies(
 
 
 def difference(one: Array, other: Array) -> Difference | None:
-    """Mean of one less mean of the other, with Welch's interval; None unless both have two trainings or more."""
+    """Mean of one minus mean of the other, with Welch's interval; None unless both have two trainings or more."""
     if min(len(one), len(other)) < 2:
         return None
     result: Any = stats.ttest_ind(one, other, equal_var=False)
@@ -78,14 +78,14 @@ def difference(one: Array, other: Array) -> Difference | None:
 def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[np.int64] | None = None) -> Array:
     """Test accuracies that random searches end with, ``(DRAWS,)``.
 
-    Each trains so many architectures of the table once, takes the one of the best validation accuracy, and is judged by
-    another training of that one.
+    Each search trains random architectures of the table once and picks the one with the best validation accuracy. Its
+    result is the test accuracy of another training of that architecture.
 
     Args:
-        table: of random architectures, with two seeds of each.
-        trainings: how many a search can pay for.
-        seed: of the draws.
-        index: of the table's architectures that there are, which may repeat; default all.
+        table: Table of random architectures, with two seeds or more for each.
+        trainings: Number of trainings in a search.
+        seed: Seed for the draws.
+        index: Numbers of the architectures to draw from, which may repeat; None for all.
     """
     truth = table.ground_truth
     index = np.arange(len(table.paths)) if index is None else index
@@ -96,9 +96,9 @@ def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[
 
 
 def against_random_search(answer: Array, table: Table, trainings: int, seed: int = 0) -> tuple[Difference, float]:
-    """Mean of an answer's accuracies less that of random searches, and the share of these that are below it.
+    """Mean of an answer's accuracies minus that of random searches, and the share of random searches below the answer.
 
-    The interval holds the noise of the answer's trainings and the choice of the table's architectures.
+    The interval covers the noise of the answer's trainings and the choice of the table's architectures.
     """
     searches = random_searches(table, trainings, seed)
     rng = RANDOM_TABLES.rng(seed)
@@ -112,7 +112,7 @@ def against_random_search(answer: Array, table: Table, trainings: int, seed: int
 
 
 def random_table(data: Data, config: SearchConfig) -> Table | None:
-    """The shipped table of random architectures of the same space, data and trainings from scratch, if there is one."""
+    """The shipped table of random architectures from the same space, data and kind of training, if there is one."""
     for file in sorted(FOLDER.glob("*-random.json")):
         table = load_table(file.stem)
         cells = {cell.key for cell in table.hyper_architecture.rows[0]}
@@ -124,7 +124,7 @@ def random_table(data: Data, config: SearchConfig) -> Table | None:
 
 
 def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
-    """What validations have found of this estimator's ranks with these images and networks; None for no validation."""
+    """What a validation found for this estimator with these images and networks; None if there was no validation."""
     network = describe_network(config.network, [Dag])
     wanted = {"data": data.digest, "network": network, "estimator": config.bilevel.estimator}
     known = map(json.loads, REGIMES.read_text(encoding="utf-8").splitlines())

@@ -30,7 +30,7 @@ from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 from studies import outcomes
-from studies.analyze import analyze, movement_line
+from studies.analyze import analyze, movement_lines
 from studies.repeated_warnings import count_repeated_warnings
 from studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
 from studies.trainings import submit
@@ -150,7 +150,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             if name == "fade":  # the method itself has metrics and figures, too
                 text = analyze(dict(enumerate(records)), run)
             else:
-                text = f"{trend.pooled_trend([one.trend for one in records])}\n{movement_line(records)}"
+                text = f"{trend.pooled_trend([one.trend for one in records])}\n{movement_lines(records)}"
             lines.append(f"\nAnchors of {name}, generation by generation:\n{text}")
     text = "\n".join(lines)
     print(text)

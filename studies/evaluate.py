@@ -1,4 +1,4 @@
-"""Trains from scratch what a finished search left out, and analyzes it with that.
+"""Trains the architectures of a finished search from scratch, and analyzes the search with their accuracies.
 
 mlflow run . -e evaluate -P run_id=...
 """
@@ -31,7 +31,7 @@ from studies.trainings import ScratchTrainings
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
-    """Train, add to the search's own run, analyze."""
+    """Train, add the accuracies to the search's own run, and analyze."""
     tracking.check_server()
     records = tracking.read_searches(config.run_id)
     searches = {run_id: SearchConfig(**tracking.read_config(run_id)) for run_id in records}
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
 def evaluate_one(
     record: SearchRecord, config: EvaluateConfig, search: SearchConfig, data: Data, executor: Executor
 ) -> SearchRecord:
-    """A search's record with trainings from scratch of its generations, those that it has already among them."""
+    """A search's record with the trainings that it lacks. Only more trainings of a generation replace those it has."""
     last = len(record.cells) - 1
     chosen = [t for t in range(last + 1) if is_due(t, config.every, last=t == last)]
     try:
@@ -70,7 +70,7 @@ def evaluate_one(
             t: Architecture(tuple(Dag.from_key(key) for key in record.evaluated[t].split("|"))) for t in chosen
         }
     except ValueError as error:
-        raise InvalidInputError(f"expected a search over graphs as cells, got another space: {error}") from None
+        raise InvalidInputError(f"expected a search whose cells are graphs, got another space: {error}") from None
     wanted = [(architecture, seed) for architecture in architectures.values() for seed in range(config.seeds)]
     found = ScratchTrainings(wanted, data, search.scratch, search.network, executor).collect()
     new = {

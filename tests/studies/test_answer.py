@@ -1,4 +1,4 @@
-"""What a search says of its answer."""
+"""How good a search's answer is said to be."""
 
 import dataclasses
 
@@ -34,12 +34,14 @@ def test_random_searches_are_better_the_more_they_train(rng):
 
 
 def test_a_random_search_is_not_judged_by_what_it_chose_by(rng):
-    """Where accuracies are noise alone, the best of many is no better than any."""
+    """If accuracies are nothing but noise, the best of many is no better than any other."""
     found, _ = table(rng, 0.0)
     noise = 0.8 + 0.01 * rng.normal(size=(2, 200, 2))
     trainings = dataclasses.replace(found.ground_truth, test=noise[0], validation=noise[1])
     nothing = dataclasses.replace(found, trainings={"r": trainings})
-    assert random_searches(nothing, 50).mean() == pytest.approx(noise[0].mean(), abs=0.01)  # what it saw: 0.022 more
+    assert random_searches(nothing, 50).mean() == pytest.approx(
+        noise[0].mean(), abs=0.01
+    )  # the accuracies it chose by are 0.022 higher
 
 
 def test_a_good_answer_is_better_than_random_searches(rng):

@@ -1,4 +1,4 @@
-"""The arena as a user starts it, and its parts."""
+"""The arena, by its command and in parts."""
 
 import dataclasses
 import json
@@ -50,7 +50,7 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     assert len(searches) == 6
     assert {run.data.tags["mlflow.parentRunId"] for run in searches} == {parent.info.run_id}
 
-    # What is done is not done again, and gives the same; nor is any of it lost on those who look at it.
+    # Finished searches are not repeated, give the same results, and can be analyzed.
     monkeypatch.chdir(project)
     again = compare(dataclasses.replace(SMOKE, searchers=("fade", "tpe")))
     assert len(runs("search")) == 6
@@ -109,7 +109,7 @@ def test_searches_are_a_function_of_their_seed(world):
 
 
 def test_an_oracle_of_trainings_may_know_a_sample():
-    """Whose trainings have the architectures' positions as seeds, so that its recipe begins with a word more."""
+    """The recipe of a sample has a prefix, since its seeds are the architectures' positions."""
     trained = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "digits"])
     data = load_data(trained.data)
     Trained(trained, data, load_table("digits342")).check_oracle()

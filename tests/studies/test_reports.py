@@ -1,4 +1,4 @@
-"""What users of other tools have reported as bugs, done here as they did it."""
+"""Situations that users of similar tools have reported as bugs, reproduced here."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def command(folder, study, *arguments, **changes):
-    """A study's command in a folder, with the code of this checkout."""
+    """Run a study's command in a folder, with the code of this checkout."""
     return subprocess.run(
         [sys.executable, "-m", f"studies.{study}", *arguments],
         cwd=folder,
@@ -56,7 +56,7 @@ def folders(tmp_path, mlflow_store):
 def test_studies_of_one_name_in_two_folders_keep_their_records(folders):
     one, other = folders
     assert search(one, "--seed", "1").returncode == 0
-    for generations in ("1", "3"):  # begun, then continued
+    for generations in ("1", "3"):  # the second command continues the study of the first
         done = search(other, "--seed", "2", "--depth", "3", "--generations", generations)
         assert done.returncode == 0, done.stdout + done.stderr
     parents = runs("search")
@@ -74,7 +74,7 @@ def test_studies_of_one_name_in_two_folders_keep_their_records(folders):
 
 @pytest.mark.slow
 def test_a_file_store_takes_the_record(tmp_path):
-    """It can't hold a metric beside a folder of its name."""
+    """A file store cannot hold a metric beside a folder of the same name."""
     folder = tmp_path / "here"
     folder.mkdir()
     uri = (tmp_path / "store").as_uri()
@@ -145,7 +145,7 @@ def test_a_name_with_an_apostrophe(folders):
 
 
 def test_the_commit_is_not_that_of_a_repository_around_it(tmp_path):
-    """As where the package is installed in an environment that lies in a project."""
+    """The package may be installed in an environment that lies within another project's repository."""
     packages = tmp_path / "project" / "environment" / "site-packages"
     shutil.copytree(ROOT / "fade_study", packages / "fade_study", ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-C", str(tmp_path / "project"), "-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -163,7 +163,7 @@ def test_the_commit_is_not_that_of_a_repository_around_it(tmp_path):
 
 
 def test_machines_of_one_name_are_told_apart(monkeypatch):
-    """As made from one image: the same name, the same container."""
+    """Machines that were made from one image have the same name."""
     mine = storage._here()
     assert mine["boot"]
     assert storage._is_here(mine | {"pid": 1})
@@ -215,7 +215,7 @@ def test_what_surrounds_a_training_changes_nothing(digits, surroundings):
 
 @pytest.mark.slow
 def test_no_metric_is_the_folder_of_another(folders):
-    """Over all names that searches, evaluations and trainings leave."""
+    """This covers all metrics of searches, validations and comparisons."""
     folder, _ = folders
     assert search(folder, "--final_seeds", "2").returncode == 0
     assert command(folder, "validate_ranks", "--preset", "smoke").returncode == 0
@@ -264,7 +264,7 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_told_of(folder
 
 @pytest.mark.slow
 def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypatch):
-    """And its children are those of the run that continues it."""
+    """The children of the lost run become those of the run that continues it."""
     folder, _ = folders
     monkeypatch.chdir(folder)
     config = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "smoke", "--study", "s", "--generations", "1"])
@@ -319,7 +319,7 @@ print(os.getcwd(), again("mine"), sep="|")
 )
 @pytest.mark.parametrize("shell", ["exec", "wait"])
 def test_a_project_runs_where_its_caller_is(tmp_path, caller, continued, shell):
-    """MLflow's command, its API in a program of one's own, and whatever shell is between."""
+    """A caller may be MLflow's command or a program that uses its API, with or without a shell in between."""
     folder, project = tmp_path / "user", tmp_path / "project"
     (folder / "bin").mkdir(parents=True)
     project.mkdir()
@@ -362,7 +362,7 @@ def mlflow_run(folder, project, *arguments, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "git URI"])
 def test_a_project_elsewhere_keeps_its_state_with_the_user(folders, project, kind, tmp_path):
-    """Where a project is a git URI, MLflow runs it in a clone that nobody finds again."""
+    """MLflow runs the project of a git URI in a temporary clone, where a study's state would be lost."""
     folder, _ = folders
     address = str(project)
     if kind == "git URI":
@@ -402,7 +402,7 @@ def test_a_python_in_a_folder_with_a_space(folders, project, tmp_path):
 
 @pytest.mark.slow
 def test_a_clone_that_is_not_installed(folders):
-    """On PYTHONPATH alone; its version is then in no metadata."""
+    """A package that is only on PYTHONPATH has no metadata with its version."""
     folder, _ = folders
     script = (
         "import sys, importlib.metadata as metadata; known = metadata.version\n"

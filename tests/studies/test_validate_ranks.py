@@ -1,8 +1,9 @@
-"""The validation as a user starts it, and its parts."""
+"""The validation, by its command and in parts."""
 
 import dataclasses
 import itertools
 import json
+import warnings
 
 import mlflow
 import numpy as np
@@ -19,6 +20,7 @@ from studies.command import CONFIGS
 from studies.ground_truth import Case, all_paths, choose_paths, train_scratch
 from studies.options import parse_config
 from studies.predictors import Evidence, Measured, cell_effects, names, predict
+from studies.repeated_warnings import count_repeated_warnings
 from studies.report_ranks import row_coefficients
 from studies.schemas import ValidationConfig
 from studies.validate_ranks import validate
@@ -27,7 +29,7 @@ from tests.studies.test_search import artifacts, mlflow_run, runs
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])
 FIGURES = {f"figures/{name}.png" for name in ("alphas_equal_cells", "ranks", "predictors", "repetitions")}
 TRAININGS = 9 * 2 + 9 + 3
-"""Ground truth of 9 architectures, one epoch of each (the designed ones are among them), and of 3 chains."""
+"""Trainings of 9 architectures with 2 seeds, of each for one epoch (for two predictors), and of 3 chains."""
 TABLES = {
     "report.txt",
     "ground_truth.json",
@@ -41,6 +43,11 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
     assert "9 architectures × 2 seeds" in output
+    assert "phase 1 of 3: supernets, 4 trainings" in output
+    assert "phase 2 of 3: ground truth, 0 of 27 were on record" in output
+    assert "phase 3 of 3: predictors of 9 architectures" in output
+    assert output.count("the supernet has hardly trained: ") == 1
+    assert "warning, 4 times in all: the supernet has hardly trained\n" in output
     assert "operations               not available because it is the same for all architectures" in output
     (parent,) = runs("validation")
     assert parent.info.status == "FINISHED"
@@ -63,7 +70,7 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
     assert row.value == pytest.approx(metrics["fade/spearman"])
     assert table[table.predictor == "operations"].iloc[0].note.startswith("not available because")
 
-    # What is on record, or in a table, is not trained again, and gives the same report.
+    # Trainings on record or in a table are not repeated, and give the same report.
     again = validate(SMOKE)
     assert len(runs("scratch")) == TRAININGS
     assert again[0].report.spearman.value == pytest.approx(metrics["fade/spearman"])
@@ -78,6 +85,15 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
     with pytest.raises(InvalidInputError, match=r"expected a table of trainings by the recipe .* of these images"):
         validate(dataclasses.replace(SMOKE, tables=(str(path),), data=DataConfig(limit=301)))
     assert json.loads(text)["trainings"].keys() == Table.from_json(text).trainings.keys()
+
+
+def test_a_repeated_warning_is_shown_once_and_counted(capsys):
+    with warnings.catch_warnings(record=True) as caught, count_repeated_warnings():
+        for text in ("no result of 3 with seed 0: killed", "no result of 3 with seed 1: killed", "other", "other"):
+            warnings.warn(text, stacklevel=1)
+    assert [str(one.message) for one in caught] == ["no result of 3 with seed 0: killed", "other"]
+    told = "warning, 2 times in all: no result of … with seed …\nwarning, 2 times in all: other\n"
+    assert capsys.readouterr().out == told
 
 
 def test_halves_are_disjoint_whatever_the_seed():
@@ -113,7 +129,7 @@ def test_some_predictors_can_be_chosen():
 
 
 def result(rng, shape=(2, 3), paths=9):
-    """What a training might have found."""
+    """A possible result of a training."""
     alpha = rng.dirichlet(np.ones(shape[1]), size=shape[0])
     columns = np.array(list(itertools.product(range(shape[1]), repeat=shape[0])) * 3)
     losses = PathLosses(columns, rng.normal(size=len(columns)), np.zeros(len(columns), dtype=int))
@@ -142,7 +158,7 @@ def evidence(rng):
 def test_rows_are_judged_one_by_one(rng):
     paths = choose_paths(all_paths((2, 3)), "both", "all", 0)
     effects = np.array([[0.0, 1.0, 2.0], [0.0, 20.0, 10.0]])
-    alpha = np.array([[0.1, 0.3, 0.6], [0.6, 0.1, 0.3]])  # the first row is right, the second the wrong way round
+    alpha = np.array([[0.1, 0.3, 0.6], [0.6, 0.1, 0.3]])  # the first row is right, the second is reversed
     coefficients = row_coefficients(alpha, paths, effects[[0, 1], paths].sum(axis=1))
     assert coefficients == pytest.approx([1, -1])
 
