@@ -7,7 +7,6 @@ python -m studies.validate_ranks --help
 
 from __future__ import annotations
 
-from fade_study.seeding import VALIDATION
 from studies.command import read_command, run_command
 from studies.schemas import ValidationConfig
 
@@ -26,6 +25,7 @@ import numpy as np
 from fade_study import tracking
 from fade_study.config import BilevelConfig
 from fade_study.execution import open_executor
+from fade_study.seeding import VALIDATION
 from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data

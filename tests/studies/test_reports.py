@@ -285,10 +285,8 @@ def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypat
     (run,) = runs("search")
     children = [child for child in runs() if child.data.tags.get("mlflow.parentRunId") == run.info.run_id]
     assert {child.info.run_id for child in children} == {one.info.run_id for one in runs("hyper") + runs("scratch")}
-    assert sorted(child.data.params["generation"] for child in children if "generation" in child.data.params) == [
-        "0",
-        "1",
-    ]
+    generations = [child.data.params["generation"] for child in children if "generation" in child.data.params]
+    assert sorted(generations) == ["0", "1"]
 
 
 def test_help_makes_no_file(tmp_path):
