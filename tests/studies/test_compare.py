@@ -52,7 +52,10 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
 
     # Finished searches are not repeated, give the same results, and can be analyzed.
     monkeypatch.chdir(project)
-    again = compare(dataclasses.replace(SMOKE, searchers=("fade", "tpe")))
+    monkeypatch.setattr("studies.compare.run_search", None)  # any search would fail
+    file = project / "kept" / "arena.jsonl"
+    config = dataclasses.replace(SMOKE, searchers=("fade", "tpe"), results=str(file))
+    again = compare(config)
     assert len(runs("search")) == 6
     finals = {name: np.mean([outcome.final for outcome in found]) for name, found in again.items()}
     assert finals["fade"] == pytest.approx(parent.data.metrics["searcher/fade/final_accuracy"])
@@ -61,39 +64,24 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     (analysis,) = runs("analysis")
     assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
 
-
-@pytest.mark.filterwarnings("ignore")
-def test_results_in_a_file_survive_an_empty_store(mlflow_store, tmp_path, monkeypatch, capsys):
-    file = tmp_path / "kept" / "arena.jsonl"
-    config = dataclasses.replace(SMOKE, searchers=("fade", "tpe"), results=str(file))
-    first = compare(config)
+    # They were kept in a file, from which an empty store gets them.
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(line["searcher"], line["seed"]) for line in lines] == [
         (name, seed) for seed in (0, 1) for name in ("fade", "tpe", "random")
     ]
-    (standings,) = (mlflow.load_table("standings.json", run_ids=[run.info.run_id]) for run in runs("comparison"))
-
+    standings = mlflow.load_table("standings.json", run_ids=[parent.info.run_id])
     for run in (*runs("search"), *runs("comparison")):
         mlflow.delete_run(run.info.run_id)
-    monkeypatch.setattr("studies.compare.run_search", None)  # any search would fail
-    capsys.readouterr()
-    again = compare(config)
+    there = compare(config)
     assert "phase 1 of 2: 6 searches, 6 of them on record" in capsys.readouterr().out
     assert len(file.read_text().splitlines()) == 6
     (parent,) = runs("comparison")
     pd_testing.assert_frame_equal(mlflow.load_table("standings.json", run_ids=[parent.info.run_id]), standings)
     assert {run.data.tags["mlflow.parentRunId"] for run in runs("search")} == {parent.info.run_id}
-    for name, searches in first.items():
-        for one, other in zip(searches, again[name], strict=True):
+    for name, searches in again.items():
+        for one, other in zip(searches, there[name], strict=True):
             assert one.record.to_json() == other.record.to_json()
             assert (one.spent, one.best, one.final) == (other.spent, other.best, other.final)
-
-    # What MLflow has is added to a file that lacks it.
-    file.unlink()
-    compare(config)
-    assert len(file.read_text().splitlines()) == 6
-    assert len(runs("search")) == 6
-
     file.write_text(file.read_text()[:-9])
     with pytest.raises(DataError, match=r"expected the outcome of a search in line 6 of .*arena.jsonl, got JSONDecode"):
         compare(config)

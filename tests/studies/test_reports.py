@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import fade_study
-from fade_study import HyperArchitecture, enumerate_dags, storage, tracking
+from fade_study import HyperArchitecture, enumerate_dags, tracking
 from fade_study.exceptions import InvalidInputError
+from fade_study.study import ownership
 from fade_study.training import BilevelConfig, OptimizerConfig, train_hyper_architecture
 from studies.command import CONFIGS
 from studies.options import parse_config
@@ -164,10 +165,10 @@ def test_the_commit_is_not_that_of_a_repository_around_it(tmp_path):
 
 def test_machines_of_one_name_are_told_apart(monkeypatch):
     """Machines that were made from one image have the same name."""
-    mine = storage._here()
+    mine = ownership._here()
     assert mine["boot"]
-    assert storage._is_here(mine | {"pid": 1})
-    assert not storage._is_here(mine | {"boot": "another"})
+    assert ownership._is_here(mine | {"pid": 1})
+    assert not ownership._is_here(mine | {"boot": "another"})
 
 
 def test_trainings_in_threads_are_those_of_each_alone(digits):
@@ -292,7 +293,7 @@ def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypat
 def test_help_makes_no_file(tmp_path):
     done = command(tmp_path, "deliver", "--help")
     assert done.returncode == 0
-    assert "Delivers to MLflow" in done.stdout
+    assert "Deliver records to MLflow" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

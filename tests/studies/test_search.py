@@ -378,7 +378,7 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, mon
     (study,) = search_study(config)
     output = capsys.readouterr().out
     assert "How well ranks predict accuracy with these settings was not measured" in output
-    assert "trained anew with 3 seeds that chose nothing" in output
+    assert "trained again with 3 seeds that chose nothing" in output
     assert "against the first generation's anchor architecture" in output
     assert "better than 100% of them" in output
     (parent,) = runs("search")

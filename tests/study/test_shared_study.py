@@ -576,7 +576,7 @@ def beats(monkeypatch):
     """Threads that were begun by the test and renew a beat."""
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
     before = set(threading.enumerate())
-    return lambda: [thread for thread in set(threading.enumerate()) - before if thread.name == "fade_study beat"]
+    return lambda: [thread for thread in set(threading.enumerate()) - before if thread.name == "fade_study heartbeat"]
 
 
 def beat(study):

@@ -412,7 +412,7 @@ def test_a_study_with_other_settings_is_refused_and_kept(storage):
         with pytest.raises(ValueError, match=message):
             create_study(**settings, **common)
     with pytest.raises(ValueError, match=r"sampler\.step_size"):
-        load_study(study_name="s", storage=storage, space=SPACE, sampler=sampler(step_size=1.0))
+        load_study(study_name="s", storage=storage, space=SPACE, sampler=sampler(step_size=0.5))
     assert create_study(space=SPACE, depth=2, sampler=sampler(), **common).depth == 2
 
 
