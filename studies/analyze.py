@@ -35,7 +35,7 @@ def main(config: AnalyzeConfig) -> None:
             f"expected a search whose anchors were trained from scratch, got {config.run_id}, which has none; "
             f"mlflow run . -e evaluate -P run_id={config.run_id} trains them"
         )
-    with tracking.start_study("analysis", config, "cpu", tags={"fade.analyzed": config.run_id}) as run:
+    with tracking.start_study("analysis", config, "cpu", tags={tracking.schema.ANALYZED: config.run_id}) as run:
         print(analyze(records, run))
         print(f"Look at run {run.id}: {tracking.ui_command()}")
 

@@ -89,7 +89,7 @@ def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
             now=False,
         )
         run.metrics({"final_accuracy": outcome.final, "seconds": outcome.seconds}, step=outcome.spent[-1])
-        run.tag("fade.best_architecture", outcome.best)
+        run.tag(tracking.schema.BEST, outcome.best)
         run.text(outcome.record.to_json(), tracking.RECORD)
         run.json(_content(outcome), tracking.OUTCOME)
 

@@ -99,13 +99,14 @@ def _sampler_arguments() -> str:
         names: dict[str, list[str]] = {}
         for name, sampler in samplers.REGISTRY.items():
             if text := meanings(sampler).get(setting):
-                names.setdefault(text, []).append(f"``{name}``")
+                default = inspect.signature(sampler).parameters[setting].default
+                names.setdefault(f"{text} Default {default}.", []).append(f"``{name}``")
         lines.append(f"{setting}: " + " ".join(f"{', '.join(who)}: {text}" for text, who in names.items()))
     return "\n\nArgs:\n" + "\n".join(f"    {line}" for line in lines)
 
 
 class _Sampler:
-    """An outer search by its registered name; null for another setting takes the default of its constructor."""
+    """An outer search by its registered name. Null for a setting takes the default of the search's constructor."""
 
     name: str
 

@@ -61,7 +61,7 @@ def search_once(
     study = open_study(config, data)
     # Asks at once: where another process has the generation open, that one's record stays as it is.
     batches = study.generations(0 if settled(study, config.patience) else config.generations)
-    tags = {"fade.study": study.optuna_study.study_name, tracking.STUDY: study.identity}
+    tags = {tracking.schema.STUDY_NAME: study.optuna_study.study_name, tracking.schema.STUDY: study.identity}
     builders = builders_of([fade_study.Dag])
     with (
         tracking.start_study("search", config, device, data, tags=tags, name=name, builders=builders) as run,

@@ -108,7 +108,7 @@ class SearchLog:
             return
         number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
         self.run.metrics({"best/validation_accuracy": validation})
-        self.run.tag("fade.best_architecture", best.key)
+        self.run.tag(tracking.schema.BEST, best.key)
         count = len({evaluation.architecture.key for evaluation in evaluations})
         print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
         print(f"  {best} (generation {number})")

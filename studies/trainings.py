@@ -296,7 +296,7 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
     if result.effects is not None:
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
-        child.tag("fade.warning", result.warning)
+        child.tag(tracking.schema.WARNING, result.warning)
 
 
 class Trainer:

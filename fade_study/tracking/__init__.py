@@ -4,6 +4,7 @@ Each study command makes a parent run; each training of a hyper-architecture or 
 :mod:`fade_study.tracking.schema` names everything that runs hold.
 """
 
+from fade_study.tracking import schema
 from fade_study.tracking.delivery import OUTBOX, deliver
 from fade_study.tracking.reading import (
     check_conditions,
@@ -25,7 +26,7 @@ from fade_study.tracking.runs import (
     start_outcome,
     start_study,
 )
-from fade_study.tracking.schema import OUTCOME, RECORD, SCHEMA, STUDY, alpha_metrics
+from fade_study.tracking.schema import OUTCOME, RECORD, SCHEMA, alpha_metrics
 from fade_study.tracking.server import check_server, redirected, ui_command
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "OUTCOME",
     "RECORD",
     "SCHEMA",
-    "STUDY",
     "Run",
     "SearchRecord",
     "adopt",
@@ -51,6 +51,7 @@ __all__ = [
     "read_searches",
     "read_times",
     "redirected",
+    "schema",
     "start_hyper",
     "start_outcome",
     "start_study",

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ANALYZED",
     "BEST",
     "BUILDERS",
     "COMMIT",
@@ -27,8 +28,10 @@ __all__ = [
     "SCHEMA",
     "SEARCHER",
     "STUDY",
+    "STUDY_NAME",
     "TABLES",
     "VERSION",
+    "WARNING",
     "Entry",
     "Group",
     "Kind",
@@ -45,11 +48,14 @@ VERSION = "fade.schema"
 COMMIT = "fade.commit"
 NAME = "fade.name"
 STUDY = "fade.study_id"
+STUDY_NAME = "fade.study"
 BUILDERS = "fade.builders"
 CONTINUED_BY = "fade.continued_by"
 SEARCHER = "fade.searcher"
 BEST = "fade.best_architecture"
 ERROR = "fade.error"
+WARNING = "fade.warning"
+ANALYZED = "fade.analyzed"
 PARENT = "mlflow.parentRunId"
 """MLflow's tag for the parent of a child run."""
 TABLES = "mlflow.loggedArtifacts"
@@ -123,7 +129,7 @@ RECORDED = (
         "Searches, comparisons (for their searcher `fade`), and the commands `-e analyze` and `-e evaluate`. "
         "Metrics by row are those of a single search.",
         (
-            Entry("tag", "fade.analyzed", "Id of the run that `-e analyze` analyzes"),
+            Entry("tag", ANALYZED, "Id of the run that `-e analyze` analyzes"),
             Entry("tag", "fade.evaluated", "Id of the run that `-e evaluate` evaluates"),
             Entry("metric", "trend/slope", "Slope of the accuracies over generations"),
             Entry("metric", "trend/slope_{bound}", "Bounds `low` and `high` of its confidence interval"),
@@ -146,7 +152,7 @@ RECORDED = (
         ("search",),
         "A search: `-e search` makes one for each seed.",
         (
-            Entry("tag", "fade.study", "Name of the study"),
+            Entry("tag", STUDY_NAME, "Name of the study"),
             Entry("tag", STUDY, "Identity of the study, which its child runs hold as well"),
             Entry("tag", BEST, "Key of the architecture with the best validation accuracy from scratch"),
             Entry("tag", CONTINUED_BY, "Id of the run that continued the study and holds its complete record"),
@@ -272,7 +278,7 @@ RECORDED = (
             Entry("metric", "one_shot_accuracy", "One-shot accuracy, mean over random paths"),
             Entry("metric", "seconds", "Seconds of the training"),
             Entry("tag", STUDY, "Identity of the study"),
-            Entry("tag", "fade.warning", "Reason the alphas are unreliable, if they are"),
+            Entry("tag", WARNING, "Reason the alphas are unreliable, if they are"),
             Entry("artifact", HYPER, "Keys of the cells, by row"),
             Entry("artifact", "effects.json", "Marginal effects of the columns, with standard errors"),
             Entry("artifact", "figures/alpha.png", "Alphas over the epochs"),
