@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-__all__ = ["Interrupted", "check", "listen", "requested"]
+__all__ = ["Interrupted", "check", "handle_signals", "requested"]
 
 _number: int | None = None
 _twice = True
@@ -19,7 +19,7 @@ class Interrupted(SystemExit):
         self.number = number
 
 
-def listen(*, twice: bool = True) -> None:
+def handle_signals(*, twice: bool = True) -> None:
     """Let SIGTERM and SIGINT end the process at its next :func:`check`.
 
     Args:

@@ -52,7 +52,7 @@ def run_command(study: Callable[[T], Any], config: T) -> None:
     """Run a study; one that is refused leaves no files behind."""
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
-    interrupt.listen(twice=not launched)
+    interrupt.handle_signals(twice=not launched)
     if launched:
         end_with_parent()  # a process must not go on training without its launcher
     optuna.logging.set_verbosity(optuna.logging.WARNING)

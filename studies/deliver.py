@@ -14,7 +14,7 @@ from fade_study import FadeError, tracking
 def main() -> None:
     """Deliver all records that dead processes left in this folder for the current tracking server."""
     tracking.check_server()
-    left = tracking.deliver(tracking.LAST_PATIENCE)
+    left = tracking.deliver(tracking.DELIVERY_SECONDS)
     if left:
         sys.exit(f"{left} records could not be delivered; they are kept, try again later")
     print("All delivered")

@@ -8,16 +8,16 @@ from concurrent.futures import Executor
 from fade_study.builders import check_sendable
 from fade_study.exceptions import ClusterError, InvalidInputError
 from fade_study.execution.local import InlineExecutor, Workers, end_with_parent
-from fade_study.execution.progress import completed, listen, report, report_epoch
+from fade_study.execution.progress import completed, report, report_epoch, set_listener
 
 __all__ = [
     "InlineExecutor",
     "completed",
     "end_with_parent",
-    "listen",
     "open_executor",
     "report",
     "report_epoch",
+    "set_listener",
     "shares_files",
 ]
 

@@ -21,7 +21,7 @@ from fade_study import __version__
 from fade_study.builders import as_here
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution.pickling import pack, unpack
-from fade_study.execution.progress import listen
+from fade_study.execution.progress import set_listener
 
 __all__ = ["ClusterExecutor"]
 
@@ -248,7 +248,7 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
             f"expected the module {error.name} on worker {worker.address}, got none; start the worker in the folder "
             f"in which the driver was started: {_command(scheduler)}"
         ) from None
-    listen(_end_if_unwanted)
+    set_listener(_end_if_unwanted)
     with threadpool_limits(1):
         return fn(*args, **kwargs)
 

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from fade_study import interrupt
 from fade_study.builders import as_here
 from fade_study.exceptions import WorkerDiedError
-from fade_study.execution.progress import REFRESH, listen
+from fade_study.execution.progress import REFRESH, set_listener
 
 __all__ = ["InlineExecutor", "Workers", "end_with_parent"]
 
@@ -194,7 +194,7 @@ def end_with_parent(parent: int | None = None) -> None:
 
 def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a task in a worker, on one of several GPUs."""
-    listen(partial(_fractions.__setitem__, slot))
+    set_listener(partial(_fractions.__setitem__, slot))
     torch = sys.modules.get("torch")  # imported by unpickling the task, if it trains
     if torch is not None and (gpus := torch.cuda.device_count()) > 1:
         number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from fade_study import interrupt
 
-__all__ = ["completed", "listen", "report", "report_epoch"]
+__all__ = ["completed", "report", "report_epoch", "set_listener"]
 
 REFRESH = 0.5
 """Seconds between two updates of the progress bar."""
@@ -31,7 +31,7 @@ def report_epoch(epochs: int, epoch: int, *_: Any) -> None:
     report((epoch + 1) / epochs)
 
 
-def listen(listener: Callable[[float], object]) -> None:
+def set_listener(listener: Callable[[float], object]) -> None:
     """Set the function that receives the progress of this worker's tasks; it may raise an exception to end a task."""
     global _listener  # noqa: PLW0603 - a worker has one running task
     _listener = listener

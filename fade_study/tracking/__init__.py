@@ -16,7 +16,7 @@ from fade_study.tracking.reading import (
 )
 from fade_study.tracking.record import SearchRecord
 from fade_study.tracking.runs import (
-    LAST_PATIENCE,
+    DELIVERY_SECONDS,
     Run,
     adopt,
     commit,
@@ -30,7 +30,7 @@ from fade_study.tracking.schema import OUTCOME, RECORD, SCHEMA, alpha_metrics
 from fade_study.tracking.server import check_server, redirected, ui_command
 
 __all__ = [
-    "LAST_PATIENCE",
+    "DELIVERY_SECONDS",
     "OUTBOX",
     "OUTCOME",
     "RECORD",

@@ -51,16 +51,16 @@ def _close() -> None:
         _open[1].close()
 
 
-def deliver(patience: float = 0.0) -> int:
+def deliver(retry_seconds: float = 0.0) -> int:
     """Deliver the records of this process and of dead ones.
 
     Args:
-        patience: Seconds for which delivery is retried.
+        retry_seconds: Seconds for which delivery is retried.
 
     Returns:
         Number of records that remain.
     """
-    return open_outbox().flush(patience)
+    return open_outbox().flush(retry_seconds)
 
 
 def end_run(run: str, status: str) -> None:

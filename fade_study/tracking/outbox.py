@@ -128,14 +128,14 @@ class Outbox:
         self._keep(run, kind, content, data)
         self._offer()
 
-    def flush(self, patience: float = 0.0) -> int:
+    def flush(self, retry_seconds: float = 0.0) -> int:
         """Deliver all records, with retries while the server is away.
 
         A record that the server refuses, such as one of a deleted run, is moved to the table ``refused`` of the file,
         with a warning. So is one that repeatedly fails as if the server were away, while the server accepts others.
 
         Args:
-            patience: Seconds for which to retry.
+            retry_seconds: Seconds for which to retry.
 
         Returns:
             Number of records that are left.
@@ -143,7 +143,7 @@ class Outbox:
         Raises:
             FadeError: as ``deliver`` raises it; the record is kept.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + retry_seconds
         while True:
             try:
                 self._deliver_all()

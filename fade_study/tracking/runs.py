@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "LAST_PATIENCE",
+    "DELIVERY_SECONDS",
     "Run",
     "adopt",
     "commit",
@@ -66,9 +66,9 @@ __all__ = [
 ]
 
 PACKAGES = ("accelerate", "mlflow", "numpy", "optuna", "torch")
-PATIENCE = 5.0
+FLUSH_SECONDS = 5.0
 """Seconds for which metrics may be buffered: a request for each epoch could take longer than a short epoch itself."""
-LAST_PATIENCE = 30.0
+DELIVERY_SECONDS = 30.0
 """Seconds that a finished study waits for a server that is away."""
 
 
@@ -98,7 +98,7 @@ class Run:
             values: Metrics by name.
             step: Epoch or generation.
             now: Whether to write them at once. Otherwise they are written in one request with later ones, within
-                ``PATIENCE`` seconds or when the run ends.
+                ``FLUSH_SECONDS`` seconds or when the run ends.
         """
         self.series([(step, values)], now=now)
 
@@ -111,7 +111,7 @@ class Run:
             self._non_finite += len(values) - len(finite)
             finite.append([NON_FINITE, self._non_finite, moment, steps[-1][0]])
         self._metrics += finite
-        if now or time.monotonic() - self._written > PATIENCE:
+        if now or time.monotonic() - self._written > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -225,7 +225,7 @@ def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
 
 def _leave(status: str) -> None:
     """Deliver all records, and end MLflow's active run."""
-    left = open_outbox().flush(LAST_PATIENCE if status == "FINISHED" else 0.0)
+    left = open_outbox().flush(DELIVERY_SECONDS if status == "FINISHED" else 0.0)
     try:
         mlflow.end_run(status)
     except (mlflow.MlflowException, OSError) as error:

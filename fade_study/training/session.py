@@ -41,7 +41,7 @@ __all__ = [
 _training = threading.RLock()
 EVALUATION_BATCH = 1024
 """Largest number of images in a batch of an evaluation. It is large and fixed, since supernets use batch statistics."""
-PATIENCE = timedelta(hours=1)
+TIMEOUT = timedelta(hours=1)
 """Timeout of processes that wait for one that hangs, or whose machine is off; one that dies is noticed at once."""
 
 
@@ -70,7 +70,7 @@ def open_accelerator() -> Accelerator:
     if not gpus and "ACCELERATE_TORCH_DEVICE" not in os.environ:
         # Otherwise, several processes would each train alone, and a Mac would use its GPU, which is not tested.
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)])
     if accelerator.mixed_precision == "fp16":
         raise InvalidInputError(
             "expected fp32 or bf16, got fp16, whose loss scaling fails with two optimizers; use bf16"

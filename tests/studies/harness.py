@@ -36,7 +36,7 @@ def make_place(folder, template):
     return folder
 
 
-def run_search(folder, uri, arguments, moment, patience):
+def run_search(folder, uri, arguments, moment, delivery_seconds):
     """In a process of its own; at some moment something happens to it."""
     os.chdir(folder)
     os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -48,7 +48,7 @@ def run_search(folder, uri, arguments, moment, patience):
         from studies import command, search
         from studies.schemas import SearchConfig
 
-        runs.LAST_PATIENCE = patience
+        runs.DELIVERY_SECONDS = delivery_seconds
         mlflow.set_tracking_uri(uri)
         if moment is not None:
             break_at(*moment)
@@ -92,9 +92,11 @@ def break_at(where, count, how):
     setattr(owner, name, breaking)
 
 
-def start(folder, *extra, moment=None, uri=None, patience=30.0):
+def start(folder, *extra, moment=None, uri=None, delivery_seconds=30.0):
     uri = uri or f"sqlite:///{folder / 'mlflow.db'}"
-    process = processes.Process(target=run_search, args=(str(folder), uri, [*ARGUMENTS, *extra], moment, patience))
+    process = processes.Process(
+        target=run_search, args=(str(folder), uri, [*ARGUMENTS, *extra], moment, delivery_seconds)
+    )
     process.start()
     return process
 

@@ -51,7 +51,7 @@ def test_down_in_the_middle_training_goes_on_and_nothing_is_missing(place, serve
 
 def test_down_until_the_end_what_is_missing_is_delivered_later(place, server, reference):
     server.start()
-    process = start(place, uri=server.uri, patience=0.0)
+    process = start(place, uri=server.uri, delivery_seconds=0.0)
     wait_for(process, place, "generation 0 (1 of 3)")
     server.stop()
     process.join()

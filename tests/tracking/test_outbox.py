@@ -75,7 +75,7 @@ def test_a_server_that_is_away_is_left_alone_for_a_while(tmp_path, server):
     server.away = False
     box.put("a", "1", {})
     assert kinds(server) == []
-    assert box.flush(patience=0) == 0
+    assert box.flush(retry_seconds=0) == 0
     assert kinds(server) == ["0", "1"]
 
 

@@ -104,10 +104,10 @@ def test_a_failed_evaluation_is_on_record_and_not_found(study):
     assert get(study.id).info.status == "RUNNING"
 
 
-@pytest.mark.parametrize("patience", [0, 1e9])
+@pytest.mark.parametrize("seconds", [0, 1e9])
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
-def test_metrics_that_may_wait_are_there_when_the_run_ends(mlflow_store, digits, monkeypatch, patience, error):
-    monkeypatch.setattr("fade_study.tracking.runs.PATIENCE", patience)
+def test_metrics_that_may_wait_are_there_when_the_run_ends(mlflow_store, digits, monkeypatch, seconds, error):
+    monkeypatch.setattr("fade_study.tracking.runs.FLUSH_SECONDS", seconds)
     client = mlflow.MlflowClient()
     with (
         pytest.raises(error) if error else contextlib.nullcontext(),
@@ -115,7 +115,7 @@ def test_metrics_that_may_wait_are_there_when_the_run_ends(mlflow_store, digits,
     ):
         for step in range(5):
             run.metrics({"loss": step}, step=step, now=False)
-        assert len(client.get_metric_history(run.id, "loss")) == (0 if patience else 5)
+        assert len(client.get_metric_history(run.id, "loss")) == (0 if seconds else 5)
         if error:
             raise error
     assert sorted(m.value for m in client.get_metric_history(run.id, "loss")) == list(range(5))

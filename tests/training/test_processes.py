@@ -102,7 +102,7 @@ from fade_study.training import BilevelConfig, DataConfig, load_data, session, t
 from fade_study.training.processes import Processes
 
 data = load_data(DataConfig(limit=300))
-session.PATIENCE = datetime.timedelta(seconds=20)
+session.TIMEOUT = datetime.timedelta(seconds=20)
 accelerator = session.open_accelerator()
 forward = Supernet.forward
 
