@@ -1,4 +1,4 @@
-"""Every random stream of the package and of its studies, in one table.
+"""Every random stream that results depend on, in one table; scripts that measure or make tables use fixed seeds.
 
 A stream is a function of the numbers named here only, so that results do not depend on what ran before in the process.
 Streams with the same number of parts have different ids. Recorded results depend on ids and on the order of parts: add
@@ -15,6 +15,7 @@ __all__ = [
     "BOOTSTRAP",
     "CHOICE",
     "EVALUATION",
+    "EVOLUTION",
     "FINAL",
     "HYPER_ARCHITECTURES",
     "NULL",
@@ -29,6 +30,7 @@ __all__ = [
     "SIGNS",
     "SIMULATED_ACCURACY",
     "SIMULATED_ALPHA",
+    "SPLIT",
     "TIES",
     "TRAINING",
     "TRAINING_NOISE",
@@ -75,6 +77,10 @@ TRAINING: Final = Stream("seed", "generation", "attempt", id=2)
 REPETITION: Final = Stream("seed", "repetition", id=1)
 """Seeds of further trainings of the same hyper-architecture."""
 
+# data
+SPLIT: Final = Stream("split seed")
+"""Order of the images within the splits; scikit-learn draws the stratified splits themselves from the plain seed."""
+
 # trainings
 TRAINING_NOISE: Final = Stream("seed", id=1)
 """Paths, Gumbel noise and the order of images; PyTorch's own generator draws the weights from the plain seed."""
@@ -86,6 +92,8 @@ PERMUTED: Final = Stream("seed", id=12)
 """Permutations behind the p-value of a coefficient."""
 NULL: Final = Stream("seed", id=13)
 """Permutations behind the null distribution that an estimate keeps for a mean over hyper-architectures."""
+EVOLUTION: Final = Stream("seed", id=16)
+"""Regularized evolution, which lives in one process, as Optuna's samplers do."""
 HYPER_ARCHITECTURES: Final = Stream("seed", id=5)
 """Bootstrap resamples of hyper-architectures."""
 REPETITION_CURVE: Final = Stream("seed", id=15)

@@ -39,9 +39,9 @@ from analysis import figures
 from fade_study import tracking
 from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
-from fade_study.nn import Network, Supernet, gumbel_noise
+from fade_study.nn import Network, Supernet
 from fade_study.training import DataConfig, load_data, train_from_scratch
-from fade_study.training.alphas import alpha_loss
+from fade_study.training.alphas import alpha_loss, gumbel_noise
 from fade_study.training.data import Minibatch
 from fade_study.training.session import adam
 from studies.plain import all_branches, arithmetic_floor, edge_by_edge

@@ -106,7 +106,7 @@ def _sampler_arguments() -> str:
 
 
 class _Sampler:
-    """An outer search by its registered name. Null for a setting takes the default of the search's constructor."""
+    """An outer search. A setting that is null takes the default of the search's constructor."""
 
     name: str
 

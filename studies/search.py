@@ -30,7 +30,7 @@ from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
-from fade_study.training.processes import Processes, everywhere
+from fade_study.training.distributed import Processes, everywhere
 from fade_study.training.session import check_alike, open_accelerator
 from studies.analyze import analyze
 from studies.evaluations import Evaluations

@@ -39,7 +39,7 @@ from fade_study.training import (
     train_hyper_architecture,
 )
 from fade_study.training.checkpoint import Checkpoint
-from fade_study.training.processes import Processes
+from fade_study.training.distributed import Processes
 from fade_study.training.session import open_accelerator, surroundings
 from studies.schemas import SearchConfig
 

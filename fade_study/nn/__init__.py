@@ -5,7 +5,7 @@ from fade_study.nn.cell import CellContext, DagCell, build_module
 from fade_study.nn.macro import Macro, MacroPlan, plan_macro
 from fade_study.nn.network import Network, flops, parameters
 from fade_study.nn.operation import build_operation, check_operation, convolution
-from fade_study.nn.supernet import Supernet, gumbel_noise
+from fade_study.nn.supernet import Supernet
 
 __all__ = [
     "CellContext",
@@ -20,7 +20,6 @@ __all__ = [
     "check_operation",
     "convolution",
     "flops",
-    "gumbel_noise",
     "parameters",
     "plan_macro",
 ]

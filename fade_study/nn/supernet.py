@@ -22,7 +22,7 @@ from fade_study.config import NetworkConfig
 from fade_study.nn.cell import build_module
 from fade_study.nn.macro import Macro, plan_macro
 
-__all__ = ["Supernet", "gumbel_noise"]
+__all__ = ["Supernet"]
 
 
 class Supernet(nn.Module):
@@ -102,21 +102,16 @@ class Supernet(nn.Module):
         return cells
 
 
-def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise in single precision; argmax(logits + noise) is a sample from softmax(logits)."""
-    return -torch.empty(*shape).exponential_(generator=generator).log()
-
-
 def _mixed(cells: nn.ModuleList, column: int, factors: Tensor, x: Tensor) -> Tensor:
     """Output of one cell of a row, with the gradient of a hard sample that multiplies the outputs of all cells."""
     with torch.no_grad():
         others = [None if j == column else cell(x) for j, cell in enumerate(cells)]
     sampled = cells[column](x)
     outputs = [sampled if output is None else output for output in others]
-    return _StraightThrough.apply(factors, column, *outputs)  # pyright: ignore[reportReturnType]
+    return _HardSample.apply(factors, column, *outputs)  # pyright: ignore[reportReturnType]
 
 
-class _StraightThrough(torch.autograd.Function):
+class _HardSample(torch.autograd.Function):
     """sum_j hard_j · output_j for a one-hot ``hard``, whose gradient goes to the soft factors."""
 
     @staticmethod

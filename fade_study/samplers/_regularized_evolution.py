@@ -11,6 +11,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import InvalidInputError
+from fade_study.seeding import EVOLUTION
 
 __all__ = ["RegularizedEvolutionSampler"]
 
@@ -34,7 +35,7 @@ class RegularizedEvolutionSampler(optuna.samplers.RandomSampler):
         super().__init__(seed=seed)
         self._population = population
         self._tournament = tournament
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng() if seed is None else EVOLUTION.rng(seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The params that all finished trials have."""

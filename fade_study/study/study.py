@@ -23,7 +23,7 @@ from fade_study.generation import ALPHA, DETAILS, Batch, Evaluation, OpenEvaluat
 from fade_study.past import Past, identity_of, read_past
 from fade_study.ranking import check_alpha
 from fade_study.samplers import row_sampler
-from fade_study.study.loop import Loop
+from fade_study.study.optimize import Loop
 from fade_study.study.ownership import OpenTrial, claim, claim_evaluation
 from fade_study.study.settings import plain_details
 from fade_study.study.storage import retried

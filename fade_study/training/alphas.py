@@ -23,7 +23,7 @@ from fade_study.nn import Supernet
 from fade_study.training.data import Minibatch
 from fade_study.training.session import add_up
 
-__all__ = ["Marginal", "StraightThrough", "alpha_loss", "fair_paths", "row_regularization"]
+__all__ = ["Marginal", "StraightThrough", "alpha_loss", "fair_paths", "gumbel_noise", "row_regularization"]
 
 
 class StraightThrough:
@@ -134,6 +134,11 @@ class Marginal:
         self.losses = [loss.to(self.device) for loss in state["losses"]]
 
 
+def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise in single precision; argmax(logits + noise) is a sample from softmax(logits)."""
+    return -torch.empty(*shape).exponential_(generator=generator).log()
+
+
 def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
     """Random paths, one for each step, where each round of w steps takes every column of every row exactly once.
 
@@ -160,7 +165,10 @@ def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequ
 
 
 def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
-    """Weight of each row's largest factor in the alpha loss, ``(d,)``, by default larger for deeper rows."""
+    """Weight ``(d,)`` of each row's maximum norm in the alpha loss (section 2.2), by default larger for deeper rows.
+
+    The maximum norm of a row is its largest Gumbel-softmaxed alpha. Its weight decreases linearly during the training.
+    """
     if isinstance(config.regularization, tuple):
         if len(config.regularization) != depth:
             raise InvalidInputError(

@@ -27,9 +27,9 @@ from fade_study.cells import feature_table
 from fade_study.config import SWEEP_IMAGES, BilevelConfig, Estimator, NetworkConfig
 from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, marginal_effects, path_effects
 from fade_study.exceptions import DivergedError, InvalidInputError
-from fade_study.nn import Supernet, gumbel_noise
+from fade_study.nn import Supernet
 from fade_study.ranking import marginals
-from fade_study.training.alphas import Marginal, StraightThrough, fair_paths
+from fade_study.training.alphas import Marginal, StraightThrough, fair_paths, gumbel_noise
 from fade_study.training.checkpoint import Progress, Stateful
 from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.session import (

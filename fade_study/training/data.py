@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fade_study.config import DataConfig
 from fade_study.exceptions import DataError, InvalidInputError
+from fade_study.seeding import SPLIT
 from fade_study.training.files import read_images
 
 __all__ = ["Batches", "Data", "Minibatch", "Split", "load_data"]
@@ -197,7 +198,7 @@ def load_data(config: DataConfig) -> Data:
         rest, test = _divide(chosen, labels, round(len(chosen) / 6), config.split_seed)
     weight, alpha = _divide(rest, labels, round(len(rest) / 5), config.split_seed)
     # Files may be sorted by class, but supernets are evaluated with batch statistics, which need mixed batches.
-    rng = np.random.default_rng(config.split_seed)
+    rng = SPLIT.rng(config.split_seed)
     weight, alpha, test = (rng.permutation(index) for index in (weight, alpha, test))
 
     # Double precision keeps small differences between large values.

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags
 from fade_study.config import NetworkConfig
-from fade_study.nn import Network, Supernet, gumbel_noise, parameters
-from fade_study.nn.supernet import _StraightThrough
+from fade_study.nn import Network, Supernet, parameters
+from fade_study.nn.supernet import _HardSample
+from fade_study.training.alphas import gumbel_noise
 from studies.plain import all_branches
 
 DAGS = [*enumerate_dags(2), *enumerate_dags(3)]
@@ -65,7 +66,7 @@ def test_inner_products_of_bfloat16_are_summed_in_single_precision():
     """Autocast yields bfloat16, in which a sum of many terms would lose most of them."""
     outputs = [torch.rand(4, 8, 16, 16, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     factors = torch.zeros(3, requires_grad=True)
-    _StraightThrough.apply(factors, 1, *outputs).backward(torch.ones_like(outputs[0]))
+    _HardSample.apply(factors, 1, *outputs).backward(torch.ones_like(outputs[0]))
     expected = torch.stack([output.detach().double().sum() for output in outputs])
     torch.testing.assert_close(factors.grad.double(), expected, rtol=1e-5, atol=0)
 

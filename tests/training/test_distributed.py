@@ -20,7 +20,7 @@ from fade_study import FadeError, HyperArchitecture, enumerate_dags
 from fade_study.nn import Network, Supernet
 from fade_study.training import *
 from fade_study.training.alphas import Marginal
-from fade_study.training.processes import Processes, everywhere
+from fade_study.training.distributed import Processes, everywhere
 from fade_study.training.session import open_accelerator
 
 warnings.simplefilter("ignore")
@@ -99,7 +99,7 @@ import datetime, os, signal, time
 from fade_study import HyperArchitecture, enumerate_dags
 from fade_study.nn import Supernet
 from fade_study.training import BilevelConfig, DataConfig, load_data, session, train_hyper_architecture
-from fade_study.training.processes import Processes
+from fade_study.training.distributed import Processes
 
 data = load_data(DataConfig(limit=300))
 session.TIMEOUT = datetime.timedelta(seconds=20)
