@@ -37,7 +37,7 @@ def main(config: AnalyzeConfig) -> None:
         )
     with tracking.start_study("analysis", config, "cpu", tags={tracking.schema.ANALYZED: config.run_id}) as run:
         print(analyze(records, run))
-        print(f"Look at run {run.id}: {tracking.ui_command()}")
+        print(tracking.look_at(run.experiment, run.id))
 
 
 def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:

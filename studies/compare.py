@@ -66,7 +66,7 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
         print("phase 2 of 2: report", flush=True)
         report(found, config, world, run)
         run.metrics({"seconds": time.perf_counter() - begin})
-        print(f"Look at run {run.id}: {tracking.ui_command()}")
+        print(tracking.look_at(run.experiment, run.id))
     return found
 
 

@@ -55,7 +55,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
             )
             search.text(record.to_json(), tracking.RECORD)
         print(analyze(evaluated, run))
-        print(f"Look at run {run.id}: {tracking.ui_command()}")
+        print(tracking.look_at(run.experiment, run.id))
     return evaluated
 
 

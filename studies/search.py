@@ -88,6 +88,7 @@ def search_once(
         record = log.summary()
         log.answer(data, executor)
         run.metrics({"seconds": time.perf_counter() - begin})
+        print(tracking.look_at(run.experiment, run.id))
     return study, run.id, record
 
 
@@ -179,7 +180,7 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
                 ]
                 records = {run_id: record for _, run_id, record in found}
                 print(f"\nAll {config.seeds} searches:\n{analyze(records, run)}")
-                print(f"Look at run {run.id}: {tracking.ui_command()}")
+                print(tracking.look_at(run.experiment, run.id))
             return [study for study, _, _ in found]
     except interrupt.Interrupted:
         print(f"To go on: {again(str(config.study))}")

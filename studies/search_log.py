@@ -95,10 +95,7 @@ class SearchLog:
         report = analyze({run.id: record}, run)
         self._best(study.evaluations(), record)
         print(report)
-        print(
-            f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}\n"
-            f"Look at run {run.id}: {tracking.ui_command()}"
-        )
+        print(f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}")
         return record
 
     def _best(self, evaluations: list[Evaluation], record: SearchRecord) -> None:

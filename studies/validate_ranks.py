@@ -66,7 +66,7 @@ def validate(config: ValidationConfig) -> list[Judged]:
         one_shot = float(np.mean([result.accuracy for one in judged for result in one.evidence.supernets]))
         run.metrics({"one_shot_accuracy": one_shot, "seconds": time.perf_counter() - begin})
         print(f"One-shot accuracy of the supernets: {one_shot:.2f} (chance {data.chance:.2f})")
-        print(f"Look at run {run.id}: {tracking.ui_command()}")
+        print(tracking.look_at(run.experiment, run.id))
     return judged
 
 

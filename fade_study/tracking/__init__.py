@@ -27,7 +27,7 @@ from fade_study.tracking.runs import (
     start_study,
 )
 from fade_study.tracking.schema import OUTCOME, RECORD, SCHEMA, alpha_metrics
-from fade_study.tracking.server import check_server, redirected, ui_command
+from fade_study.tracking.server import check_server, look_at, redirected
 
 __all__ = [
     "DELIVERY_SECONDS",
@@ -47,6 +47,7 @@ __all__ = [
     "find_scratch",
     "log_failed_scratch",
     "log_scratch",
+    "look_at",
     "read_config",
     "read_searches",
     "read_times",
@@ -55,5 +56,4 @@ __all__ = [
     "start_hyper",
     "start_outcome",
     "start_study",
-    "ui_command",
 ]

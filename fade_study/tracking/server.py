@@ -22,11 +22,11 @@ __all__ = [
     "find_runs",
     "find_runs_or_none",
     "is_away",
+    "look_at",
     "may_refuse",
     "redirected",
     "request_settings",
     "set_defaults",
-    "ui_command",
 ]
 
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -113,10 +113,17 @@ def redirected(uri: str) -> Iterator[None]:
         os.environ.update(made)
 
 
-def ui_command() -> str:
-    """Where to look at the runs: a URL, or the command that starts MLflow's user interface."""
-    uri = mlflow.get_tracking_uri()
-    return f"at {masked_url(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {place(uri)}"
+def look_at(experiment: str, run_id: str) -> str:
+    """How to look at a run in MLflow's user interface, which opens on another page by default.
+
+    Args:
+        experiment: Id of its experiment.
+        run_id: Id of the run.
+    """
+    uri, page = mlflow.get_tracking_uri(), f"#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    if uri.startswith("http"):
+        return f"Look at the run: {masked_url(uri).rstrip('/')}/{page}"
+    return f"Look at the run: mlflow ui --backend-store-uri {place(uri)}\nand open http://127.0.0.1:5000/{page}"
 
 
 def check_server() -> None:

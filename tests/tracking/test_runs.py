@@ -153,7 +153,9 @@ def test_a_table_is_written_whole_and_known_to_mlflow(study):
 
 
 def test_how_to_look(mlflow_store, monkeypatch):
-    assert tracking.ui_command() == f"mlflow ui --backend-store-uri {mlflow_store}"
+    page = "#/experiments/1/runs/abc?workflowType=machine_learning"
+    said = tracking.look_at("1", "abc")
+    assert f"mlflow ui --backend-store-uri {mlflow_store}\nand open http://127.0.0.1:5000/{page}" in said
     mlflow.set_tracking_uri("http://me:secret@host:5000")
-    assert tracking.ui_command() == "at http://me:***@host:5000"
+    assert tracking.look_at("1", "abc") == f"Look at the run: http://me:***@host:5000/{page}"
     mlflow.set_tracking_uri(mlflow_store)
