@@ -140,7 +140,7 @@ class RowGeneration:
     alpha: NDArray[np.float64]
     """Alphas ``(w,)``, which sum to 1; higher is better. They are comparable within this generation only."""
     value: float | None
-    """From-scratch accuracy of the generation's evaluated architecture; None if it was not trained."""
+    """Accuracy from scratch that was told with the alphas; None if there was none. Later evaluations are not seen."""
 
     @property
     def anchor(self) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ class Stream:
 
     Args:
         *parts: Names of the numbers on which the stream depends.
-        id: Number that distinguishes streams with the same number of parts; one stream has None.
+        id: Number that distinguishes streams with the same number of parts; None adds no number.
     """
 
     def __init__(self, *parts: str, id: int | None = None) -> None:  # noqa: A002 - an id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -17,6 +16,7 @@ from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.builders import describe_network
 from fade_study.seeding import RANDOM_SEARCHES, RANDOM_TABLES
 from fade_study.training import Data
+from studies.json_lines import read_lines
 from studies.schemas import SearchConfig
 from studies.trainings import ScratchTrainings, is_truth
 
@@ -127,5 +127,4 @@ def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
     """What a validation found for this estimator with these images and networks; None if there was no validation."""
     network = describe_network(config.network, [Dag])
     wanted = {"data": data.digest, "network": network, "estimator": config.bilevel.estimator}
-    known = map(json.loads, REGIMES.read_text(encoding="utf-8").splitlines())
-    return next((one for one in known if wanted.items() <= one.items()), None)
+    return next((one for one in read_lines(REGIMES) if wanted.items() <= one.items()), None)

@@ -46,7 +46,10 @@ class Evaluations:
         self.done: dict[tuple[str, int], Scratch] = {}
         """Everything that was trained for any generation, by architecture and seed."""
         self.record(quiet=True)
-        for number in range(study.n_generations):
+        told = study.n_generations
+        self.last = max(config.generations, told) - 1
+        """Number of the last generation, unless the search stops early."""
+        for number in range(told):
             self.begin(number)
 
     def begin(self, number: int, *, last: bool = False) -> None:
@@ -54,11 +57,10 @@ class Evaluations:
 
         The anchor's architecture is known once its generation is asked, the best-ranked one only after it was told.
         """
-        if self.study.evaluate == "best_ranked" and number >= self.study.n_generations:
-            return
         begun = number in self.recorded or number in self.waiting or number in self.failed
-        last = last or number == self.config.generations - 1
-        if begun or not is_due(number, self.config.evaluate_every, last=last):
+        if begun or not is_due(number, self.config.evaluate_every, last=last or number == self.last):
+            return
+        if self.study.evaluate == "best_ranked" and number >= self.study.n_generations:
             return
         evaluation = self.study.ask_evaluation([number])
         if evaluation is None:

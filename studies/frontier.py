@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ from fade_study.execution import completed, open_executor
 from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 from fade_study.training.bilevel import effects_of
+from studies.json_lines import append_line, read_lines
 from studies.tabulate import DATA, NETWORK, PLANS
 from studies.trainings import submit
 
@@ -86,7 +85,7 @@ SETTINGS: dict[str, Setting] = {
 def train(workers: int) -> None:
     """Train the missing supernets of all settings, seed by seed."""
     data = load_data(DATA)
-    known = {(line["table"], line["setting"], line["seed"]) for line in read()}
+    known = {(line["table"], line["setting"], line["seed"]) for line in read_lines(LINES)}
     wanted = [
         (table, name, seed)
         for seed in range(max(setting.seeds for setting in SETTINGS.values()))
@@ -100,8 +99,7 @@ def train(workers: int) -> None:
         for task in completed(list(tasks)):
             table, name, seed = tasks[task]
             line = {"table": table, "setting": name, "seed": seed, **describe(task.result())}
-            with LINES.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(LINES, line)
 
 
 def _train(hyper_architecture: HyperArchitecture, data: Data, name: str, seed: int) -> HyperResult:
@@ -127,12 +125,6 @@ def describe(result: HyperResult) -> dict[str, Any]:
     }
 
 
-def read() -> Iterator[dict[str, Any]]:
-    """Lines of all trained supernets."""
-    for text in LINES.read_text(encoding="utf-8").splitlines() if LINES.exists() else ():
-        yield json.loads(text)
-
-
 class Supernets(NamedTuple):
     """All trainings of one setting on one hyper-architecture."""
 
@@ -151,7 +143,7 @@ class Supernets(NamedTuple):
 def collect() -> dict[tuple[str, str], Supernets]:
     """Supernets by table and setting."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in read():
+    for line in read_lines(LINES):
         lines[line["table"], line["setting"]].append(line)
     return {
         key: Supernets(

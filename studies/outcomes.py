@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,13 @@ from fade_study.exceptions import DataError
 from fade_study.study.settings import describe_sampler, plain
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
+from studies.json_lines import append_line, read_lines
 from studies.schemas import ComparisonConfig
 from studies.searchers import SEARCHERS, Outcome
 
 __all__ = ["accuracies", "best_so_far", "find", "log", "recipe_of", "write"]
 
-ARENA_VERSION = 3
+ARENA_VERSION = 4
 """Raised when a change of the code changes the result of a search."""
 
 
@@ -99,19 +99,14 @@ def write(outcome: Outcome, name: str, seed: int, recipe: str, file: str | None)
     if file is None:
         return
     line = {"recipe": recipe, "searcher": name, "seed": seed, "commit": tracking.commit(), **_content(outcome)}
-    text = json.dumps(line | {"record": json.loads(outcome.record.to_json())})
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    with Path(file).open("a", encoding="utf-8") as stream:
-        stream.write(text + "\n")
+    append_line(file, line | {"record": json.loads(outcome.record.to_json())})
 
 
 def _read(file: str, recipes: Mapping[str, str]) -> dict[tuple[str, int], Outcome]:
     """Outcomes in the file by these recipes."""
     found = {}
-    lines = Path(file).read_text(encoding="utf-8").splitlines() if Path(file).exists() else []
-    for number, text in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         try:
-            line = json.loads(text)
             if recipes.get(line["searcher"]) == line["recipe"]:
                 record = SearchRecord.from_json(json.dumps(line["record"]))
                 found[line["searcher"], line["seed"]] = _outcome(line, record)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -16,14 +15,14 @@ __all__ = ["count_repeated_warnings"]
 def count_repeated_warnings() -> Iterator[None]:
     """Show the first of several similar warnings at once, and say at the end how many there were.
 
-    Warnings are similar if they agree up to their first colon, whatever numbers they hold there.
+    Warnings are similar if they agree up to their first colon and space.
     """
     counts: Counter[str] = Counter()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def show_first(message: Warning | str, *args: Any, **kwargs: Any) -> None:
-            kind = re.sub(r"\d+", "…", str(message).split(":")[0])
+            kind = str(message).split(": ")[0]
             counts[kind] += 1
             if counts[kind] == 1:
                 show(message, *args, **kwargs)

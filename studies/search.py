@@ -59,8 +59,9 @@ def search_once(
     """
     begin = time.perf_counter()
     study = open_study(config, data)
+    has_settled = study.n_generations < config.generations and settled(study, config.patience)
     # Asks at once: where another process has the generation open, that one's record stays as it is.
-    batches = study.generations(0 if settled(study, config.patience) else config.generations)
+    batches = study.generations(0 if has_settled else config.generations)
     tags = {tracking.schema.STUDY_NAME: study.optuna_study.study_name, tracking.schema.STUDY: study.identity}
     builders = builders_of([fade_study.Dag])
     with (
@@ -82,8 +83,11 @@ def search_once(
                 evaluations.begin(batch.number)
                 evaluations.collect()
                 bar.update()
-                if settled(study, config.patience):
+                has_settled = study.n_generations < config.generations and settled(study, config.patience)
+                if has_settled:
                     break
+        if has_settled:
+            print(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
         evaluations.finish()
         record = log.summary()
         log.answer(data, executor)
@@ -120,10 +124,7 @@ def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
     if not patience or study.n_generations <= patience:
         return False
     rows = [study.history(row)[-patience - 1 :] for row in range(study.depth)]
-    if any(len({generation.cells[0] for generation in newest}) > 1 for newest in rows):
-        return False
-    tqdm.write(f"Stopped: no anchor has changed its cell in the last {patience} generations")
-    return True
+    return all(len({generation.cells[0] for generation in newest}) == 1 for newest in rows)
 
 
 # --- around the searches: processes, data, executor, several seeds ------------------------------------------------

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from fade_study.execution import completed, open_executor
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
 from studies.ground_truth import all_paths, as_trainings, choose_paths
+from studies.json_lines import append_line, read_lines
 from studies.trainings import submit
 
 DEPTH = 4
@@ -97,18 +97,16 @@ def tabulate(names: list[str], workers: int) -> None:
                 key, seed = tasks[task]
                 result = task.result()
                 known[key, seed] = Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
-                with lines.open("a", encoding="utf-8") as file:
-                    line = {"recipe": found, "architecture": key, "seed": seed, **known[key, seed]._asdict()}
-                    file.write(json.dumps(line) + "\n")
+                line = {"recipe": found, "architecture": key, "seed": seed, **known[key, seed]._asdict()}
+                append_line(lines, line)
             (FOLDER / f"{name}.json").write_text(assemble(plan, known, found, data).to_json(), encoding="utf-8")
             lines.unlink(missing_ok=True)
             print(f"{name}: done")
 
 
 def read(lines: Path, recipe: str) -> Iterator[tuple[tuple[str, int], Scratch]]:
-    """Finished trainings of a table by architecture key and seed."""
-    for text in lines.read_text(encoding="utf-8").splitlines() if lines.exists() else ():
-        line = json.loads(text)
+    """Finished trainings of a table, by architecture key and seed."""
+    for line in read_lines(lines):
         if line["recipe"] == recipe:
             yield (line["architecture"], line["seed"]), Scratch(line["test"], line["validation"], line["seconds"])
 

@@ -324,6 +324,8 @@ class Trainer:
         """Number of trainings that diverged, by generation."""
         if study.n_generations:  # a process that was killed just after it told the last one has left its checkpoints
             self._forget(study.generation(study.n_generations - 1).batch)
+        if config.carry_over:
+            self._read_weights(study.n_generations - 1)  # where they are missing, before anything is trained
 
     def train(self, batch: fade_study.Batch) -> list[HyperResult] | None:
         """All repetitions of a hyper-architecture; None where one diverged, so that the generation is failed.

@@ -1,4 +1,4 @@
-"""Random streams: what is on record depends on some of them to the bit, and no two are the same."""
+"""Random streams: what is on record depends on some of them to the bit."""
 
 import numpy as np
 

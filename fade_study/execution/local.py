@@ -30,6 +30,8 @@ __all__ = ["InlineExecutor", "Workers", "end_with_parent"]
 
 ATTEMPTS = 2
 """Number of attempts at a task whose worker dies."""
+IDLE_DEATHS = 8
+"""Limit on workers that die without a task, one after the other: they probably can't start."""
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -82,24 +84,31 @@ class Workers(Executor):
         self._fractions: MutableSequence[float] = RawArray("d", SLOTS)
         if getattr(sys.excepthook, "func", None) is not _unless_hung_up:
             sys.excepthook = partial(_unless_hung_up, sys.excepthook)
-        self._count = count
-        self._pool = self._open_pool()
-        self._lock = threading.Lock()
-        self._ended = False
-        self._unfinished: set[Future[Any]] = set()
-        self._slots = itertools.cycle(range(SLOTS))
-
-    def _open_pool(self) -> ProcessPool:
         # Workers are spawned, since forking a process that has used PyTorch's threads may hang.
         context: Any = multiprocessing.get_context("spawn")
-        pool = ProcessPool(self._count, initializer=_start, initargs=(self._fractions,), context=context)
+        self._pool = ProcessPool(count, initializer=_start, initargs=(self._fractions,), context=context)
+        self._idle_deaths = 0
+        """Number of workers that died without a task since the last task was done."""
+        self._find_expired_task = self._pool._pool_manager.find_expired_task
+        self._pool._pool_manager.find_expired_task = self._replace_idle_workers
         # Start workers now with SIGINT blocked, since a terminal sends Ctrl-C to them as well. The resource tracker is
         # started before them: if the first worker started it, that would unblock the signal.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        pool.schedule(int)
+        self._pool.schedule(int)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return pool
+        self._unfinished: set[Future[Any]] = set()
+        self._slots = itertools.cycle(range(SLOTS))
+
+    def _replace_idle_workers(self, worker_id: int) -> Any:
+        """The task of a dead worker, for pebble, which gives the whole pool up if no task is running at that moment."""
+        try:
+            return self._find_expired_task(worker_id)
+        except BrokenProcessPool:
+            self._idle_deaths += 1
+            if self._idle_deaths > IDLE_DEATHS:
+                raise
+            raise LookupError("the worker had no task") from None  # so that another one is started
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
@@ -115,25 +124,25 @@ class Workers(Executor):
                 return
             error = attempt.exception()
             if error is None:
+                self._idle_deaths = 0
                 future.set_result(attempt.result())
-            elif not isinstance(error, ProcessExpired | BrokenProcessPool):
+            elif not isinstance(error, ProcessExpired):
                 future.set_exception(error)
             elif attempts > 1:
                 self._attempt(future, task, attempts - 1)
             else:
                 future.set_exception(WorkerDiedError(_death(error)))
 
-        with self._lock:
-            if not self._pool.active and not self._ended:
-                interrupt.check()  # a signal to the process group may have ended a starting worker, and so the pool
-                self._pool = self._open_pool()  # pebble gives a pool up if a worker is killed that has no task
+        try:
             running = self._pool.schedule(_run, task)
+        except RuntimeError:
+            interrupt.check()  # a signal to the process group may have ended all workers, and so the pool
+            raise
         running.add_done_callback(finish)
         future.add_done_callback(lambda _: running.cancel())  # cancelling the future ends its task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for all tasks and end the workers; with ``cancel_futures``, end the workers at once."""
-        self._ended = cancel_futures
         if cancel_futures:
             for future in list(self._unfinished):
                 future.cancel()
@@ -141,7 +150,6 @@ class Workers(Executor):
         else:
             while self._unfinished:
                 futures.wait(list(self._unfinished))
-            self._ended = True
             self._pool.close()
         if wait:
             self._pool.join()
@@ -156,10 +164,9 @@ def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *erro
         say(kind, *error)
 
 
-def _death(error: ProcessExpired | BrokenProcessPool) -> str:
+def _death(error: ProcessExpired) -> str:
     return (
-        f"expected a worker process to live until its task was done, got exit code {getattr(error, 'exitcode', None)} "
-        "in each of "
+        f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
         f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
     )
 

@@ -290,7 +290,7 @@ class OpenTrial:
         except RuntimeError as error:  # raised by a sampler's hook, which Optuna calls after everything is stored
             if storage.get_trial(self.trial_id).state != state:
                 raise
-            warnings.warn(f"{self._name} is told; then its sampler raised {error!r}", stacklevel=5)
+            warnings.warn(f"{self._name} is told; then its sampler raised {error!r}", stacklevel=2)
             return True  # GridSampler asks for it when its grid is exhausted
         return False
 

@@ -163,7 +163,8 @@ class FadeStudy:
         self, opened: OpenTrial, state: TrialState, attributes: Mapping[str, Any], *values: float | None
     ) -> None:
         try:
-            self._loop.stopped |= opened.finish(state, attributes, *values)
+            if opened.finish(state, attributes, *values):
+                self._loop.stopped = True  # not by |=, which would undo a stop() within finish
         finally:
             if opened.closed and opened is self._open:
                 self._open = None
@@ -367,12 +368,12 @@ class FadeStudy:
         Raises:
             InvalidInputError: (a ``ValueError``) for another one.
         """
-        told = self._past().told
-        if number not in range(len(told)):
+        past = self._past()
+        if number not in range(len(past.told)):
             raise InvalidInputError(
-                f"expected a generation that was told, got {number!r}; {len(told)} were told, counted from 0"
+                f"expected a generation that was told, got {number!r}; {len(past.told)} were told, counted from 0"
             )
-        return retried(lambda: self._trials.generation(number, told[number]), self.optuna_study)
+        return retried(lambda: self._trials.generation(number, past), self.optuna_study)
 
     def history(self, row: int) -> RowHistory:
         """What a row has seen so far: points, cells and alphas of each generation that was told."""
@@ -406,7 +407,7 @@ class FadeStudy:
 
     def trials_dataframe(self, **kwargs: Any) -> pd.DataFrame:
         """One line per trial, as ``optuna.Study.trials_dataframe``."""
-        return self.optuna_study.trials_dataframe(**kwargs)
+        return retried(lambda: self.optuna_study.trials_dataframe(**kwargs), self.optuna_study)
 
     def _past(self) -> Past:
         return retried(lambda: read_past(self.optuna_study), self.optuna_study)

@@ -75,11 +75,12 @@ class Trials:
             trial.set_user_attr(CELLS, stored[CELLS])
         return self._batch(generation, past, trial.number, points, stored[CELLS], seed)
 
-    def generation(self, number: int, trial: FrozenTrial) -> Generation:
+    def generation(self, number: int, past: Past) -> Generation:
         """Everything about a generation that was told."""
+        trial = past.told[number]
         points, cells = np.array(trial.user_attrs[POINTS]), trial.user_attrs[CELLS]
         seed = self._study.user_attrs[STUDY]["seed"]
-        batch = self._batch(number, read_past(self._study), trial.number, points, cells, seed)
+        batch = self._batch(number, past, trial.number, points, cells, seed)
         return Generation(batch, np.array(trial.user_attrs[ALPHA]), details_of(trial))
 
     def _batch(

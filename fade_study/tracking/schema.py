@@ -138,7 +138,6 @@ RECORDED = (
             Entry("metric", "trend/pearson", "Pearson correlation of accuracy with generation"),
             Entry("metric", "trend/kendall_p", "p-value of the Mann-Kendall test, for one search"),
             Entry("metric", "trend/signs_p", "p-value of the sign test, for several searches"),
-            Entry("metric", "trend/regional_kendall_p", "p-value of the regional Kendall test, for several"),
             Entry("metric", "movement/row{i}", "By generation: length of the anchor's last step"),
             Entry("metric", "snap_distance/row{i}", "By generation: distance of the anchor from its cell's point"),
             Entry("metric", "revisited/row{i}", "By generation: 1 if the anchor returned to a cell that it had left"),

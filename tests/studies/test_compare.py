@@ -82,8 +82,8 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
         for one, other in zip(searches, there[name], strict=True):
             assert one.record.to_json() == other.record.to_json()
             assert (one.spent, one.best, one.final) == (other.spent, other.best, other.final)
-    file.write_text(file.read_text()[:-9])
-    with pytest.raises(DataError, match=r"expected the outcome of a search in line 6 of .*arena.jsonl, got JSONDecode"):
+    file.write_text(file.read_text().replace('"best"', '"worst"', 1))
+    with pytest.raises(DataError, match=r"expected the outcome of a search in line 1 of .*arena.jsonl, got KeyError"):
         compare(config)
 
 

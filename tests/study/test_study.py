@@ -855,3 +855,13 @@ def test_a_loop_over_generations_asks_before_it_begins():
     next(batches)
     with pytest.raises(fade_study.OpenGenerationError):  # neither told nor failed
         next(batches)
+
+
+def test_stop_within_a_samplers_hook_ends_optimize():
+    class Stopping(PseudoGradientSampler):
+        def after_trial(self, *_):
+            study.stop()
+
+    study = create_study(space=SPACE, depth=2, sampler=Stopping(seed=0))
+    study.optimize(alphas, n_generations=4)
+    assert study.n_generations == 1
