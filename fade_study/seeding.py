@@ -1,4 +1,5 @@
-"""Every random stream that results depend on, in one table; scripts that measure or make tables use fixed seeds.
+"""Every random stream that results depend on, in one table; scripts that measure or make tables use fixed seeds,
+and regularized evolution draws from its own seed for as long as it lives, as Optuna's samplers do.
 
 A stream is a function of the numbers named here only, so that results do not depend on what ran before in the process.
 Streams with the same number of parts have different ids. Recorded results depend on ids and on the order of parts: add
@@ -15,7 +16,6 @@ __all__ = [
     "BOOTSTRAP",
     "CHOICE",
     "EVALUATION",
-    "EVOLUTION",
     "FINAL",
     "HYPER_ARCHITECTURES",
     "NULL",
@@ -92,8 +92,6 @@ PERMUTED: Final = Stream("seed", id=12)
 """Permutations behind the p-value of a coefficient."""
 NULL: Final = Stream("seed", id=13)
 """Permutations behind the null distribution that an estimate keeps for a mean over hyper-architectures."""
-EVOLUTION: Final = Stream("seed", id=16)
-"""Regularized evolution, which lives in one process, as Optuna's samplers do."""
 HYPER_ARCHITECTURES: Final = Stream("seed", id=5)
 """Bootstrap resamples of hyper-architectures."""
 REPETITION_CURVE: Final = Stream("seed", id=15)

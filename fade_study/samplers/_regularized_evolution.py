@@ -11,7 +11,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import InvalidInputError
-from fade_study.seeding import EVOLUTION
 
 __all__ = ["RegularizedEvolutionSampler"]
 
@@ -35,7 +34,7 @@ class RegularizedEvolutionSampler(optuna.samplers.RandomSampler):
         super().__init__(seed=seed)
         self._population = population
         self._tournament = tournament
-        self._random = np.random.default_rng() if seed is None else EVOLUTION.rng(seed)
+        self._random = np.random.default_rng(seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The params that all finished trials have."""

@@ -89,10 +89,11 @@ def test_mlflow_run_validates_and_records(project, mlflow_store, tmp_path):
 
 def test_a_repeated_warning_is_shown_once_and_counted(capsys):
     with warnings.catch_warnings(record=True) as caught, count_repeated_warnings():
-        for text in ("no result of 3 with seed 0: killed", "no result of 3 with seed 1: killed", "other", "other"):
+        lost = [f"no result of {key} with seed 0: killed" for key in ("2:01|3:11.01", "3:11.01|2:01")]
+        for text in ("hardly trained: accuracy 0.1", "hardly trained: accuracy 0.2", "other", "other", *lost):
             warnings.warn(text, stacklevel=1)
-    assert [str(one.message) for one in caught] == ["no result of 3 with seed 0: killed", "other"]
-    told = "warning, 2 times in all: no result of … with seed …\nwarning, 2 times in all: other\n"
+    assert [str(one.message) for one in caught] == ["hardly trained: accuracy 0.1", "other", *lost]
+    told = "warning, 2 times in all: hardly trained\nwarning, 2 times in all: other\n"
     assert capsys.readouterr().out == told
 
 
