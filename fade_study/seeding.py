@@ -1,9 +1,9 @@
-"""Every random stream that results depend on, in one table; scripts that measure or make tables use fixed seeds,
-and regularized evolution draws from its own seed for as long as it lives, as Optuna's samplers do.
+"""Every random stream that results depend on, in one table.
 
 A stream is a function of the numbers named here only, so that results do not depend on what ran before in the process.
 Streams with the same number of parts have different ids. Recorded results depend on ids and on the order of parts: add
-a stream rather than change one.
+a stream rather than change one. Not in the table are the fixed seeds of scripts that measure or make tables, and
+regularized evolution, which draws from its own seed for as long as it lives, as Optuna's samplers do.
 """
 
 from __future__ import annotations
