@@ -102,6 +102,10 @@ class Batch:
         """The cells of the anchors."""
         return self.hyper_architecture.architecture([0] * len(self.trials))
 
+    def __repr__(self) -> str:
+        d, w = self.hyper_architecture.shape
+        return f"Batch(number={self.number}, seed={self.seed}, {d} rows of {w} cells)"
+
     def is_same(self, other: Batch) -> bool:
         """Whether another batch asks for the same, also where one of them went through a pickle."""
         mine, others = (self.trial_number, self.seed), (other.trial_number, other.seed)

@@ -45,6 +45,10 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
         self._embedded: dict[str, NDArray[np.float64]] = {}
         self._independent = optuna.samplers.RandomSampler(seed=seed)
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({settings})"
+
     @property
     def space(self) -> CellSpace:
         """The space of cells; known once a study uses this sampler, and therefore in :meth:`propose`."""

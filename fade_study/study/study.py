@@ -56,6 +56,9 @@ class FadeStudy:
         """Evaluations that this object has open, by generation."""
         self._loop = Loop()
 
+    def __repr__(self) -> str:
+        return f"FadeStudy({self.optuna_study.study_name!r}, depth={self.depth}, sampler={self.optuna_study.sampler!r})"
+
     # --- ask and tell -----------------------------------------------------------------------------
 
     def ask(self) -> Batch:

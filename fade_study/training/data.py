@@ -147,6 +147,10 @@ class Data:
     digest: str
     """Hash of images, labels and splits."""
 
+    def __repr__(self) -> str:
+        sizes = " + ".join(str(len(split)) for split in (self.weight, self.alpha, self.test))
+        return f"Data({self.name!r}, {sizes} images of shape {tuple(self.image_shape)}, {self.classes} classes)"
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Shape ``(C, H, W)`` of an image."""

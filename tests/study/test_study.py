@@ -865,3 +865,10 @@ def test_stop_within_a_samplers_hook_ends_optimize():
     study = create_study(space=SPACE, depth=2, sampler=Stopping(seed=0))
     study.optimize(alphas, n_generations=4)
     assert study.n_generations == 1
+
+
+def test_what_a_notebook_shows_is_one_line():
+    study = create_study(space=SPACE, depth=2, sampler=sampler(offset=0.3), study_name="s")
+    assert repr(study) == "FadeStudy('s', depth=2, sampler=PseudoGradientSampler(seed=0, offset=0.3, step_size=1.0))"
+    batch = study.ask()
+    assert repr(batch) == f"Batch(number=0, seed={batch.seed}, 2 rows of 7 cells)"

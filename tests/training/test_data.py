@@ -311,3 +311,10 @@ def test_fashion_mnist_from_its_raw_files(tmp_path, packed, folder):
         cut.write_bytes(broken)
         with pytest.raises(DataError, match="a truncated one"):
             load_data(DataConfig(name="fashion-mnist", data_dir=str(tmp_path)))
+
+
+def test_what_a_notebook_shows_is_one_line():
+    assert (
+        repr(load_data(DataConfig(name="digits")))
+        == "Data('digits', 1198 + 299 + 300 images of shape (1, 8, 8), 10 classes)"
+    )
