@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, MutableSequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.sharedctypes import RawArray
@@ -30,8 +29,6 @@ __all__ = ["InlineExecutor", "Workers", "end_with_parent"]
 
 ATTEMPTS = 2
 """Number of attempts at a task whose worker dies."""
-IDLE_DEATHS = 8
-"""Limit on workers that die without a task, one after the other: they probably can't start."""
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -87,10 +84,6 @@ class Workers(Executor):
         # Workers are spawned, since forking a process that has used PyTorch's threads may hang.
         context: Any = multiprocessing.get_context("spawn")
         self._pool = ProcessPool(count, initializer=_start, initargs=(self._fractions,), context=context)
-        self._idle_deaths = 0
-        """Number of workers that died without a task since the last task was done."""
-        self._find_expired_task = self._pool._pool_manager.find_expired_task
-        self._pool._pool_manager.find_expired_task = self._replace_idle_workers
         # Start workers now with SIGINT blocked, since a terminal sends Ctrl-C to them as well. The resource tracker is
         # started before them: if the first worker started it, that would unblock the signal.
         resource_tracker.ensure_running()
@@ -99,16 +92,6 @@ class Workers(Executor):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._unfinished: set[Future[Any]] = set()
         self._slots = itertools.cycle(range(SLOTS))
-
-    def _replace_idle_workers(self, worker_id: int) -> Any:
-        """The task of a dead worker, for pebble, which gives the whole pool up if no task is running at that moment."""
-        try:
-            return self._find_expired_task(worker_id)
-        except BrokenProcessPool:
-            self._idle_deaths += 1
-            if self._idle_deaths > IDLE_DEATHS:
-                raise
-            raise LookupError("the worker had no task") from None  # so that another one is started
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
@@ -124,7 +107,6 @@ class Workers(Executor):
                 return
             error = attempt.exception()
             if error is None:
-                self._idle_deaths = 0
                 future.set_result(attempt.result())
             elif not isinstance(error, ProcessExpired):
                 future.set_exception(error)
