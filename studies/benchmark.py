@@ -107,7 +107,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         whole = measure_workers(config.repetitions) | measure_outside(config.search)
         table += [row("digits", quantity, values) for quantity, values in whole.items()]
         table += [row(GROWTH, quantity, ratios) for quantity, ratios in measure_growth(config).items()]
-        run.table({column: [line[column] for line in table] for column in table[0]}, "benchmark.json")
+        run.rows(table, "benchmark.json")
         medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
         run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
         print(markdown(table))

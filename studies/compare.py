@@ -131,8 +131,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             f"{prefix}/seconds": float(np.mean([outcome.seconds for outcome in found[row.searcher]])),
         }
     run.metrics({name: value for name, value in metrics.items() if value is not None})
-    rows = [dataclasses.asdict(row) for row in standings]
-    run.table({column: [row[column] for row in rows] for column in rows[0]}, "standings.json")
+    run.rows([dataclasses.asdict(row) for row in standings], "standings.json")
     run.table({"seed": list(range(config.seed, config.seed + config.seeds)), **finals}, "finals.json")
     run.figure(comparison.draw_finals(standings, config.baseline, CONTROLS), "figures/finals.png")
     draw_curves(found, config.budget, run)

@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
             search.series(
                 [(generation, accuracy_metrics(list(found))) for generation, found in record.evaluations.items()]
             )
-            search.text(record.to_json(), tracking.RECORD)
+            search.text(record.to_json(), tracking.schema.RECORD)
         print(analyze(evaluated, run))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated

@@ -215,7 +215,8 @@ def report() -> None:
     rows = [row for setting in SETTINGS for row in coefficients(setting, found, tables)]
     for name, table in tables.items():
         truth = table.ground_truth.test
-        sizes = {f.__name__: feature_sum(f, table) for f in (operations, longest_path)}
+        features: tuple[Any, ...] = operations, longest_path
+        sizes = {f.__name__: np.array([sum(map(f, one)) for one in table.architectures]) for f in features}
         known = ", ".join(f"{key} {correlate(value, table):.2f}" for key, value in sizes.items())
         print(
             f"{name}: reliability {reliability(truth):.2f}, ceiling {noise_ceiling(truth) or float('nan'):.2f}; {known}"
@@ -232,12 +233,6 @@ def report() -> None:
             logs = np.log(np.maximum(supernets.alpha.mean(axis=0), 1e-300))
             print(f"{setting} on {name}, {len(supernets.alpha)} trainings, FaDE-rank: {rank(logs, tables[name]):.2f}")
     draw(rows).savefig(FIGURE, dpi=150)
-
-
-def feature_sum(feature: Any, table: Table) -> Array:
-    """Sums ``(n,)`` of a cell feature along the paths of a table."""
-    values = np.array([[feature(cell) for cell in row] for row in table.hyper_architecture.rows])
-    return values[np.arange(len(values)), table.paths].sum(axis=1)
 
 
 def draw(rows: list[dict]) -> Figure:

@@ -40,8 +40,9 @@ def append_line(file: str | Path, line: Mapping[str, Any]) -> None:
     path = Path(file)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:
-        stream.seek(0)
-        content = stream.read()
-        stream.truncate(content.rfind(b"\n") + 1)
-        stream.seek(0, os.SEEK_END)
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read() != b"\n":
+                stream.seek(0)
+                stream.truncate(stream.read().rfind(b"\n") + 1)
         stream.write(json.dumps(line).encode() + b"\n")

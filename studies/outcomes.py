@@ -90,8 +90,8 @@ def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
         )
         run.metrics({"final_accuracy": outcome.final, "seconds": outcome.seconds}, step=outcome.spent[-1])
         run.tag(tracking.schema.BEST, outcome.best)
-        run.text(outcome.record.to_json(), tracking.RECORD)
-        run.json(_content(outcome), tracking.OUTCOME)
+        run.text(outcome.record.to_json(), tracking.schema.RECORD)
+        run.json(_content(outcome), tracking.schema.OUTCOME)
 
 
 def write(outcome: Outcome, name: str, seed: int, recipe: str, file: str | None) -> None:

@@ -130,7 +130,7 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
         ("predictors", predictor_table(judged, entries, missing)),
         ("architectures", architecture_table(judged)),
     ):
-        run.table({column: [row[column] for row in rows] for column in rows[0]}, f"{name}.json")
+        run.rows(rows, f"{name}.json")
         file = io.StringIO()
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -83,12 +83,17 @@ def _check_straight_through(compared: BilevelConfig | None) -> list[str]:
     return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
 
 
+def _defaults(sampler: type[samplers.RowSampler]) -> dict[str, Any]:
+    """Defaults of an outer search's constructor arguments, by name, without the seed."""
+    return {name: one.default for name, one in inspect.signature(sampler).parameters.items() if name != "seed"}
+
+
 def _sampler_settings() -> dict[str, Any]:
     """Types of the constructor arguments of all registered outer searches, by name, without the seed."""
     found: dict[str, Any] = {}
     for sampler in samplers.REGISTRY.values():
         hints = get_type_hints(sampler.__init__)
-        found |= {name: hints[name] for name in inspect.signature(sampler).parameters if name != "seed"}
+        found |= {name: hints[name] for name in _defaults(sampler)}
     return found
 
 
@@ -99,8 +104,7 @@ def _sampler_arguments() -> str:
         names: dict[str, list[str]] = {}
         for name, sampler in samplers.REGISTRY.items():
             if text := meanings(sampler).get(setting):
-                default = inspect.signature(sampler).parameters[setting].default
-                names.setdefault(f"{text} Default {default}.", []).append(f"``{name}``")
+                names.setdefault(f"{text} Default {_defaults(sampler)[setting]}.", []).append(f"``{name}``")
         lines.append(f"{setting}: " + " ".join(f"{', '.join(who)}: {text}" for text, who in names.items()))
     return "\n\nArgs:\n" + "\n".join(f"    {line}" for line in lines)
 
@@ -111,8 +115,8 @@ class _Sampler:
     name: str
 
     def __post_init__(self) -> None:
-        accepted = [name for name in inspect.signature(samplers.REGISTRY[self.name]).parameters if name != "seed"]
-        for name in self._given().keys() - accepted:
+        accepted = _defaults(samplers.REGISTRY[self.name])
+        for name in self._given().keys() - accepted.keys():
             raise ValueError(f"{name}: {self.name} has no such setting, only {', '.join(accepted)}; set it to null")
         try:
             self.open(0)

@@ -59,7 +59,7 @@ def search_once(
     """
     begin = time.perf_counter()
     study = open_study(config, data)
-    has_settled = study.n_generations < config.generations and settled(study, config.patience)
+    has_settled = settled(study, config)
     # Asks at once: where another process has the generation open, that one's record stays as it is.
     batches = study.generations(0 if has_settled else config.generations)
     tags = {tracking.schema.STUDY_NAME: study.optuna_study.study_name, tracking.schema.STUDY: study.identity}
@@ -83,7 +83,7 @@ def search_once(
                 evaluations.begin(batch.number)
                 evaluations.collect()
                 bar.update()
-                has_settled = study.n_generations < config.generations and settled(study, config.patience)
+                has_settled = settled(study, config)
                 if has_settled:
                     break
         if has_settled:
@@ -119,9 +119,10 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     )
 
 
-def settled(study: fade_study.FadeStudy, patience: int | None) -> bool:
-    """Whether no anchor has changed its cell in the last ``patience`` generations."""
-    if not patience or study.n_generations <= patience:
+def settled(study: fade_study.FadeStudy, config: SearchConfig) -> bool:
+    """Whether a search that is not finished has had no anchor that changed its cell in ``patience`` generations."""
+    patience, told = config.patience, study.n_generations
+    if not patience or told <= patience or told >= config.generations:
         return False
     rows = [study.history(row)[-patience - 1 :] for row in range(study.depth)]
     return all(len({generation.cells[0] for generation in newest}) == 1 for newest in rows)

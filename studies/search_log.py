@@ -55,8 +55,7 @@ class SearchLog:
 
     def __exit__(self, *_: object) -> None:
         if self.ranks:
-            columns = dict(zip(Rank._fields, zip(*self.ranks, strict=True), strict=True))
-            self.run.table(columns, "ranks.json")
+            self.run.rows([rank._asdict() for rank in self.ranks], "ranks.json")
 
     def generations(self) -> None:
         """Record the generations that are new."""
@@ -75,7 +74,7 @@ class SearchLog:
         """Metrics of a generation that was told."""
         alpha, rows = one.alpha, one.batch.hyper_architecture.rows
         metrics = {"one_shot_accuracy": one.details["one_shot_accuracy"], "hyper_seconds": one.details["seconds"]}
-        metrics |= tracking.alpha_metrics(alpha)
+        metrics |= tracking.schema.alpha_metrics(alpha)
         entropy = -(alpha * np.log(np.maximum(alpha, 1e-300))).sum(axis=1)  # (d,)
         for i, (anchor, cells) in enumerate(zip(one.batch.anchors, rows, strict=True)):
             metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(self.study.space.features, anchor, strict=True)}
@@ -87,7 +86,7 @@ class SearchLog:
         """Record the search as a whole, with its analysis, and summarize it on the terminal."""
         study, run = self.study, self.run
         record = SearchRecord.of(study, evaluated(study))
-        run.text(record.to_json(), tracking.RECORD)
+        run.text(record.to_json(), tracking.schema.RECORD)
         last = study.generation(study.n_generations - 1)
         cells = [[cell.key for cell in row] for row in last.batch.hyper_architecture.rows]
         run.figure(figures.draw_alpha(last.alpha, cells), "figures/alpha_last_generation.png")

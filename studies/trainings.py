@@ -263,7 +263,9 @@ def train_hyper(
             raise
         with tracking.start_hyper(generation, hyper_architecture, seed) as child:
             epochs = zip(result.epochs, result.alpha_history, strict=True)
-            child.series([(e, metrics | tracking.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)], now=False)
+            child.series(
+                [(e, metrics | tracking.schema.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)], now=False
+            )
             _finish_hyper(child, result)
     return [results[seed] for seed in seeds]
 
@@ -279,7 +281,7 @@ def _train_here(
     with tracking.start_hyper(generation, hyper_architecture, seed) as child:
 
         def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
-            child.metrics(metrics | tracking.alpha_metrics(alpha), step=epoch, now=False)
+            child.metrics(metrics | tracking.schema.alpha_metrics(alpha), step=epoch, now=False)
 
         if processes is None:
             result = training(on_epoch=on_epoch)

@@ -18,9 +18,19 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a GPU's sums are others
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+SEARCHERS = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for k in range(10))]
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def finals(rng):
+    """13 searchers of different quality with 10 seeds, some of which are luckier than others."""
+    luck = 0.01 * rng.normal(size=10)
+    return {name: 0.9 + 0.002 * k + luck + 0.004 * rng.normal(size=10) for k, name in enumerate(SEARCHERS)}
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import optuna
 from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "plain"]
+__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "plain", "plain_details"]
 
 
 def describe_space(space: CellSpace) -> dict[str, Any]:

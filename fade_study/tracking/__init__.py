@@ -26,19 +26,14 @@ from fade_study.tracking.runs import (
     start_outcome,
     start_study,
 )
-from fade_study.tracking.schema import OUTCOME, RECORD, SCHEMA, alpha_metrics
 from fade_study.tracking.server import check_server, look_at, redirected
 
 __all__ = [
     "DELIVERY_SECONDS",
     "OUTBOX",
-    "OUTCOME",
-    "RECORD",
-    "SCHEMA",
     "Run",
     "SearchRecord",
     "adopt",
-    "alpha_metrics",
     "check_conditions",
     "check_server",
     "commit",

@@ -146,6 +146,10 @@ class Run:
         """Write a table artifact, which the MLflow UI shows and compares."""
         self._put("table", columns={name: list(values) for name, values in columns.items()}, file=file)
 
+    def rows(self, rows: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Write a table artifact, one or more rows that all have the same columns."""
+        self.table({column: [row[column] for row in rows] for column in rows[0]}, file)
+
     def figure(self, figure: Figure, file: str) -> None:
         """Write a figure artifact."""
         self._put("file", _png(figure), file=file)

@@ -6,15 +6,7 @@ import pytest
 from analysis.comparison import draw_anytime, draw_finals
 from fade_study import InvalidInputError
 from fade_study.statistics.arena import anytime, standings
-
-NAMES = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for k in range(10))]
-
-
-@pytest.fixture
-def finals(rng):
-    """13 searchers of different quality with 10 seeds, some of which are luckier than others."""
-    luck = 0.01 * rng.normal(size=10)
-    return {name: 0.9 + 0.002 * k + luck + 0.004 * rng.normal(size=10) for k, name in enumerate(NAMES)}
+from tests.conftest import SEARCHERS
 
 
 def bold(figure):
@@ -54,7 +46,7 @@ def test_anytime_curves_are_drawn_from_where_all_have_begun(finals):
     ax = figure.axes[0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("training steps (thousands)", "of the anchor")
     lines = {line.get_label(): line for line in ax.lines}
-    assert set(lines) == set(NAMES)
+    assert set(lines) == set(SEARCHERS)
     for name, line in lines.items():
         np.testing.assert_allclose(line.get_xdata(), grid[3:] / 1000)
         np.testing.assert_allclose(line.get_ydata(), curves[name][1].mean(axis=0)[3:])
@@ -64,11 +56,11 @@ def test_anytime_curves_are_drawn_from_where_all_have_begun(finals):
 
 
 def test_the_legend_lists_searchers_from_best_to_worst(rng):
-    ends = dict(zip(NAMES, 0.5 + 0.3 * rng.random(13), strict=True))
+    ends = dict(zip(SEARCHERS, 0.5 + 0.3 * rng.random(13), strict=True))
     figure = draw_anytime({name: ([0, 1000], np.full((2, 2), end)) for name, end in ends.items()})
     figure.savefig(io.BytesIO(), format="png")
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == sorted(NAMES, key=lambda name: -ends[name])
+    assert names == sorted(SEARCHERS, key=lambda name: -ends[name])
 
 
 def test_intervals_are_accuracies_of_three_seeds_or_more():

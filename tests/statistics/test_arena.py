@@ -8,15 +8,6 @@ from scipy import stats
 from fade_study import InvalidInputError
 from fade_study.statistics.arena import anytime, holm, interval, standings, summary_table, wilcoxon_p
 
-NAMES = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for k in range(10))]
-
-
-@pytest.fixture
-def finals(rng):
-    """13 searchers of different quality with 10 seeds, some of which are luckier than others."""
-    luck = 0.01 * rng.normal(size=10)
-    return {name: 0.9 + 0.002 * k + luck + 0.004 * rng.normal(size=10) for k, name in enumerate(NAMES)}
-
 
 def enumerated_p(differences):
     """Two-sided p-value of the signed-rank test, from all sign patterns."""

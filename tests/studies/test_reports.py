@@ -273,7 +273,7 @@ def test_a_run_that_somebody_deletes_does_not_fail_the_search(folders, monkeypat
 
     def delete(run, text, file):
         finish(run, text, file)
-        if file == tracking.RECORD:
+        if file == tracking.schema.RECORD:
             mlflow.delete_run(run.id)
 
     monkeypatch.setattr(tracking.Run, "text", delete)

@@ -401,8 +401,8 @@ class Recorder:
     def series(self, steps):
         self.written += [(step, name) for step, metrics in steps for name in metrics]
 
-    def table(self, columns, file):
-        self.written += [(file, columns)]
+    def rows(self, rows, file):
+        self.written += [(file, {column: [row[column] for row in rows] for column in rows[0]})]
 
 
 def test_record_of_a_generation_does_not_grow(monkeypatch):
@@ -432,7 +432,7 @@ def test_record_of_a_generation_does_not_grow(monkeypatch):
             evaluations.begin(batch.number)
             log.generations()
             evaluations.collect()
-            assert not settled(study, config.patience)
+            assert not settled(study, config)
             counts[batch.number] = len(reads), [name for _, name in run.written]
             assert {step for step, _ in run.written} == {batch.number}
             reads.clear()

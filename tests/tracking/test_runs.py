@@ -33,7 +33,7 @@ def get(run_id):
 def test_a_study_says_what_made_it(study, digits):
     run = get(study.id)
     assert run.data.tags["fade.kind"] == "search"
-    assert run.data.tags["fade.schema"] == tracking.SCHEMA
+    assert run.data.tags["fade.schema"] == tracking.schema.SCHEMA
     assert run.data.tags["fade.study"] == "name"
     assert len(run.data.tags["fade.commit"]) >= 7
     assert run.data.params["config.bilevel.optimizer.learning_rate"] == "0.001"
@@ -63,7 +63,7 @@ def test_metrics_are_written_with_their_step_and_bad_ones_counted(study):
 def test_a_hyper_architecture_is_a_child(study):
     hyper = HyperArchitecture(((Dag(1), Dag(2)), (Dag(2), Dag(3))))
     with tracking.start_hyper(4, hyper, seed=9) as child:
-        child.metrics(tracking.alpha_metrics(np.array([[0.25, 0.75], [0.5, 0.5]])), step=0)
+        child.metrics(tracking.schema.alpha_metrics(np.array([[0.25, 0.75], [0.5, 0.5]])), step=0)
     run = get(child.id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["mlflow.parentRunId"] == study.id
