@@ -89,7 +89,7 @@ class ClusterExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for all tasks; with ``cancel_futures``, cancel them. The workers keep running."""
         if cancel_futures:
-            for future in list(self._tasks):
+            for future in reversed(list(self._tasks)):  # waiting tasks first, so that no freed worker begins one
                 future.cancel()
         while self._tasks:
             futures.wait(list(self._tasks))
