@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from fade_study import config
+from fade_study.studies import options, schemas
 from fade_study.tracking import schema
-from studies import options, schemas
 
 CLASSES = {
     "`mlflow run . -e search`": schemas.SearchConfig,
@@ -35,7 +35,6 @@ LINKS = {
     "](docs/": "](",
     "](CONTRIBUTING.md": "](contributing.md",
     "](LICENSE": "](../LICENSE",
-    "](analysis/": "](../analysis/",
 }
 """Links of these files, and the same links as seen from a page."""
 

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # _generate; fade_study and studies
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]  # _generate and fade_study
 
 import _generate  # noqa: E402 - found by the line above
 

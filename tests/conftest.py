@@ -98,11 +98,8 @@ def postgresql():
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of what ``mlflow run`` needs, so that runs leave nothing in the checkout."""
+    """What ``mlflow run`` needs, in a folder of its own, so that runs leave nothing in the checkout."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in ("MLproject", "studies", "analysis"):
-        source = ROOT / name
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
+    shutil.copy(ROOT / "MLproject", folder)
     return folder

@@ -8,10 +8,10 @@ import pytest
 from fade_study import Dag, DagSpace, HyperArchitecture
 from fade_study.benchmarks import Scratch, Table, Trainings, load_digits625, load_table
 from fade_study.cells import distant_cells
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import ValidationConfig
 from fade_study.training import load_data, recipe, train_from_scratch
-from studies.command import CONFIGS
-from studies.options import parse_config
-from studies.schemas import ValidationConfig
 
 HYPER = HyperArchitecture(((Dag(1), Dag(2)), (Dag(2, ((0, 1),)), Dag(3))))
 

@@ -5,11 +5,11 @@ import yaml
 
 from fade_study import ConfigError
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig
+from fade_study.studies.options import parse_config, settings_of, shown
+from fade_study.studies.schemas import ComparisonConfig, EvaluateConfig, SearchConfig, SpaceConfig, ValidationConfig
 from fade_study.urls import place
-from studies.options import parse_config, settings_of, shown
-from studies.schemas import ComparisonConfig, EvaluateConfig, SearchConfig, SpaceConfig, ValidationConfig
 
-CONFIGS = Path(__file__).parents[1] / "studies" / "configs"
+CONFIGS = Path(__file__).parents[1] / "fade_study" / "studies" / "configs"
 STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}
 
 

@@ -13,10 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fade_study import ConfigError, Dag, DagSpace, InvalidInputError
-from fade_study.urls import masked, masked_url
-from studies.command import CONFIGS
-from studies.options import parse_config
-from studies.schemas import (
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import (
     AnalyzeConfig,
     BenchmarkConfig,
     ComparisonConfig,
@@ -25,6 +24,7 @@ from studies.schemas import (
     SearchConfig,
     ValidationConfig,
 )
+from fade_study.urls import masked, masked_url
 
 
 def examples(number):

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from fade_study import ConfigError, Dag, DataError, HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.config import DataConfig
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import SearchConfig
 from fade_study.training import files, load_data
-from studies.command import CONFIGS
-from studies.options import parse_config
-from studies.schemas import SearchConfig
 
 IMAGES = np.zeros((60, 8, 8))
 IMAGES[::2, 0] = 1  # in every split: images that are all the same are refused

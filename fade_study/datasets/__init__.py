@@ -5,7 +5,7 @@ MIT license, https://github.com/zalandoresearch/fashion-mnist) at 14×14: the fi
 then the 10,000 test images. Each pixel is the mean of 2×2. The file is made from the original files, which Debian's
 package ``dataset-fashion-mnist`` installs, by::
 
-    python -m studies.embed_fashion14 /usr/share/datasets/fashion-mnist
+    python -m fade_study.studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """
 
 from __future__ import annotations

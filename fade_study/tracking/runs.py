@@ -239,7 +239,7 @@ def _leave(status: str) -> None:
     if left and status == "FINISHED":
         raise StorageError(
             f"expected {place(mlflow.get_tracking_uri())} to take the record of this run, got no answer; {left} "
-            f"parts of it are kept in {OUTBOX.absolute()}. Once it is back, `python -m studies.deliver` in "
+            f"parts of it are kept in {OUTBOX.absolute()}. Once it is back, `fade deliver` in "
             f"{Path.cwd()} delivers them, and so does the next study there"
         )
 

@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
-from analysis.comparison import draw_anytime, draw_finals
 from fade_study import InvalidInputError
+from fade_study.analysis.comparison import draw_anytime, draw_finals
 from fade_study.statistics.arena import anytime, standings
 from tests.conftest import SEARCHERS
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from analysis.correlation import Entry, draw_marginals, draw_predictors, draw_ranks, draw_repetitions
+from fade_study.analysis.correlation import Entry, draw_marginals, draw_predictors, draw_ranks, draw_repetitions
 from fade_study.ranking import fade_rank
 from fade_study.statistics.ranks import Estimate, coefficient, repetition_curve, spearman
 

@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 
-from analysis import figures
 from fade_study import Architecture, Dag, enumerate_dags
+from fade_study.analysis import figures
 
 
 def drawn(figure):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import trajectory as figures
 from fade_study import InvalidInputError
+from fade_study.analysis import trajectory as figures
 from fade_study.statistics import trend as tr
 
 T = np.arange(12)

@@ -7,7 +7,7 @@ from torch import nn
 from fade_study import Dag, enumerate_dags
 from fade_study.nn import CellContext, DagCell, build_cell
 from fade_study.nn import cell as cell_module
-from studies.plain import plain_cell
+from fade_study.studies.plain import plain_cell
 
 CELLS = [dag for size in (1, 2, 3, 4) for dag in enumerate_dags(size)][::3]
 

@@ -8,8 +8,8 @@ from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags
 from fade_study.config import NetworkConfig
 from fade_study.nn import Network, Supernet, parameters
 from fade_study.nn.supernet import _HardSample
+from fade_study.studies.plain import all_branches
 from fade_study.training.alphas import gumbel_noise
-from studies.plain import all_branches
 
 DAGS = [*enumerate_dags(2), *enumerate_dags(3)]
 HYPER = HyperArchitecture((tuple(DAGS[0:4]), tuple(DAGS[2:6]), tuple(DAGS[4:8])))

@@ -24,7 +24,7 @@ ARGUMENTS += ["--evaluate_every", "2", "--carry_over", "true"]
 
 # Forked from a process that has imported everything, a search begins at once.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["studies.search", "tests.studies.harness"])
+processes.set_forkserver_preload(["fade_study.studies.search", "tests.studies.harness"])
 
 
 def make_place(folder, template):
@@ -44,9 +44,9 @@ def run_search(folder, uri, arguments, moment, delivery_seconds):
     with open("log", "a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+        from fade_study.studies import command, search
+        from fade_study.studies.schemas import SearchConfig
         from fade_study.tracking import runs
-        from studies import command, search
-        from studies.schemas import SearchConfig
 
         runs.DELIVERY_SECONDS = delivery_seconds
         mlflow.set_tracking_uri(uri)

@@ -8,11 +8,11 @@ import pytest
 from fade_study import HyperArchitecture, enumerate_dags
 from fade_study.benchmarks import Table, Trainings
 from fade_study.config import BilevelConfig, NetworkConfig
+from fade_study.studies.answer import against_random_search, difference, random_searches, regime
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import SearchConfig
 from fade_study.training import DataConfig, load_data
-from studies.answer import against_random_search, difference, random_searches, regime
-from studies.command import CONFIGS
-from studies.options import parse_config
-from studies.schemas import SearchConfig
 
 
 def table(rng, noise):

@@ -10,8 +10,8 @@ from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags, tra
 from fade_study.config import BilevelConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
+from fade_study.studies.trainings import ScratchTrainings, train_hyper
 from fade_study.training import train_from_scratch, train_hyper_architecture
-from studies.trainings import ScratchTrainings, train_hyper
 from tests.cluster import Cluster, wait_until
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fade-study[cluster]'")

@@ -12,15 +12,15 @@ from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
 from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.statistics import trend
+from fade_study.studies import analyze
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.compare import compare
+from fade_study.studies.options import parse_config
+from fade_study.studies.outcomes import best_so_far, recipe_of
+from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig
+from fade_study.studies.searchers import check_budget, names, run_search
+from fade_study.studies.worlds import Tabulated, Trained
 from fade_study.training import load_data
-from studies import analyze
-from studies.command import CONFIGS
-from studies.compare import compare
-from studies.options import parse_config
-from studies.outcomes import best_so_far, recipe_of
-from studies.schemas import AnalyzeConfig, ComparisonConfig
-from studies.searchers import check_budget, names, run_search
-from studies.worlds import Tabulated, Trained
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "smoke"])
@@ -52,7 +52,7 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
 
     # Finished searches are not repeated, give the same results, and can be analyzed.
     monkeypatch.chdir(project)
-    monkeypatch.setattr("studies.compare.run_search", None)  # any search would fail
+    monkeypatch.setattr("fade_study.studies.compare.run_search", None)  # any search would fail
     file = project / "kept" / "arena.jsonl"
     config = dataclasses.replace(SMOKE, searchers=("fade", "tpe"), results=str(file))
     again = compare(config)

@@ -107,7 +107,7 @@ def test_a_signal_keeps_the_step_and_says_how_to_go_on(place, reference):
     assert process.exitcode == 128 + signal.SIGTERM
     said = log(place)
     assert "Stopped; what is trained is kept" in said
-    assert "To go on: python -m studies.search --preset smoke --study s" in said
+    assert "To go on: fade search --preset smoke --study s" in said
     statuses = {run.info.status for run in mlflow.MlflowClient(f"sqlite:///{place / 'mlflow.db'}").search_runs(["0"])}
     assert "KILLED" in statuses
     assert "RUNNING" not in statuses

@@ -1,7 +1,7 @@
 import pytest
 
 from fade_study.exceptions import DataError
-from studies.json_lines import append_line, read_lines
+from fade_study.studies.json_lines import append_line, read_lines
 
 
 def test_lines_come_back(tmp_path):

@@ -56,9 +56,9 @@ def test_down_until_the_end_what_is_missing_is_delivered_later(place, server, re
     server.stop()
     process.join()
     assert process.exitcode == 1, log(place)
-    assert f"Once it is back, `python -m studies.deliver` in {place} delivers them" in log(place)
+    assert f"Once it is back, `fade deliver` in {place} delivers them" in log(place)
     server.start()
-    command = [sys.executable, "-m", "studies.deliver"]
+    command = [sys.executable, "-m", "fade_study.studies.deliver"]
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"MLFLOW_TRACKING_URI": server.uri, "PYTHONPATH": root}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)

@@ -16,12 +16,12 @@ import pytest
 import fade_study
 from fade_study import HyperArchitecture, enumerate_dags, tracking
 from fade_study.exceptions import InvalidInputError
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.search import search as search_study
 from fade_study.study import ownership
 from fade_study.training import BilevelConfig, OptimizerConfig, train_hyper_architecture
-from studies.command import CONFIGS
-from studies.options import parse_config
-from studies.schemas import SearchConfig
-from studies.search import search as search_study
 from tests.conftest import ROOT
 from tests.studies.test_search import environment, runs
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def command(folder, study, *arguments, **changes):
     """Run a study's command in a folder, with the code of this checkout."""
     return subprocess.run(
-        [sys.executable, "-m", f"studies.{study}", *arguments],
+        [sys.executable, "-m", f"fade_study.studies.{study}", *arguments],
         cwd=folder,
         env=environment(PYTHONPATH=str(ROOT), **changes),
         capture_output=True,
@@ -251,7 +251,7 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_told_of(folder
     folder, _ = folders
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run(
-        [*launcher, "-m", "studies.search", "--preset", "smoke"],
+        [*launcher, "-m", "fade_study.studies.search", "--preset", "smoke"],
         cwd=folder,
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
@@ -300,7 +300,7 @@ def test_help_makes_no_file(tmp_path):
 WHERE = """
 import os, sys
 sys.path.insert(0, {root!r})
-from studies.command import again, go_to_caller
+from fade_study.studies.command import again, go_to_caller
 go_to_caller()
 print(os.getcwd(), again("mine"), sep="|")
 """
@@ -334,7 +334,7 @@ def test_a_project_runs_where_its_caller_is(tmp_path, caller, continued, shell):
     )
     where, said = done.stdout.strip().split("|")
     assert where == str(folder)
-    assert said == continued if continued else said.startswith("python -m studies.search")
+    assert said == continued if continued else said.startswith("fade search")
 
 
 def test_a_program_outside_of_projects_stays_where_it_is(tmp_path):
@@ -409,7 +409,7 @@ def test_a_clone_that_is_not_installed(folders):
         "    return known(name)\n"
         "metadata.version = version\n"
         "import runpy; sys.argv = ['search', '--preset', 'smoke', '--generations', '1']\n"
-        "runpy.run_module('studies.search', run_name='__main__', alter_sys=True)"
+        "runpy.run_module('fade_study.studies.search', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=environment(PYTHONPATH=str(ROOT)),

@@ -23,15 +23,15 @@ from fade_study import HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.config import DataConfig, NetworkConfig
 from fade_study.nn import Supernet
+from fade_study.studies import answer, trainings
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.evaluations import Evaluations
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import SamplerConfig, SearchConfig
+from fade_study.studies.search import search as search_study
+from fade_study.studies.search import settled
+from fade_study.studies.search_log import BEST_RANKED, SearchLog
 from fade_study.training import load_data, recipe
-from studies import answer, trainings
-from studies.command import CONFIGS
-from studies.evaluations import Evaluations
-from studies.options import parse_config
-from studies.schemas import SamplerConfig, SearchConfig
-from studies.search import search as search_study
-from studies.search import settled
-from studies.search_log import BEST_RANKED, SearchLog
 
 BIN = Path(sys.executable).parent
 
@@ -57,7 +57,7 @@ def mlflow_run(project, *arguments):
 def search(project, *arguments, **options):
     # Ctrl-C works as in a terminal, also where these tests run in a shell's background, whose children ignore it.
     python = ["env", "--default-signal=INT", sys.executable]
-    command = [*python, "-m", "studies.search", "--preset", "smoke", *arguments]
+    command = [*python, "-m", "fade_study.studies.search", "--preset", "smoke", *arguments]
     return subprocess.Popen(
         command,
         cwd=project,

@@ -15,9 +15,9 @@ import fade_study
 from fade_study import tracking
 from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.execution import InlineExecutor
+from fade_study.studies.schemas import EvaluateConfig
+from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training import ScratchResult, load_data
-from studies.schemas import EvaluateConfig
-from studies.trainings import ScratchTrainings
 from tests.studies import harness
 from tests.studies.harness import log, start, wait_for
 

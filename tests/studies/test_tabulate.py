@@ -8,8 +8,8 @@ import pytest
 from fade_study import HyperArchitecture, enumerate_dags
 from fade_study.benchmarks import load_table
 from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.studies import tabulate
 from fade_study.training import load_data, train_from_scratch
-from studies import tabulate
 
 CELLS = tuple(enumerate_dags(2))
 

@@ -13,11 +13,11 @@ from fade_study.benchmarks import load_digits625
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import open_executor
+from fade_study.studies import search, trainings
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import SearchConfig, ValidationConfig
 from fade_study.training import load_data, recipe, train_from_scratch, train_hyper_architecture
-from studies import search, trainings
-from studies.command import CONFIGS
-from studies.options import parse_config
-from studies.schemas import SearchConfig, ValidationConfig
 
 ARCHITECTURES = [Architecture((Dag(1),)), Architecture((Dag(2, ((0, 1),)),))]
 HYPER = HyperArchitecture((tuple(enumerate_dags(2)),))

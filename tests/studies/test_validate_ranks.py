@@ -14,16 +14,16 @@ from fade_study.benchmarks import Table
 from fade_study.effects import PathLosses, path_effects
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.ranking import fade_rank
+from fade_study.studies import trainings
+from fade_study.studies.command import CONFIGS
+from fade_study.studies.ground_truth import Case, all_paths, choose_paths, train_scratch
+from fade_study.studies.options import parse_config
+from fade_study.studies.predictors import Evidence, Measured, cell_effects, names, predict
+from fade_study.studies.repeated_warnings import count_repeated_warnings
+from fade_study.studies.report_ranks import row_coefficients
+from fade_study.studies.schemas import ValidationConfig
+from fade_study.studies.validate_ranks import validate
 from fade_study.training import DataConfig, HyperResult, combined_alpha, load_data
-from studies import trainings
-from studies.command import CONFIGS
-from studies.ground_truth import Case, all_paths, choose_paths, train_scratch
-from studies.options import parse_config
-from studies.predictors import Evidence, Measured, cell_effects, names, predict
-from studies.repeated_warnings import count_repeated_warnings
-from studies.report_ranks import row_coefficients
-from studies.schemas import ValidationConfig
-from studies.validate_ranks import validate
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])

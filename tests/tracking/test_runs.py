@@ -10,8 +10,8 @@ import yaml
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import WorkerDiedError
+from fade_study.studies.schemas import SearchConfig
 from fade_study.training import ScratchResult
-from studies.schemas import SearchConfig
 
 EPOCHS = ({"loss/weights": 2.0, "accuracy/validation": 0.5}, {"loss/weights": 1.0, "accuracy/validation": 0.9})
 RESULT = ScratchResult(0.8, 0.9, EPOCHS, parameters=10, flops=20, seconds=0.1)

@@ -5,11 +5,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from fade_study.studies.options import parse_config
+from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, EvaluateConfig, SearchConfig
 from fade_study.tracking.schema import KIND, RECORDED, Entry
-from studies.options import parse_config
-from studies.schemas import AnalyzeConfig, ComparisonConfig, EvaluateConfig, SearchConfig
 
-CONFIGS = Path(__file__).parents[2] / "studies" / "configs"
+CONFIGS = Path(__file__).parents[2] / "fade_study" / "studies" / "configs"
 
 
 def test_a_name_matches_its_pattern_alone():
@@ -64,8 +64,8 @@ def unnamed():
 
 @pytest.mark.filterwarnings("ignore")
 def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
-    from studies.evaluate import evaluate
-    from studies.search import search
+    from fade_study.studies.evaluate import evaluate
+    from fade_study.studies.search import search
 
     arguments = ["--preset", "smoke", "--evaluate_every", "1", "--final_seeds", "2"]
     search(parse_config(SearchConfig, CONFIGS / "search", arguments))
@@ -79,8 +79,8 @@ def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_all_that_a_comparison_and_its_analysis_record_is_named(mlflow_store):
-    from studies.analyze import main
-    from studies.compare import compare
+    from fade_study.studies.analyze import main
+    from fade_study.studies.compare import compare
 
     arguments = ["--preset", "smoke", "--searchers", "[fade]"]
     compare(parse_config(ComparisonConfig, CONFIGS / "compare", arguments))

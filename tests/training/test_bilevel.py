@@ -173,10 +173,10 @@ def test_the_digits_preset_trains_its_supernet():
     """
     from pathlib import Path
 
-    from studies.options import parse_config
-    from studies.schemas import SearchConfig
+    from fade_study.studies.options import parse_config
+    from fade_study.studies.schemas import SearchConfig
 
-    folder = Path(__file__).parents[2] / "studies" / "configs" / "search"
+    folder = Path(__file__).parents[2] / "fade_study" / "studies" / "configs" / "search"
     config = parse_config(SearchConfig, folder, ["--preset", "digits"])
     study = create_study(
         space=config.space.open(),

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis import correlation as figures
 from fade_study import tracking
+from fade_study.analysis import correlation as figures
 from fade_study.benchmarks import Trainings
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import ranks
+from fade_study.studies.predictors import Evidence, predict
+from fade_study.studies.schemas import ValidationConfig
 from fade_study.training import combined_alpha
-from studies.predictors import Evidence, predict
-from studies.schemas import ValidationConfig
 
 __all__ = ["Judged", "judge", "report", "row_coefficients"]
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.style import FEWEST, SMALL, new_figure
 from fade_study import InvalidInputError
+from fade_study.analysis.style import FEWEST, SMALL, new_figure
 from fade_study.statistics.arena import Standing, check_baseline, interval
 
 __all__ = ["draw_anytime", "draw_finals"]

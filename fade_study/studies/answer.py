@@ -15,10 +15,10 @@ from fade_study import Architecture, Dag
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.builders import describe_network
 from fade_study.seeding import RANDOM_SEARCHES, RANDOM_TABLES
+from fade_study.studies.json_lines import read_lines
+from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.trainings import ScratchTrainings, is_truth
 from fade_study.training import Data
-from studies.json_lines import read_lines
-from studies.schemas import SearchConfig
-from studies.trainings import ScratchTrainings, is_truth
 
 __all__ = [
     "Difference",

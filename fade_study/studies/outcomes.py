@@ -13,12 +13,12 @@ import numpy as np
 from fade_study import Dag, tracking
 from fade_study.builders import describe_network
 from fade_study.exceptions import DataError
+from fade_study.studies.json_lines import append_line, read_lines
+from fade_study.studies.schemas import ComparisonConfig
+from fade_study.studies.searchers import SEARCHERS, Outcome
 from fade_study.study.settings import describe_sampler, plain
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
-from studies.json_lines import append_line, read_lines
-from studies.schemas import ComparisonConfig
-from studies.searchers import SEARCHERS, Outcome
 
 __all__ = ["accuracies", "best_so_far", "find", "log", "recipe_of", "write"]
 

@@ -21,8 +21,8 @@ import psutil
 
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.execution import end_with_parent
+from fade_study.studies.options import parse_config
 from fade_study.urls import masked
-from studies.options import parse_config
 
 T = TypeVar("T")
 CONFIGS = Path(__file__).parent / "configs"
@@ -158,7 +158,7 @@ def launch(processes: int) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "studies.search", *sys.argv[1:])
+        elastic_launch(config, sys.executable)("-m", "fade_study.studies.search", *sys.argv[1:])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code  # the shell's exit code for a signal
@@ -176,4 +176,4 @@ def again(study: str) -> str:
     options = {word.split("=")[0] for word in sys.argv[1:]}
     together = os.environ.get("WORLD_SIZE", "1") != "1" and "--processes" not in options
     words = shlex.join([*sys.argv[1:], *([] if "--study" in options else ["--study", study])])
-    return f"{'torchrun …' if together else 'python'} -m studies.search {words}"
+    return f"{'torchrun … -m fade_study' if together else 'fade'} search {words}"

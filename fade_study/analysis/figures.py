@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.style import DPI, FEWEST, SMALL, integers, new_figure
 from fade_study import Architecture, Dag
+from fade_study.analysis.style import DPI, FEWEST, SMALL, integers, new_figure
 
 __all__ = ["draw_alpha", "draw_alpha_history", "draw_cells", "draw_costs"]
 

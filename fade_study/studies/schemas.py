@@ -1,4 +1,4 @@
-"""Settings of the studies, which are also the schemas of the presets in ``studies/configs``."""
+"""Settings of the studies, which are also the schemas of the presets in ``fade_study/studies/configs``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fade_study.config import (
     settings,
 )
 from fade_study.generation import RowHistory
-from studies.options import meanings
+from fade_study.studies.options import meanings
 
 __all__ = [
     "AnalyzeConfig",

@@ -15,9 +15,9 @@ from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSp
 from fade_study.benchmarks import Scratch, Table, load_table
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import FINAL, SIMULATED_ACCURACY, SIMULATED_ALPHA
+from fade_study.studies.schemas import ComparisonConfig
+from fade_study.studies.trainings import repetition_seeds
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
-from studies.schemas import ComparisonConfig
-from studies.trainings import repetition_seeds
 
 __all__ = ["Tabulated", "Trained", "World", "open_world"]
 

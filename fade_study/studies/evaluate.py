@@ -5,8 +5,8 @@ mlflow run . -e evaluate -P run_id=...
 
 from __future__ import annotations
 
-from studies.command import read_command, run_command
-from studies.schemas import EvaluateConfig
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import EvaluateConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(EvaluateConfig)
@@ -20,14 +20,14 @@ from fade_study.builders import builders_of
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
 from fade_study.nn import check_operation
+from fade_study.studies.analyze import analyze
+from fade_study.studies.evaluations import accuracy_metrics, is_due
+from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.trainings import ScratchTrainings
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
-from studies.analyze import analyze
-from studies.evaluations import accuracy_metrics, is_due
-from studies.schemas import SearchConfig
-from studies.trainings import ScratchTrainings
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:

@@ -9,8 +9,8 @@ the losses and gradients of these with the supernet's.
 
 from __future__ import annotations
 
-from studies.command import read_command, run_command
-from studies.schemas import BenchmarkConfig
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import BenchmarkConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(BenchmarkConfig)
@@ -35,16 +35,16 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import fade_study
-from analysis import figures
 from fade_study import tracking
+from fade_study.analysis import figures
 from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
 from fade_study.nn import Network, Supernet
+from fade_study.studies.plain import all_branches, arithmetic_floor, edge_by_edge
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.alphas import alpha_loss, gumbel_noise
 from fade_study.training.data import Minibatch
 from fade_study.training.session import adam
-from studies.plain import all_branches, arithmetic_floor, edge_by_edge
 
 K = TypeVar("K")
 Array = NDArray[np.float64]
@@ -382,7 +382,7 @@ def measure_outside(preset: str) -> dict[str, Array]:
 
         python("-c", "from fade_study import tracking; tracking.check_server()")
         begin = time.perf_counter()
-        python("-m", "studies.search", "--preset", preset, "--executor", "inline")
+        python("-m", "fade_study.studies.search", "--preset", preset, "--executor", "inline")
         command = time.perf_counter() - begin
         search, trainings = tracking.read_times(uri)
         return {

@@ -16,14 +16,14 @@ from fade_study.config import NetworkConfig
 from fade_study.effects import losses_needed
 from fade_study.execution import completed
 from fade_study.nn import Network, flops, parameters
+from fade_study.studies.ground_truth import EARLY_SEED
+from fade_study.studies.predictors import Measured, cell_effects
+from fade_study.studies.schemas import ValidationConfig
+from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training import Data
 from fade_study.training.alphas import fair_paths
 from fade_study.training.proxies import PROXIES
 from fade_study.training.session import session
-from studies.ground_truth import EARLY_SEED
-from studies.predictors import Measured, cell_effects
-from studies.schemas import ValidationConfig
-from studies.trainings import ScratchTrainings
 
 __all__ = ["measure_architectures", "measure_cells"]
 

@@ -1,7 +1,7 @@
 """Compare settings of supernets: Spearman's coefficient of their ranks against their cost in training steps.
 
-python -m studies.frontier train --workers 2
-python -m studies.frontier report
+python -m fade_study.studies.frontier train --workers 2
+python -m fade_study.studies.frontier report
 
 Settings are chosen only on the hyper-architectures of ``fashion14-h0`` and ``fashion14-h1``; those of the other tables
 are for reports (``mlflow run . -e validate``). Each finished training is appended to
@@ -28,15 +28,15 @@ from fade_study.config import BilevelConfig, OptimizerConfig
 from fade_study.effects import Effects, path_effects
 from fade_study.execution import completed, open_executor
 from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
+from fade_study.studies.json_lines import append_line, read_lines
+from fade_study.studies.tabulate import DATA, NETWORK, PLANS
+from fade_study.studies.trainings import submit
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 from fade_study.training.bilevel import effects_of
-from studies.json_lines import append_line, read_lines
-from studies.tabulate import DATA, NETWORK, PLANS
-from studies.trainings import submit
 
 LINES = FOLDER / "frontier.jsonl"
 CHOOSING = ("fashion14-h0", "fashion14-h1")
-FIGURE = Path(__file__).parents[1] / "analysis" / "pictures" / "frontier.png"
+FIGURE = Path(__file__).parents[2] / "docs" / "pictures" / "frontier.png"
 STEPS_PER_EPOCH = 375
 UNIT = 1e-5
 """Unit of loss in which effects are stored."""

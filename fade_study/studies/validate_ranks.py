@@ -2,13 +2,13 @@
 
 mlflow run . -e validate
 mlflow run . -e validate -P preset=smoke
-python -m studies.validate_ranks --help
+fade validate --help
 """
 
 from __future__ import annotations
 
-from studies.command import read_command, run_command
-from studies.schemas import ValidationConfig
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import ValidationConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(ValidationConfig, "validate")
@@ -26,18 +26,18 @@ from fade_study import tracking
 from fade_study.config import BilevelConfig
 from fade_study.execution import open_executor
 from fade_study.seeding import VALIDATION
+from fade_study.studies.ground_truth import Case, open_cases, train_scratch
+from fade_study.studies.measurements import measure_architectures, measure_cells
+from fade_study.studies.predictors import Evidence, Measured, early, names
+from fade_study.studies.repeated_warnings import count_repeated_warnings
+from fade_study.studies.report_ranks import Judged, judge, report
+from fade_study.studies.trainings import repetition_seeds, train_hyper
 from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
-from studies.ground_truth import Case, open_cases, train_scratch
-from studies.measurements import measure_architectures, measure_cells
-from studies.predictors import Evidence, Measured, early, names
-from studies.repeated_warnings import count_repeated_warnings
-from studies.report_ranks import Judged, judge, report
-from studies.trainings import repetition_seeds, train_hyper
 
-WORKERS_WARNINGS = "ignore::UserWarning:studies.trainings"
+WORKERS_WARNINGS = "ignore::UserWarning:fade_study.studies.trainings"
 """Filter for worker processes: this process gives the warnings of supernets, with a count."""
 
 
@@ -85,7 +85,7 @@ def validate_case(
     def train(bilevel: BilevelConfig, repetitions: int, paths: Sequence[Sequence[int]] = ()) -> list[HyperResult]:
         seeds = repetition_seeds(VALIDATION.seed(config.seed, number), repetitions)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"studies\.")  # given below
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"fade_study\.studies\.")  # given below
             results = train_hyper(number, hyper_architecture, data, bilevel, config.network, seeds, executor, paths)
         for result in results:
             if result.warning is not None:

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 import fade_study
 from fade_study import interrupt, tracking
 from fade_study.benchmarks import Scratch
+from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.trainings import ScratchTrainings
 from fade_study.study import Evaluation, OpenEvaluation
 from fade_study.training import Data
-from studies.schemas import SearchConfig
-from studies.trainings import ScratchTrainings
 
 __all__ = ["Evaluations", "accuracy_metrics", "evaluated", "is_due"]
 

@@ -5,8 +5,8 @@ mlflow run . -e analyze -P run_id=...
 
 from __future__ import annotations
 
-from studies.command import read_command, run_command
-from studies.schemas import AnalyzeConfig
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import AnalyzeConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(AnalyzeConfig)
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis import figures, trajectory
 from fade_study import Architecture, Dag, tracking
+from fade_study.analysis import figures, trajectory
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
 from fade_study.tracking import SearchRecord

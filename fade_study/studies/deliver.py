@@ -1,6 +1,6 @@
 """Deliver records to MLflow that a study could not deliver because the server was away.
 
-python -m studies.deliver
+fade deliver
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 mlflow run . -e search
 mlflow run . -e search -P preset=smoke -P generations=3 -P study=first
-python -m studies.search --help
+fade search --help
 """
 
 from __future__ import annotations
 
-from studies.command import again, read_command, run_command
-from studies.schemas import SearchConfig
+from fade_study.studies.command import again, read_command, run_command
+from fade_study.studies.schemas import SearchConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(SearchConfig, "search")
@@ -26,16 +26,16 @@ import fade_study
 from fade_study import interrupt, tracking
 from fade_study.builders import builders_of, describe_network
 from fade_study.execution import open_executor
+from fade_study.studies.analyze import analyze
+from fade_study.studies.evaluations import Evaluations
+from fade_study.studies.search_log import SearchLog, tell_regime
+from fade_study.studies.trainings import Trainer
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.distributed import Processes, everywhere
 from fade_study.training.session import check_alike, open_accelerator
-from studies.analyze import analyze
-from studies.evaluations import Evaluations
-from studies.search_log import SearchLog, tell_regime
-from studies.trainings import Trainer
 
 
 def search_once(
@@ -152,7 +152,7 @@ def gather(config: SearchConfig, accelerator: Accelerator) -> tuple[SearchConfig
     if config.processes not in (1, accelerator.num_processes):
         raise fade_study.InvalidInputError(
             f"expected {config.processes} processes, got {accelerator.num_processes}; start them by "
-            "`python -m studies.search --processes N`, or by a launcher and leave `processes` out"
+            "`fade search --processes N`, or by a launcher and leave `processes` out"
         )
     config = dataclasses.replace(config, processes=accelerator.num_processes)
     check_alike(accelerator, fade_study=fade_study.__version__)

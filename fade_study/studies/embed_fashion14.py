@@ -1,6 +1,6 @@
 """Make the embedded data set ``fashion14.npz`` from a folder with Fashion-MNIST's original files.
 
-python -m studies.embed_fashion14 /usr/share/datasets/fashion-mnist
+python -m fade_study.studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """
 
 import sys

@@ -2,13 +2,13 @@
 
 mlflow run . -e compare
 mlflow run . -e compare -P preset=digits -P mode=tabular -P seeds=200
-python -m studies.compare --help
+fade compare --help
 """
 
 from __future__ import annotations
 
-from studies.command import read_command, run_command
-from studies.schemas import ComparisonConfig
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import ComparisonConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(ComparisonConfig, "compare")
@@ -21,20 +21,20 @@ from concurrent.futures import Executor, Future
 
 import numpy as np
 
-from analysis import comparison
 from fade_study import tracking
+from fade_study.analysis import comparison
 from fade_study.execution import completed, open_executor
 from fade_study.statistics import arena, trend
+from fade_study.studies import outcomes
+from fade_study.studies.analyze import analyze, movement_lines
+from fade_study.studies.repeated_warnings import count_repeated_warnings
+from fade_study.studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
+from fade_study.studies.trainings import submit
+from fade_study.studies.worlds import Trained, World, open_world
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
-from studies import outcomes
-from studies.analyze import analyze, movement_lines
-from studies.repeated_warnings import count_repeated_warnings
-from studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
-from studies.trainings import submit
-from studies.worlds import Trained, World, open_world
 
 GRID = 50
 """Number of budgets at which anytime curves are drawn."""

@@ -17,10 +17,10 @@ from fade_study import Architecture, samplers
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import EVALUATION, SHUFFLE
+from fade_study.studies.schemas import SamplerConfig
+from fade_study.studies.worlds import World
 from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
-from studies.schemas import SamplerConfig
-from studies.worlds import World
 
 __all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
 

@@ -17,10 +17,10 @@ from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.seeding import CHOICE
 from fade_study.statistics.ranks import FEWEST
+from fade_study.studies.schemas import ValidationConfig
+from fade_study.studies.trainings import ScratchTrainings, is_truth
 from fade_study.training import Data, recipe
 from fade_study.training.session import open_accelerator
-from studies.schemas import ValidationConfig
-from studies.trainings import ScratchTrainings, is_truth
 
 __all__ = ["EARLY_SEED", "Case", "all_paths", "as_trainings", "choose_paths", "open_cases", "train_scratch"]
 

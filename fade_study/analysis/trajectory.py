@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.style import FEWEST, SMALL, integers, new_figure
 from fade_study import InvalidInputError
+from fade_study.analysis.style import FEWEST, SMALL, integers, new_figure
 from fade_study.statistics.trend import (
     PooledTrend,
     Search,

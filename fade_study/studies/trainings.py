@@ -22,13 +22,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 import fade_study
-from analysis import figures
 from fade_study import Architecture, HyperArchitecture, tracking
+from fade_study.analysis import figures
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, report_epoch, shares_files
 from fade_study.seeding import REPETITION
+from fade_study.studies.schemas import SearchConfig
 from fade_study.training import (
     Data,
     HyperResult,
@@ -41,7 +42,6 @@ from fade_study.training import (
 from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.distributed import Processes
 from fade_study.training.session import open_accelerator, surroundings
-from studies.schemas import SearchConfig
 
 __all__ = [
     "ScratchTrainings",

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 import fade_study
-from analysis import figures
 from fade_study import tracking
+from fade_study.analysis import figures
+from fade_study.studies.analyze import analyze
+from fade_study.studies.answer import against_random_search, difference, final_accuracies, random_table, regime
+from fade_study.studies.evaluations import evaluated
+from fade_study.studies.schemas import SearchConfig
 from fade_study.study import Evaluation
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.urls import place
-from studies.analyze import analyze
-from studies.answer import against_random_search, difference, final_accuracies, random_table, regime
-from studies.evaluations import evaluated
-from studies.schemas import SearchConfig
 
 __all__ = ["BEST_RANKED", "SearchLog", "tell_regime"]
 

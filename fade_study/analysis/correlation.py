@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from analysis.style import FEWEST, SMALL, integers, new_figure
+from fade_study.analysis.style import FEWEST, SMALL, integers, new_figure
 from fade_study.statistics.ranks import Curve, Estimate
 
 __all__ = [

@@ -5,8 +5,8 @@ mlflow run . -e scale
 
 from __future__ import annotations
 
-from studies.command import read_command, run_command
-from studies.schemas import ScaleConfig
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import ScaleConfig
 
 if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(ScaleConfig)
@@ -34,9 +34,9 @@ from fade_study import Architecture, DagSpace, tracking
 from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
+from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training import Data, ScratchResult
 from fade_study.training.data import load_data
-from studies.trainings import ScratchTrainings
 
 DEPTH = 4
 SCRATCH = ScratchConfig(epochs=20)

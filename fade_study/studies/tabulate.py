@@ -1,7 +1,7 @@
 """Make the shipped tables of from-scratch trainings. This takes hours, and can be stopped and resumed.
 
-python -m studies.tabulate fashion14-h0 fashion14-h1
-python -m studies.tabulate fashion14-h2 fashion14-h3 fashion14-h4 fashion14-h5 --workers 2
+python -m fade_study.studies.tabulate fashion14-h0 fashion14-h1
+python -m fade_study.studies.tabulate fashion14-h2 fashion14-h3 fashion14-h4 fashion14-h5 --workers 2
 
 Each finished training is appended to ``fade_study/benchmarks/NAME.jsonl``. When a table is complete, it is written to
 ``NAME.json``.
@@ -23,11 +23,11 @@ from fade_study.benchmarks import FOLDER, Scratch, Table
 from fade_study.cells import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import completed, open_executor
+from fade_study.studies.ground_truth import all_paths, as_trainings, choose_paths
+from fade_study.studies.json_lines import append_line, read_lines
+from fade_study.studies.trainings import submit
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
-from studies.ground_truth import all_paths, as_trainings, choose_paths
-from studies.json_lines import append_line, read_lines
-from studies.trainings import submit
 
 DEPTH = 4
 DATA = DataConfig(name="fashion14")

@@ -1,0 +1,3 @@
+"""Figures of searches and ranks, from arrays."""
+
+__all__: list[str] = []

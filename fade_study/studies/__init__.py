@@ -1,0 +1,3 @@
+"""The experiments: flat scripts, one for each, with their settings and presets."""
+
+__all__: list[str] = []
