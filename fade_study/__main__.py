@@ -40,9 +40,9 @@ def main() -> None:
 
 def _help() -> str:
     lines = ["usage: fade COMMAND [--preset NAME] [--setting value ...]", ""]
-    for command in COMMANDS:
+    for command, module in COMMANDS.items():
         # The module is read and not imported, which would take seconds.
-        code = (STUDIES / f"{COMMANDS[command]}.py").read_text(encoding="utf-8")
+        code = (STUDIES / f"{module}.py").read_text(encoding="utf-8")
         lines.append(f"  {command:10} {(ast.get_docstring(ast.parse(code)) or '').splitlines()[0]}")
     return "\n".join([*lines, "", "`fade COMMAND --help` lists the settings of a command, with its presets."])
 

@@ -23,7 +23,7 @@ NO_LAUNCHER = {name: value for name, value in os.environ.items() if name not in 
 
 
 class Search:
-    """``python -m fade_study.studies.search`` in a process group of its own; the launcher, where it has several processes."""
+    """A search in a process group of its own; the launcher, where it has several processes."""
 
     def __init__(self, folder, processes, *arguments, study="fade_study.studies.search", **changes):
         command = [sys.executable, "-m", study, *ARGUMENTS, "--processes", str(processes), *arguments]
