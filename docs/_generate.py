@@ -18,6 +18,7 @@ CLASSES = {
     "`mlflow run . -e compare`": schemas.ComparisonConfig,
     "`mlflow run . -e analyze`": schemas.AnalyzeConfig,
     "`mlflow run . -e evaluate`": schemas.EvaluateConfig,
+    "`mlflow run . -e train`": schemas.TrainConfig,
     "`mlflow run . -e benchmark`": schemas.BenchmarkConfig,
     "`mlflow run . -e scale`": schemas.ScaleConfig,
     # the sections of those above

@@ -15,6 +15,7 @@ COMMANDS = {
     "validate": "validate_ranks",
     "compare": "compare",
     "evaluate": "evaluate",
+    "train": "train",
     "analyze": "analyze",
     "deliver": "deliver",
     "benchmark": "benchmark",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fade_study.cells import Cell
+from fade_study.cells import Cell, Dag
 from fade_study.exceptions import InvalidInputError
 
 __all__ = ["Architecture", "HyperArchitecture"]
@@ -21,6 +21,15 @@ class Architecture:
         object.__setattr__(self, "cells", tuple(self.cells))
         if not self.cells:
             raise InvalidInputError("expected one or more cells, got none; an architecture has a depth of 1 or more")
+
+    @classmethod
+    def from_key(cls, key: str) -> Architecture:
+        """The architecture of DAGs that has a key.
+
+        Raises:
+            InvalidInputError: (a ``ValueError``) for anything that is not the key of such an architecture.
+        """
+        return cls(tuple(map(Dag.from_key, key.split("|"))))
 
     @property
     def depth(self) -> int:

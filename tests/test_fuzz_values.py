@@ -22,6 +22,7 @@ from fade_study.studies.schemas import (
     EvaluateConfig,
     ScaleConfig,
     SearchConfig,
+    TrainConfig,
     ValidationConfig,
 )
 from fade_study.urls import masked, masked_url
@@ -104,7 +105,7 @@ def test_a_point_has_a_nearest_cell_or_is_refused(size, point):
 # --- configurations --------------------------------------------------------------------------------------------------
 
 STUDIES = {"search": SearchConfig, "validate": ValidationConfig, "compare": ComparisonConfig}
-CLASSES = [*STUDIES.values(), AnalyzeConfig, EvaluateConfig, BenchmarkConfig, ScaleConfig]
+CLASSES = [*STUDIES.values(), AnalyzeConfig, EvaluateConfig, TrainConfig, BenchmarkConfig, ScaleConfig]
 
 
 def dotted(cls, prefix=""):

@@ -85,7 +85,9 @@ def test_importing_the_package_imports_nothing_heavy():
     assert output.strip() == "set()"
 
 
-@pytest.mark.parametrize("study", ["search", "validate_ranks", "compare", "evaluate", "analyze", "benchmark", "scale"])
+@pytest.mark.parametrize(
+    "study", ["search", "validate_ranks", "compare", "evaluate", "train", "analyze", "benchmark", "scale"]
+)
 def test_a_misspelt_setting_is_refused_before_anything_heavy_is_imported(study):
     script = f"""
 import runpy, sys

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from torch import Tensor
 
 from fade_study import Architecture, Dag
 from fade_study.benchmarks import FOLDER, Table, load_table
@@ -52,16 +53,26 @@ class Difference(NamedTuple):
 
 def final_accuracies(
     architectures: Sequence[Architecture], data: Data, config: SearchConfig, executor: Executor
-) -> list[Array]:
-    """Test accuracies of each architecture in ``final_seeds`` trainings by which nothing was chosen."""
+) -> tuple[list[Array], dict[str, Tensor] | None]:
+    """Test accuracies of each architecture in ``final_seeds`` trainings by which nothing was chosen.
+
+    Returns:
+        Accuracies ``(seeds,)`` of each architecture, and the state of the first architecture's network with the first
+        seed; None if its worker was killed.
+    """
     seeds = range(FINAL_SEED, FINAL_SEED + config.final_seeds)
     wanted = [(architecture, seed) for architecture in architectures for seed in seeds]
     folder = Path(config.checkpoint_dir)
-    found = ScratchTrainings(wanted, data, config.scratch, config.network, executor, checkpoints=folder).collect()
-    return [
+    kept = architectures[0].key, FINAL_SEED
+    trainings = ScratchTrainings(
+        wanted, data, config.scratch, config.network, executor, checkpoints=folder, keep_states={kept}
+    )
+    found = trainings.collect()
+    accuracies = [
         np.array([found[architecture.key, seed].test for seed in seeds if (architecture.key, seed) in found])
         for architecture in architectures
     ]
+    return accuracies, trainings.states.get(kept)
 
 
 def difference(one: Array, other: Array) -> Difference | None:

@@ -14,31 +14,23 @@ if __name__ == "__main__":  # before the imports that take seconds
 import dataclasses
 from concurrent.futures import Executor
 
-from fade_study import Architecture, Dag, tracking
+from fade_study import tracking
 from fade_study.benchmarks import Scratch
-from fade_study.builders import builders_of
-from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
-from fade_study.nn import check_operation
 from fade_study.studies.analyze import analyze
 from fade_study.studies.evaluations import accuracy_metrics, is_due
+from fade_study.studies.finished import architecture_of, read_finished
 from fade_study.studies.schemas import SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
-from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     """Train, add the accuracies to the search's own run, and analyze."""
     tracking.check_server()
-    records = tracking.read_searches(config.run_id)
-    searches = {run_id: SearchConfig(**tracking.read_config(run_id)) for run_id in records}
-    data = load_data(next(iter(searches.values())).data)
-    for run_id in records:
-        tracking.check_conditions(run_id, data, builders_of([Dag]))
-        check_operation(searches[run_id].network)
+    records, searches, data = read_finished(config.run_id)
     device = str(open_accelerator().device)
     tags = {"fade.evaluated": config.run_id}
     with (
@@ -65,12 +57,7 @@ def evaluate_one(
     """A search's record with the trainings that it lacks. Only more trainings of a generation replace those it has."""
     last = len(record.cells) - 1
     chosen = [t for t in range(last + 1) if is_due(t, config.every, last=t == last)]
-    try:
-        architectures = {
-            t: Architecture(tuple(Dag.from_key(key) for key in record.evaluated[t].split("|"))) for t in chosen
-        }
-    except ValueError as error:
-        raise InvalidInputError(f"expected a search whose cells are graphs, got another space: {error}") from None
+    architectures = {t: architecture_of(record.evaluated[t]) for t in chosen}
     wanted = [(architecture, seed) for architecture in architectures.values() for seed in range(config.seeds)]
     found = ScratchTrainings(wanted, data, search.scratch, search.network, executor).collect()
     new = {

@@ -36,6 +36,7 @@ __all__ = [
     "ScaleConfig",
     "SearchConfig",
     "SpaceConfig",
+    "TrainConfig",
     "ValidationConfig",
 ]
 
@@ -231,7 +232,9 @@ class SearchConfig(_StudyConfig):
             always evaluated. 0 evaluates none, which ``mlflow run . -e evaluate`` can do later.
         evaluation_seeds: Number of trainings from scratch, with different seeds, in an evaluation.
         final_seeds: Number of trainings from scratch, with seeds that chose nothing, of the search's best architecture
-            and of the first generation's anchor architecture, which tell how much the search gained. 0 skips them.
+            and of the first generation's anchor architecture, which tell how much the search gained. The first of the
+            best architecture's networks is kept as the MLflow model ``best``. 0 skips all this.
+        register: Name under which this model is also registered; null registers nothing.
     """
 
     generations: Positive = 8
@@ -249,6 +252,7 @@ class SearchConfig(_StudyConfig):
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
     final_seeds: NonNegative = 0
+    register: Annotated[str, Field(min_length=1)] | None = None
 
     def _problems(self) -> list[str]:
         images, parts = self.bilevel.batch_size, self.bilevel.micro_batches
@@ -388,6 +392,30 @@ class EvaluateConfig:
     every: Positive = 1
     seeds: Positive = 2
     executor: str = "processes:2"
+
+
+@settings
+class TrainConfig:
+    """A training of the best architecture of a finished search, which is kept as a model.
+
+    Args:
+        run_id: Id of the MLflow run of a search, with whose images and settings the architecture is trained.
+        architecture: Key of another architecture to train; null trains the search's best one.
+        epochs: Number of epochs; null takes that of the search's trainings from scratch.
+        seeds: Number of trainings, with seeds by which nothing was chosen. The network with the best validation
+            accuracy is kept.
+        register: Name under which the model is also registered; null registers nothing.
+        executor: Executor of the trainings: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
+        checkpoint_dir: Folder of checkpoints, from which an interrupted training is resumed.
+    """
+
+    run_id: Annotated[str, Field(min_length=1)]
+    architecture: Annotated[str, Field(min_length=1)] | None = None
+    epochs: Positive | None = None
+    seeds: Positive = 1
+    register: Annotated[str, Field(min_length=1)] | None = None
+    executor: str = "processes:2"
+    checkpoint_dir: Folder = "checkpoints"
 
 
 @settings

@@ -14,6 +14,7 @@ from fade_study.analysis import figures
 from fade_study.studies.analyze import analyze
 from fade_study.studies.answer import against_random_search, difference, final_accuracies, random_table, regime
 from fade_study.studies.evaluations import evaluated
+from fade_study.studies.models import keep_model
 from fade_study.studies.schemas import SearchConfig
 from fade_study.study import Evaluation
 from fade_study.tracking import SearchRecord
@@ -120,10 +121,13 @@ class SearchLog:
         """Train the search's answer again, and compare it with where the search began and with random search."""
         study, config = self.study, self.config
         evaluations = study.evaluations()
-        if not evaluations or not config.final_seeds:
+        if not evaluations:
+            return
+        if not config.final_seeds:
+            print(f"To train it for longer and keep it as a model: mlflow run . -e train -P run_id={self.run.id}")
             return
         best = max(evaluations, key=lambda evaluation: evaluation.value).architecture
-        answer, first = final_accuracies([best, study.architectures()[0]], data, config, executor)
+        (answer, first), state = final_accuracies([best, study.architectures()[0]], data, config, executor)
         metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}
         print(
             f"The answer, trained again with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}"
@@ -146,6 +150,8 @@ class SearchLog:
                 f"{lead}, better than {share:.0%} of them"
             )
         self.run.metrics({name: value for name, value in metrics.items() if value is not None and np.isfinite(value)})
+        if state is not None:
+            keep_model(self.run, best, state, data, config.network, config.register)
 
 
 def tell_regime(data: Data, config: SearchConfig) -> None:

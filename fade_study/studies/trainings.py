@@ -9,7 +9,7 @@ import os
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,8 @@ class ScratchTrainings:
         table: Table of trainings that are not repeated, as those in the tracking store aren't.
         checkpoints: Folder of the states in which a stopped training resumes, if the executor's tasks see this folder.
         done: Trainings that the caller knows, which a tracking server that is away can't tell.
+        keep_states: Architecture keys and seeds of trainings whose networks are kept in ``states``. They are always
+            trained, even if their results are known.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ScratchTrainings:
         table: Table | None = None,
         checkpoints: Path | None = None,
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
+        keep_states: Collection[tuple[str, int]] = (),
     ) -> None:
         self.checkpoints = checkpoints if shares_files(executor) else None
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
@@ -89,11 +92,13 @@ class ScratchTrainings:
         known = {**({} if table is None else table.find(found_by(device=table.device))), **done}
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
-        self.results = {name: known[name] for name in by_key if name in known}
+        self.results = {name: known[name] for name in by_key if name in known and name not in keep_states}
+        self.states: dict[tuple[str, int], dict[str, Tensor]] = {}
+        """States of trained networks by architecture key and seed."""
         self.known = len(self.results)
         self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
         for (key, seed), architecture in by_key.items():
-            if (key, seed) not in known:
+            if (key, seed) not in self.results:
                 future = submit(
                     executor,
                     train_from_scratch,
@@ -104,6 +109,7 @@ class ScratchTrainings:
                     seed=seed,
                     checkpoint=self._file(key, seed),
                     on_epoch=partial(report_epoch, config.epochs),
+                    keep_state=(key, seed) in keep_states,
                 )
                 self.futures[future] = key, seed
                 if future.done():  # trained in this process: record it before the next one begins
@@ -126,7 +132,10 @@ class ScratchTrainings:
     def _record(self, future: Future[ScratchResult]) -> None:
         key, seed = self.futures.pop(future)
         try:
-            self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, future.result())
+            result = future.result()
+            self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, result)
+            if result.state is not None:
+                self.states[key, seed] = result.state
             forget(self._file(key, seed))
         except WorkerDiedError as error:
             tracking.log_failed_scratch(key, self.recipe, seed, error)

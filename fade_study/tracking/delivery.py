@@ -18,6 +18,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from PIL import Image
 
 from fade_study.exceptions import StorageError
+from fade_study.tracking.models import deliver_model
 from fade_study.tracking.outbox import Outbox, Record
 from fade_study.tracking.schema import NAME, PARENT, TABLES
 from fade_study.tracking.server import ONCE, find_runs, is_away, may_refuse, request_settings, set_defaults
@@ -98,6 +99,8 @@ def _deliver(record: Record, run_id: str) -> str | None:
             if sum(re.match(name, file.path) is not None for file in files) < 2:  # the image and its thumbnail
                 image = np.asarray(Image.open(io.BytesIO(record.data)))
                 client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
+        elif record.kind == "model":
+            deliver_model(client, run_id, content["name"], record.data, content["register"])
         elif record.kind == "input":
             source = CodeDatasetSource(tags={"mlflow.source.name": content["name"]})
             dataset = Dataset(content["name"], content["digest"], "code", source.to_json())

@@ -28,6 +28,7 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
 from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.models import pack_model
 from fade_study.tracking.schema import (
     BUILDERS,
     COMMIT,
@@ -157,6 +158,18 @@ class Run:
     def frame(self, figure: Figure, key: str, step: int) -> None:
         """Write a figure as one image of a series, which the MLflow UI shows with a slider."""
         self._put("frame", _png(figure), key=key, step=step)
+
+    def model(
+        self,
+        name: str,
+        classifier: Any,
+        image_shape: tuple[int, int, int],
+        labels: Sequence[int],
+        *,
+        register: str | None = None,
+    ) -> None:
+        """Write a classifier as an MLflow model, and register it under a name if one is given."""
+        self._put("model", pack_model(classifier, image_shape, labels), name=name, register=register)
 
     def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
         open_outbox().put(self.name, kind, content, data)

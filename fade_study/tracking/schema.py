@@ -40,7 +40,7 @@ __all__ = [
 
 SCHEMA = "1"
 """Version of the record, the value of the tag :data:`VERSION`; raised when names or meanings change."""
-Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation"]
+Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation", "training"]
 
 # Tags
 KIND = "fade.kind"
@@ -76,7 +76,7 @@ NON_FINITE = "non_finite_values"
 class Entry(NamedTuple):
     """Something that a run holds, or several things of one meaning."""
 
-    what: Literal["metric", "param", "tag", "artifact", "input"]
+    what: Literal["metric", "param", "tag", "artifact", "input", "model"]
     name: str
     """Its name, with variable parts in braces."""
     meaning: str
@@ -174,6 +174,11 @@ RECORDED = (
             Entry("metric", "answer/better_than_random", "Share of these random searches that it beats"),
             Entry("metric", "steps", "With `final_seeds`: training steps of the whole search"),
             Entry("metric", "seconds", "Seconds of the whole search"),
+            Entry(
+                "model",
+                "best",
+                "With `final_seeds`: the network of the best architecture, with the first of these seeds",
+            ),
             Entry("artifact", RECORD, "The search as analyses read it: anchors, cells and evaluations"),
             Entry("artifact", "ranks.json", "Best-ranked architectures of each generation, a table written at the end"),
         ),
@@ -248,6 +253,18 @@ RECORDED = (
             ),
             Entry("artifact", "report.txt", "Summary that the command prints"),
             Entry("artifact", "figures/{name}.png", "Figures"),
+        ),
+    ),
+    Group(
+        "`training`",
+        ("training",),
+        "A training of one architecture: `-e train`.",
+        (
+            Entry("tag", "fade.trained", "Id of the run of the search"),
+            Entry("tag", BEST, "Key of the architecture"),
+            Entry("metric", "accuracy/{split}", "Accuracies `test` and `validation`, mean over seeds"),
+            Entry("metric", "accuracy/{split}_sd", "Standard deviations over seeds"),
+            Entry("model", "best", "The network with the best validation accuracy"),
         ),
     ),
     Group(

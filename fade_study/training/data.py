@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from fade_study.config import DataConfig
 from fade_study.exceptions import DataError, InvalidInputError
@@ -23,6 +24,7 @@ __all__ = ["Batches", "Data", "Minibatch", "Split", "load_data"]
 
 SMALLEST_CLASS = 6
 """Smallest number of images of a class: one in the alpha split, one in the test split, four in the weight split."""
+OWN = DataConfig(name="own")
 LARGEST_PIXEL = float(np.finfo(np.float32).max)
 
 
@@ -146,6 +148,12 @@ class Data:
     classes: int
     digest: str
     """Hash of images, labels and splits."""
+    mean: Tensor
+    """Mean ``(C, 1, 1)`` of each channel, which was subtracted from the stored images."""
+    deviation: Tensor
+    """Standard deviation ``(C, 1, 1)`` of each channel, by which the images were divided."""
+    labels: tuple[int, ...]
+    """Stored labels of the classes 0 to classes - 1."""
 
     def __repr__(self) -> str:
         sizes = " + ".join(str(len(split)) for split in (self.weight, self.alpha, self.test))
@@ -161,6 +169,30 @@ class Data:
     def chance(self) -> float:
         """Accuracy on the alpha split of always predicting the most frequent class."""
         return self.alpha.labels.bincount().max().item() / len(self.alpha)
+
+    @classmethod
+    def from_arrays(cls, images: ArrayLike, labels: ArrayLike, config: DataConfig = OWN) -> Data:
+        """A data set of arrays.
+
+        Args:
+            images: Images ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)``.
+            labels: Whole-numbered labels ``(N,)``.
+            config: Its name, and how it is split.
+
+        Raises:
+            DataError: (a ``ValueError``) for arrays that can't be trained on.
+        """
+        return _split(config, np.asarray(images), np.asarray(labels))
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset[Any], config: DataConfig = OWN) -> Data:
+        """A data set of the images and labels of a PyTorch data set, which are read once.
+
+        Raises:
+            DataError: (a ``ValueError``) for images and labels that can't be trained on.
+        """
+        images, labels = zip(*(dataset[i] for i in range(len(cast(Sized, dataset)))), strict=True)
+        return cls.from_arrays(np.stack([np.asarray(image) for image in images]), labels, config)
 
     def to(self, device: torch.device) -> Data:
         """The data set on a device."""
@@ -179,8 +211,12 @@ def load_data(config: DataConfig) -> Data:
     Raises:
         DataError: (a ``ValueError``) for an unknown name, missing files, or images that can't be trained on.
     """
-    images, labels, official_test = read_images(config)
-    images, labels = _checked(config.name, images, labels, config.layout)
+    return _split(config, *read_images(config))
+
+
+def _split(config: DataConfig, images: NDArray, labels: NDArray, official_test: int = 0) -> Data:
+    """The data set of images and labels, of which the last ``official_test`` ones are the test split."""
+    images, labels, stored_labels = _checked(config.name, images, labels, config.layout)
     chosen = np.arange(len(labels))
     if config.limit is not None:
         most = len(labels) - (labels.max() + 1)  # a stratified split needs an image of every class in the rest, too
@@ -207,21 +243,32 @@ def load_data(config: DataConfig) -> Data:
 
     # Double precision keeps small differences between large values.
     mean = images[weight].mean(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
-    spread = images[weight].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
-    if not (spread > 0).any():
+    deviation = images[weight].std(axis=(0, 2, 3), keepdims=True, dtype=np.float64)
+    if not (deviation > 0).any():
         raise DataError(
             f"{config.name}: expected images that differ, got the same value in all pixels of every channel"
         )
+    deviation = np.where(deviation > 0, deviation, 1)
     # The digest is of the stored values, since computed ones could differ between machines.
     parts = (images, labels, weight, alpha, test)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
 
     def split(index: NDArray[np.int64]) -> Split:
-        standardized = ((images[index] - mean) / np.where(spread > 0, spread, 1)).astype(np.float32)
+        standardized = ((images[index] - mean) / deviation).astype(np.float32)
         tensor = torch.from_numpy(standardized).contiguous(memory_format=torch.channels_last)
         return Split(tensor, torch.from_numpy(labels[index]))
 
-    return Data(config.name, split(weight), split(alpha), split(test), int(labels.max()) + 1, digest.hexdigest()[:16])
+    return Data(
+        name=config.name,
+        weight=split(weight),
+        alpha=split(alpha),
+        test=split(test),
+        classes=len(stored_labels),
+        digest=digest.hexdigest()[:16],
+        mean=torch.from_numpy(mean[0]),
+        deviation=torch.from_numpy(deviation[0]),
+        labels=stored_labels,
+    )
 
 
 def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed: int) -> list[NDArray[np.int64]]:
@@ -236,8 +283,14 @@ def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed
         raise DataError(f"expected enough images of every class in every split, got {len(index)}: {error}") from None
 
 
-def _checked(name: str, images: NDArray, labels: NDArray, layout: str | None) -> tuple[NDArray, NDArray[np.int64]]:
-    """Check that images and labels can be trained on; returns images ``(N, C, H, W)`` and labels 0 to classes - 1."""
+def _checked(
+    name: str, images: NDArray, labels: NDArray, layout: str | None
+) -> tuple[NDArray, NDArray[np.int64], tuple[int, ...]]:
+    """Check that images and labels can be trained on.
+
+    Returns:
+        Images ``(N, C, H, W)``, labels from 0 to classes - 1, and the stored labels of these classes.
+    """
     if images.ndim not in (3, 4) or min(images.shape, default=0) == 0:
         raise DataError(f"{name}: expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {images.shape}")
     if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
@@ -260,7 +313,7 @@ def _checked(name: str, images: NDArray, labels: NDArray, layout: str | None) ->
         images = images[:, None]
     elif (layout or _layout(name, images.shape)) == "channels-last":
         images = images.transpose(0, 3, 1, 2)
-    return images, labels.astype(np.int64)
+    return images, labels.astype(np.int64), tuple(classes.tolist())
 
 
 def _layout(name: str, shape: tuple[int, ...]) -> str:

@@ -55,6 +55,8 @@ class ScratchResult:
     """Floating point operations of a forward pass of one image."""
     seconds: float
     """Seconds of the training."""
+    state: dict[str, Tensor] | None = None
+    """State of the trained :class:`fade_study.nn.Network` on the CPU, if it was asked for."""
 
 
 def train_from_scratch(
@@ -66,6 +68,7 @@ def train_from_scratch(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] | None = None,
+    keep_state: bool = False,
 ) -> ScratchResult:
     """Train an architecture on the weight split, and measure its accuracy on the other splits.
 
@@ -79,6 +82,7 @@ def train_from_scratch(
             resumed, to the same result. Remove the file with ``Checkpoint.remove`` once the result is stored.
         on_epoch: Function that is called with the number and metrics of each epoch, including the epochs that a
             checkpoint holds.
+        keep_state: Whether the result holds the state of the trained network.
     """
     with session(seed, config.threads) as (accelerator, generator):
         known = (
@@ -133,6 +137,7 @@ def train_from_scratch(
             parameters=size,
             flops=cost,
             seconds=progress.seconds,
+            state={name: value.cpu().clone() for name, value in model.state_dict().items()} if keep_state else None,
         )
 
 

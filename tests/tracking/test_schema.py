@@ -6,7 +6,7 @@ import mlflow
 import pytest
 
 from fade_study.studies.options import parse_config
-from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, EvaluateConfig, SearchConfig
+from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, EvaluateConfig, SearchConfig, TrainConfig
 from fade_study.tracking.schema import KIND, RECORDED, Entry
 
 CONFIGS = Path(__file__).parents[2] / "fade_study" / "studies" / "configs"
@@ -46,6 +46,7 @@ def names_of(client, run):
     held += [("param", name) for name in run.data.params]
     held += [("tag", name) for name in run.data.tags if name.startswith("fade.")]
     held += [("artifact", name) for name in files(client, run.info.run_id)]
+    held += [("model", client.get_logged_model(one.model_id).name) for one in run.outputs.model_outputs]
     return held + [("input", one.dataset.name) for one in run.inputs.dataset_inputs]
 
 
@@ -66,13 +67,15 @@ def unnamed():
 def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
     from fade_study.studies.evaluate import evaluate
     from fade_study.studies.search import search
+    from fade_study.studies.train import train
 
     arguments = ["--preset", "smoke", "--evaluate_every", "1", "--final_seeds", "2"]
     search(parse_config(SearchConfig, CONFIGS / "search", arguments))
     (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'search'", output_format="list")
     evaluate(EvaluateConfig(run_id=run.info.run_id, executor="inline"))
+    train(TrainConfig(run_id=run.info.run_id, executor="inline"))
     kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
-    assert kinds == {"search", "hyper", "scratch", "evaluation"}
+    assert kinds == {"search", "hyper", "scratch", "evaluation", "training"}
     assert unnamed() == set()
 
 

@@ -1,0 +1,64 @@
+"""Train the best architecture of a search, or any other one, and keep it as an MLflow model.
+
+mlflow run . -e train -P run_id=... -P epochs=100
+"""
+
+from __future__ import annotations
+
+from fade_study.studies.command import read_command, run_command
+from fade_study.studies.schemas import TrainConfig
+
+if __name__ == "__main__":  # before the imports that take seconds
+    CONFIG = read_command(TrainConfig)
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from fade_study import tracking
+from fade_study.execution import open_executor
+from fade_study.studies.evaluations import accuracy_metrics
+from fade_study.studies.finished import architecture_of, read_finished, winner
+from fade_study.studies.models import keep_model
+from fade_study.studies.trainings import ScratchTrainings
+from fade_study.training.session import open_accelerator
+
+FIRST_SEED = 3000
+"""First seed of these trainings, by which nothing was chosen."""
+
+
+def train(config: TrainConfig) -> None:
+    """Train with every seed, and keep the network with the best validation accuracy."""
+    tracking.check_server()
+    finished = read_finished(config.run_id)
+    run_id, record = next(iter(finished.records.items()))
+    search, data = finished.configs[run_id], finished.data
+    architecture = winner(record) if config.architecture is None else architecture_of(config.architecture)
+    scratch = search.scratch
+    if config.epochs is not None:
+        scratch = dataclasses.replace(scratch, epochs=config.epochs)
+    wanted = [(architecture, seed) for seed in range(FIRST_SEED, FIRST_SEED + config.seeds)]
+    device = str(open_accelerator().device)
+    with (
+        open_executor(config.executor) as executor,
+        tracking.start_study("training", config, device, data, tags={"fade.trained": config.run_id}) as run,
+    ):
+        keep = {(architecture.key, seed) for _, seed in wanted}
+        folder = Path(config.checkpoint_dir)
+        trainings = ScratchTrainings(
+            wanted, data, scratch, search.network, executor, checkpoints=folder, keep_states=keep
+        )
+        found = trainings.collect()
+        run.metrics(accuracy_metrics(list(found.values())))
+        run.tag(tracking.schema.BEST, architecture.key)
+        tests = [one.test for one in found.values()]
+        spread = f" ± {np.std(tests, ddof=1):.4f} (mean ± sd over {len(tests)} seeds)" if len(tests) > 1 else ""
+        print(f"{architecture}\n  {scratch.epochs} epochs: test accuracy {np.mean(tests):.4f}{spread}")
+        best = max(found, key=lambda name: found[name].validation)
+        keep_model(run, architecture, trainings.states[best], data, search.network, config.register)
+        print(tracking.look_at(run.experiment, run.id))
+
+
+if __name__ == "__main__":
+    run_command(train, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]
