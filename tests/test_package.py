@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fade_study.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fade_study"
 HEAVY = {"torch", "torchvision", "mlflow", "accelerate", "matplotlib", "pandas", "sklearn", "pydantic"}
@@ -85,15 +87,14 @@ def test_importing_the_package_imports_nothing_heavy():
     assert output.strip() == "set()"
 
 
-@pytest.mark.parametrize(
-    "study", ["search", "validate_ranks", "compare", "evaluate", "train", "analyze", "benchmark", "scale"]
-)
-def test_a_misspelt_setting_is_refused_before_anything_heavy_is_imported(study):
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"deliver"}))
+def test_a_misspelt_setting_is_refused_before_anything_heavy_is_imported(command):
     script = f"""
-import runpy, sys
-sys.argv = ["-m", "--generation", "3"]
+import sys
+from fade_study.__main__ import main
+sys.argv = ["fade", {command!r}, "--generation", "3"]
 try:
-    runpy.run_module("fade_study.studies.{study}", run_name="__main__")
+    main()
 except SystemExit as error:
     print(error)
 print({HEAVY - {"pydantic"}!r} & set(sys.modules))
