@@ -27,6 +27,7 @@ __all__ = [
     "IDENTITY",
     "OWNER",
     "POINTS",
+    "SPACE",
     "STUDY",
     "Batch",
     "CellTrial",
@@ -42,6 +43,8 @@ IDENTITY = "fade:identity"
 """Attribute of a study: a unique identifier, created with it."""
 STUDY = "fade:study"
 """Attribute of a study: settings that must never change (space, depth, sampler settings, seed)."""
+SPACE = "fade:space"
+"""Attribute of a study: arguments that make its ``DagSpace`` again; missing for other spaces."""
 GENERATION = "fade:generation"
 """Attribute of a trial: its generation. Another trial of the same generation repeats one that failed."""
 POINTS = "fade:points"

@@ -110,6 +110,11 @@ class DagSpace:
             raise InvalidInputError(
                 f"expected min_vertices up to max_vertices = {max_vertices}, got {min_vertices}; lower it"
             )
+        named = only is None and not any(callable(feature) for feature in features)
+        self.settings: dict[str, Any] | None = (
+            {"max_vertices": max_vertices, "min_vertices": min_vertices, "features": list(features)} if named else None
+        )
+        """Arguments that make the same space again, as plain values; None with functions of one's own or ``only``."""
         functions = [find_feature(feature) for feature in features]
         self._features = tuple(name for name, _ in functions)
         if not functions or len(set(self._features)) < len(functions):

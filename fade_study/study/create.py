@@ -11,9 +11,9 @@ import optuna
 
 from fade_study import samplers
 from fade_study.arrays import to_integer
-from fade_study.cells import CellSpace
+from fade_study.cells import CellSpace, DagSpace
 from fade_study.exceptions import InvalidInputError
-from fade_study.generation import IDENTITY, STUDY
+from fade_study.generation import IDENTITY, SPACE, STUDY
 from fade_study.study.settings import check_same, describe_sampler, describe_space, plain
 from fade_study.study.storage import open_storage, retried_on
 from fade_study.study.study import Evaluates, FadeStudy
@@ -91,6 +91,8 @@ def create_study(
                 )
             stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
             optuna_study.set_user_attr(IDENTITY, uuid.uuid4().hex)
+            if (arguments := getattr(space, "settings", None)) is not None:
+                optuna_study.set_user_attr(SPACE, arguments)
             optuna_study.set_user_attr(STUDY, stored)
         check_same(stored, settings, optuna_study.study_name)
         return FadeStudy(optuna_study, space, stored)
@@ -102,7 +104,7 @@ def load_study(
     *,
     study_name: str,
     storage: str | optuna.storages.BaseStorage,
-    space: CellSpace,
+    space: CellSpace | None = None,
     sampler: optuna.samplers.BaseSampler | None = None,
     conditions: Mapping[str, Any] | None = None,
 ) -> FadeStudy:
@@ -111,7 +113,7 @@ def load_study(
     Args:
         study_name: Name of the study.
         storage: An Optuna storage or its URL.
-        space: The space that it was created with.
+        space: The space that it was created with; None makes a :class:`~fade_study.DagSpace` from its stored settings.
         sampler: The sampler that it was created with; None rebuilds a sampler of this package from its stored settings.
         conditions: Conditions as in :func:`create_study`; None compares none, which is enough to look at a study.
 
@@ -136,6 +138,7 @@ def load_study(
     if sampler is None:
         sampler = _rebuild_sampler(stored["sampler"])
         optuna_study.sampler = sampler
+    space = _rebuild_space(optuna_study.user_attrs.get(SPACE)) if space is None else space
     settings = stored | plain({"space": describe_space(space), "sampler": describe_sampler(sampler)})
     if conditions is not None:
         settings["conditions"] = plain(conditions)
@@ -146,6 +149,12 @@ def load_study(
 def delete_study(*, study_name: str, storage: str | optuna.storages.BaseStorage) -> None:
     """Delete a study and all its trials; a ``KeyError`` where there is none."""
     optuna.delete_study(study_name=study_name, storage=open_storage(storage))
+
+
+def _rebuild_space(settings: dict[str, Any] | None) -> DagSpace:
+    if settings is None:
+        raise InvalidInputError("expected the space of this study, got None; pass it as space=")
+    return DagSpace(**settings)
 
 
 def _rebuild_sampler(settings: dict[str, Any]) -> samplers.RowSampler:

@@ -278,9 +278,9 @@ class OpenTrial:
         try:
             for name, x in missing.items():
                 storage.set_trial_user_attr(self.trial_id, name, x)
-            if one_shot_accuracy is not None:
-                storage.set_trial_intermediate_value(self.trial_id, 0, one_shot_accuracy)
             if isinstance(self.asked, Batch):
+                if one_shot_accuracy is not None:
+                    storage.set_trial_intermediate_value(self.trial_id, self.asked.number, one_shot_accuracy)
                 self._study.tell(stored.number, value, state)
             else:  # the sampler hears of an evaluation when it next reads the history
                 storage.set_trial_state_values(self.trial_id, state, None if value is None else [value])

@@ -364,6 +364,7 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, mon
     """Against the first anchor, and against random search by a table of the same trainings from scratch."""
     monkeypatch.chdir(tmp_path)
     arguments = ["--preset", "smoke", "--study", "s", "--final_seeds", "3", "--evaluate_every", "1"]
+    arguments += ["--register", "digits"]
     config = parse_config(SearchConfig, CONFIGS / "search", arguments)
     data = load_data(config.data)
     cells = tuple(config.space.open())
@@ -388,6 +389,12 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, mon
     steps = data.weight.steps(20) * 3
     assert metrics["steps"] == 2 * steps + 2 * 2 * data.weight.steps(50) * 2
     assert study.evaluate == "best_ranked"
+    uri = f"runs:/{parent.info.run_id}/best"
+    assert f"Kept as a model: mlflow.pytorch.load_model('{uri}')" in output
+    images = (data.test.images * data.deviation + data.mean).float()
+    model, registered = (mlflow.pytorch.load_model(where) for where in (uri, "models:/digits/1"))
+    assert torch.equal(model(images[:7]), registered(images[:7]))
+    assert mlflow.models.get_model_info(uri).metadata["labels"] == list(range(10))
     trained = {run.data.params["architecture"] for run in runs("scratch") if int(run.data.params["seed"]) >= 2000}
     assert trained == {study.best_architecture.key, study.architectures()[0].key}
 

@@ -88,7 +88,7 @@ def test_one_generation_is_one_trial():
     study.tell(second, alphas(second), one_shot_accuracy=0.4)
     complete, pruned = study.optuna_study.trials
     assert (complete.state, complete.value) == (TrialState.COMPLETE, 0.8)
-    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {0: 0.4})
+    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 0.4})
     assert set(complete.params) == {f"row{i}/{feature}" for i in (0, 1) for feature in SPACE.features}
     np.testing.assert_array_equal(complete.user_attrs["fade:points"], first.points)
     np.testing.assert_array_equal(complete.user_attrs["fade:alpha"], alphas(first))
@@ -135,6 +135,20 @@ def test_what_a_study_evaluates_stays_the_same(tmp_path):
     assert loaded.evaluate == "best_ranked"
     with pytest.raises(ValueError, match="expected evaluate to be one of anchor, best_ranked, got 'all'"):
         create_study(space=SPACE, depth=2, evaluate="all")
+
+
+def test_a_study_is_loaded_without_its_space(storage):
+    space = DagSpace(4, min_vertices=2, features=["vertices", "spectral_radius"])
+    create_study(space=space, depth=2, storage=storage, study_name="s")
+    loaded = load_study(study_name="s", storage=storage).space
+    assert (loaded.features, list(loaded)) == (space.features, list(space))
+
+    def size(dag):
+        return dag.vertices
+
+    create_study(space=DagSpace(3, features=[size]), depth=2, storage=storage, study_name="mine")
+    with pytest.raises(ValueError, match="expected the space of this study, got None; pass it as space="):
+        load_study(study_name="mine", storage=storage)
 
 
 def test_best_architecture_has_the_best_value():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from fade_study import DataError
 from fade_study.datasets import FASHION14, shrink, shrink_fashion
-from fade_study.training import DataConfig, load_data
+from fade_study.training import Data, DataConfig, load_data
 from fade_study.training.data import Batches
 from fade_study.training.files import read_fashion_mnist
 
@@ -318,3 +318,23 @@ def test_what_a_notebook_shows_is_one_line():
         repr(load_data(DataConfig(name="digits")))
         == "Data('digits', 1198 + 299 + 300 images of shape (1, 8, 8), 10 classes)"
     )
+
+
+def test_arrays_and_data_sets_of_ones_own_are_split_like_a_file(npz):
+    own = images(shape=(3, 8, 8))
+    data = Data.from_arrays(own["images"], own["labels"] + 7)
+    assert data.digest == load_data(npz(**own)).digest
+    assert (data.name, data.labels) == ("own", (7, 8, 9))
+    tensors = torch.utils.data.TensorDataset(torch.tensor(own["images"]), torch.tensor(own["labels"]))
+    assert Data.from_dataset(tensors).digest == data.digest
+    with pytest.raises(DataError, match="expected images of shape"):
+        Data.from_arrays(own["labels"], own["labels"])
+
+
+def test_new_images_are_prepared_like_the_stored_ones():
+    own = images(shape=(3, 8, 8))
+    data = Data.from_arrays(own["images"], own["labels"])
+    stored = torch.cat([split.images for split in (data.weight, data.alpha, data.test)])
+    prepared = (torch.tensor(own["images"]) - data.mean) / data.deviation
+    torch.testing.assert_close(stored.sum(), prepared.sum().float())
+    torch.testing.assert_close(stored.square().sum(), prepared.square().sum().float())

@@ -7,6 +7,7 @@ from accelerate import Accelerator
 
 from fade_study import Architecture, Dag
 from fade_study.execution import open_executor
+from fade_study.nn import Classifier, Network
 from fade_study.training import (
     DataConfig,
     NetworkConfig,
@@ -33,6 +34,18 @@ def test_it_learns_and_reports():
     assert result.epochs[-1]["loss/weights"] < result.epochs[0]["loss/weights"]
     assert result.parameters > 0
     assert result.flops > 2 * result.parameters
+
+
+def test_a_kept_network_classifies_images_as_they_are_stored(digits):
+    result = train_from_scratch(ARCHITECTURE, digits, CONFIG, keep_state=True)
+    network = Network(ARCHITECTURE, digits.image_shape, digits.classes, NetworkConfig())
+    classifier = Classifier(network, result.state, digits.mean, digits.deviation)
+    raw = (digits.test.images * digits.deviation + digits.mean).round().float()
+    assert raw.unique().tolist() == list(range(17))
+    probabilities = classifier(raw)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(len(raw)))
+    right = (probabilities.argmax(dim=1) == digits.test.labels).float().mean()
+    assert right.item() == pytest.approx(result.test_accuracy)
 
 
 def test_the_same_seed_gives_the_same_result(digits):
