@@ -1,9 +1,6 @@
 """The code of the README and of the documentation runs, and what they say about commands, files and tests is so."""
 
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
@@ -30,27 +27,12 @@ def folder(tmp_path, monkeypatch):
 
 
 WINNER = "use-the-winner.md"
+"""Needs a search, so it runs after that of ``test_wheel.py``."""
 
 
 @pytest.mark.filterwarnings("ignore:the supernet has hardly trained", "ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("name", [name for name in PAGES if examples(name) and name != WINNER])
 def test_examples_run_in_order(name, capsys):
-    run_examples(name, capsys)
-
-
-@pytest.mark.slow
-def test_the_winner_is_used_as_documented(folder, capsys):
-    search = [sys.executable, "-m", "fade_study", "search", "--preset", "smoke", "--final_seeds", "1"]
-    subprocess.run(search, check=True, capture_output=True)
-    (code,) = examples(WINNER)
-    assert len(code.splitlines()) <= 10
-    # In a process without fade_study, whose current folder is not the clone.
-    alone = f"import sys; sys.modules['fade_study'] = None\n{code}"
-    done = subprocess.run([sys.executable, "-c", alone], check=True, capture_output=True, text=True)
-    assert all(0 <= label < 10 for label in json.loads(done.stdout.splitlines()[-1]))
-
-
-def run_examples(name, capsys):
     namespace = {}
     for block in examples(name):
         exec(compile(block, name, "exec"), namespace)
