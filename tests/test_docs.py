@@ -1,5 +1,6 @@
 """The code of the README and of the documentation runs, and what they say about commands, files and tests is so."""
 
+import json
 import re
 from pathlib import Path
 
@@ -39,6 +40,17 @@ def test_examples_run_in_order(name, capsys):
     output = capsys.readouterr().out
     check = {"README.md": check_readme, "results.md": check_results, "extending.md": check_extending}
     check.get(name, lambda *_: None)(namespace, output)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_notebook_runs(capsys):
+    namespace = {}
+    for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "notebook", "exec"), namespace)
+    assert len(namespace["study"].evaluations()) == 3
+    accuracy = re.search(r"test accuracy (\S+);", capsys.readouterr().out)
+    assert float(accuracy[1]) > 0.5  # of 5 classes
 
 
 def check_readme(namespace, output):
