@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fade_study import Architecture, Dag, HyperArchitecture
+from fade_study.benchmarks import Scratch
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import NetworkConfig
 from fade_study.effects import losses_needed
@@ -96,11 +97,12 @@ def measure_cells(
     epoch = data.weight.steps(config.scratch.batch_size)
 
     def train(architectures: Sequence[Architecture], epochs: int) -> tuple[np.ndarray, float]:
-        """Validation accuracies ``(n,)`` and seconds."""
+        """Validation accuracies ``(n,)``, NaN where a worker was killed, and seconds."""
         scratch = dataclasses.replace(config.scratch, epochs=epochs)
         wanted = [(architecture, EARLY_SEED) for architecture in architectures]
         found = ScratchTrainings(wanted, data, scratch, config.network, executor).collect()
-        results = [found[architecture.key, EARLY_SEED] for architecture in architectures]
+        lost = Scratch(np.nan, np.nan, 0.0)
+        results = [found.get((architecture.key, EARLY_SEED), lost) for architecture in architectures]
         return np.array([one.validation for one in results]), sum(one.seconds for one in results)
 
     measured = {}
@@ -108,7 +110,8 @@ def measure_cells(
         count = max(losses_needed((depth, width), 1), steps // epoch)
         paths = np.array(fair_paths(count, (depth, width), torch.Generator().manual_seed(config.seed)))
         values, seconds = train([hyper_architecture.architecture(path) for path in paths.tolist()], 1)
-        measured["short_trainings"] = Measured(cell_effects(paths, values, hyper_architecture), seconds)
+        done = np.isfinite(values)
+        measured["short_trainings"] = Measured(cell_effects(paths[done], values[done], hyper_architecture), seconds)
     if "chains" in predictors:
         cells = {cell.key: cell for row in hyper_architecture.rows for cell in row}
         chains = [Architecture((cell,) * depth) for cell in cells.values()]

@@ -19,6 +19,7 @@ from fade_study.studies.searchers import SEARCHERS, Outcome
 from fade_study.study.settings import describe_sampler, plain
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
+from fade_study.training.session import open_accelerator, surroundings
 
 __all__ = ["accuracies", "best_so_far", "find", "log", "recipe_of", "write"]
 
@@ -34,7 +35,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "version": ARENA_VERSION,
         "searcher": name,
         "sampler": describe_sampler(SEARCHERS[name].make(config.sampler, 0)),
-        "data": None if data is None else data.digest,
+        "data": None if data is None else {"digest": data.digest, **surroundings(open_accelerator())},
         "bilevel": None if alphas == "none" else dataclasses.asdict(paper or config.bilevel),
         "budget": config.budget,
         "depth": config.depth,

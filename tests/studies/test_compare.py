@@ -168,3 +168,9 @@ def test_recipes_know_what_matters():
     sampler = dataclasses.replace(DIGITS.sampler, offset=0.2)
     assert base != recipe_of("fade", dataclasses.replace(DIGITS, sampler=sampler), None)
     assert recipe_of("tpe", DIGITS, None) == recipe_of("tpe", dataclasses.replace(DIGITS, sampler=sampler), None)
+
+
+def test_searches_of_another_precision_are_not_taken_for_ours(digits, monkeypatch):
+    single = recipe_of("fade", DIGITS, digits)
+    monkeypatch.setattr("fade_study.studies.outcomes.surroundings", lambda _: {"device": "cpu", "precision": "bf16"})
+    assert recipe_of("fade", DIGITS, digits) != single
