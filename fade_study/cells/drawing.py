@@ -129,7 +129,8 @@ def _key_svg(key: str, center: float, height: float) -> str:
     lines = textwrap.wrap(key, 12)[:4] or [""]
     spans = "".join(f'<tspan x="{center:.3g}" dy="{0.4 if i else 0}">{escape(s)}</tspan>' for i, s in enumerate(lines))
     y = height / 2 - 0.2 * (len(lines) - 1)
-    return f'<text y="{y:.3g}" font-size="0.35" text-anchor="middle" fill="#808080" stroke="none">{spans}</text>'
+    font = 'font-size="0.35" font-family="sans-serif" text-anchor="middle" fill="#808080" stroke="none"'
+    return f'<text y="{y:.3g}" {font}>{spans}</text>'
 
 
 def _bend(u: int, v: int, points: dict[int, Point]) -> float:
