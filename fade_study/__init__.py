@@ -3,6 +3,10 @@
 The core imports only numpy and optuna; networks and training are in ``fade_study.nn`` and ``fade_study.training``.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from fade_study import ranking, samplers
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.cells import FEATURES, PAPER_FEATURES, SPECTRAL_FEATURES, CellSpace, Dag, DagSpace, enumerate_dags
@@ -25,6 +29,9 @@ from fade_study.study import (
     delete_study,
     load_study,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "FEATURES",
@@ -49,9 +56,17 @@ __all__ = [
     "StorageError",
     "create_study",
     "delete_study",
+    "draw",
     "enumerate_dags",
     "load_study",
     "ranking",
     "samplers",
 ]
 __version__ = "0.1.0"
+
+
+def draw(architecture: Architecture) -> Figure:
+    """A matplotlib figure of an architecture: its cells side by side, shallow to deep."""
+    from fade_study.analysis.cells import draw_architecture  # imported here to keep the import of the package fast
+
+    return draw_architecture(architecture)

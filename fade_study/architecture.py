@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fade_study.cells import Cell, Dag
+from fade_study.cells.drawing import svg
 from fade_study.exceptions import InvalidInputError
 
 __all__ = ["Architecture", "HyperArchitecture"]
@@ -46,6 +47,9 @@ class Architecture:
 
     def __str__(self) -> str:
         return self.key
+
+    def _repr_svg_(self) -> str:
+        return svg(self.cells, self.key)  # Jupyter shows it
 
 
 @dataclass(frozen=True, slots=True)

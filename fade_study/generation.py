@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.cells import Cell
+from fade_study.cells.drawing import svg
 
 __all__ = [
     "ALPHA",
@@ -108,6 +109,15 @@ class Batch:
     def __repr__(self) -> str:
         d, w = self.hyper_architecture.shape
         return f"Batch(number={self.number}, seed={self.seed}, {d} rows of {w} cells)"
+
+    def _repr_html_(self) -> str:
+        """A table of the cells, for Jupyter."""
+        head = "".join(f"<th>{'anchor' if j == 0 else f'column {j}'}</th>" for j in range(len(self.trials[0])))
+        rows = "".join(
+            f"<tr><th>row {i}</th>{''.join(f'<td>{svg([one.cell], one.cell.key)}</td>' for one in row)}</tr>"
+            for i, row in enumerate(self.trials)
+        )
+        return f"<table><caption>Generation {self.number}</caption><tr><th></th>{head}</tr>{rows}</table>"
 
     def is_same(self, other: Batch) -> bool:
         """Whether another batch asks for the same, also where one of them went through a pickle."""

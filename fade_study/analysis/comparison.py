@@ -9,8 +9,18 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from fade_study import InvalidInputError
-from fade_study.analysis.style import FEWEST, SMALL, new_figure
-from fade_study.statistics.arena import Standing, check_baseline, interval
+from fade_study.analysis.style import (
+    BLUE,
+    COLORS,
+    FEWEST,
+    GREY,
+    RED,
+    SMALL,
+    accuracy_interval,
+    legend_below,
+    new_figure,
+)
+from fade_study.statistics.arena import Standing, check_baseline
 
 __all__ = ["draw_anytime", "draw_finals"]
 
@@ -27,13 +37,15 @@ def draw_finals(rows: Sequence[Standing], baseline: str = "random", controls: Co
         InvalidInputError: if the baseline is not among the rows.
     """
     check_baseline(baseline, [row.searcher for row in rows])
-    figure = new_figure(6, 0.27 * len(rows) + 1.3)
+    seeds = "–".join(map(str, sorted({row.seeds for row in rows})))
+    spread = ", 95 % intervals" if min(row.seeds for row in rows) >= FEWEST else ""
+    figure = new_figure(6, 0.27 * len(rows) + 1.7, f"final architectures, means of {seeds} seeds{spread}")
     ax = figure.subplots()
     ordered = sorted(rows, key=lambda row: row.final)
     groups = {
-        "searcher": ("C0", [row for row in ordered if row.searcher not in {baseline, *controls}]),
-        "baseline": ("C1", [row for row in ordered if row.searcher == baseline]),
-        "control": ("C7", [row for row in ordered if row.searcher in controls and row.searcher != baseline]),
+        "searcher": (BLUE, [row for row in ordered if row.searcher not in {baseline, *controls}]),
+        "baseline": (RED, [row for row in ordered if row.searcher == baseline]),
+        "control": (GREY, [row for row in ordered if row.searcher in controls and row.searcher != baseline]),
     }
     for label, (color, members) in groups.items():
         if members:
@@ -41,13 +53,12 @@ def draw_finals(rows: Sequence[Standing], baseline: str = "random", controls: Co
             finals = np.array([row.final for row in members])
             ends = np.clip([[row.low, row.high] for row in members], 0, 1).T
             errors = np.abs(ends - finals) if min(row.seeds for row in members) >= FEWEST else None
-            ax.errorbar(finals, heights, xerr=errors, fmt="o", color=color, markersize=5, label=label)
-    ax.axvline(next(row.final for row in rows if row.searcher == baseline), color="C1", ls="--", lw=1, zorder=0)
+            ax.errorbar(finals, heights, xerr=errors, fmt="o", color=color, markersize=5, capsize=2, label=label)
+    ax.axvline(next(row.final for row in rows if row.searcher == baseline), color=RED, ls="--", lw=1, zorder=0)
     ax.set_yticks(range(len(ordered)), [row.searcher for row in ordered], fontsize=SMALL)
-    seeds = "–".join(map(str, sorted({row.seeds for row in rows})))
-    ax.set(xlabel=f"final test accuracy (mean of {seeds} seeds, 95 % interval)", ylabel="searcher")
+    ax.set(xlabel="test accuracy of the final architecture", ylabel="searcher")
     ax.grid(axis="x", linewidth=0.4, alpha=0.5)
-    figure.legend(loc="outside upper center", ncols=3, fontsize=SMALL)
+    legend_below(figure, ncols=3)
     return figure
 
 
@@ -70,19 +81,21 @@ def draw_anytime(
     Raises:
         InvalidInputError: for shapes that don't fit, and for a curve without a budget at which all seeds have a value.
     """
-    figure = new_figure(7.5, 4.5)
-    ax = figure.subplots()
     drawn = {name: _checked_curve(name, *curve) for name, curve in curves.items()}
+    counts = sorted({len(values) for _, values in drawn.values()})
+    bands = ", 95 % intervals of bold curves" if counts[0] >= FEWEST else ""
+    figure = new_figure(7.5, 4.5, f"{ylabel}, mean of {'–'.join(map(str, counts))} seeds{bands}")
+    ax = figure.subplots()
     start, end = min(x[0] for x, _ in drawn.values()), max(x[-1] for x, _ in drawn.values())
     lowest, highest = [], []
     # Highlighted curves come first, for they get solid lines and the colors that are easiest to tell apart.
     for number, name in enumerate(sorted(drawn, key=lambda name: name not in highlight)):
-        (x, values), bold, color = drawn[name], name in highlight, f"C{number % 10}"
-        mean, style = values.mean(axis=0), ("-", "--", ":")[number // 10 % 3]
+        (x, values), bold, color = drawn[name], name in highlight, COLORS[number % len(COLORS)]
+        mean, style = values.mean(axis=0), ("-", "--", ":", "-.")[number // len(COLORS) % 4]
         low, high = mean, mean
         ax.plot(x, mean, style, drawstyle="steps-post", color=color, label=name, lw=2.2 if bold else 1, zorder=2 + bold)
-        if bold and len(values) >= FEWEST:
-            low, high = np.clip(interval(values), 0, 1)
+        if bold and (ends := accuracy_interval(values)) is not None:
+            low, high = ends
             ax.fill_between(x, low, high, step="post", color=color, alpha=0.18, linewidth=0)
         lowest.append(low[x >= min(end / 5, x[-1])].min())
         highest.append(high.max())
@@ -91,7 +104,8 @@ def draw_anytime(
     ax.set_ylim(min(lowest) - margin, max(highest) + margin)
     ax.grid(linewidth=0.4, alpha=0.5)
     best_first = sorted(ax.get_lines(), key=lambda line: -drawn[str(line.get_label())][1][:, -1].mean())
-    legend = figure.legend(handles=best_first, loc="outside right upper", fontsize=SMALL, title="best at the end first")
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0.0}
+    legend = ax.legend(handles=best_first, fontsize=SMALL, title="best at the end first", **place)
     legend.get_title().set_fontsize(SMALL)
     for text in legend.get_texts():
         text.set_fontweight("bold" if text.get_text() in highlight else "normal")

@@ -15,6 +15,7 @@ from operator import index
 from typing import TYPE_CHECKING
 
 from fade_study.arrays import to_integer
+from fade_study.cells.drawing import svg
 from fade_study.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
@@ -115,6 +116,9 @@ class Dag:
 
     def __str__(self) -> str:
         return self.key
+
+    def _repr_svg_(self) -> str:
+        return svg([self], self.key)  # Jupyter shows it
 
 
 @cache

@@ -12,18 +12,19 @@ if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(AnalyzeConfig)
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fade_study import Architecture, Dag, tracking
-from fade_study.analysis import figures, trajectory
+from fade_study.analysis import cells, trajectory
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
 from fade_study.tracking import SearchRecord
 
-MOST_FRAMES = 30
-"""Largest number of pictures of the anchors' cells; in a longer search they are of evenly spaced generations."""
+MOST_COLUMNS = 16
+"""Largest number of generations whose architectures are drawn; of a longer search, they are evenly spaced."""
 
 
 def main(config: AnalyzeConfig) -> None:
@@ -49,7 +50,7 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
     lines = []
     if len(searches) == 1:
         run.series(list(enumerate(movement_metrics(searches[0]))))
-        draw_frames(searches[0], run)
+        draw_architectures(searches[0], run)
     if max(map(len, trajectories)) > 1:
         run.figure(trajectory.draw_movement(trajectories), "figures/movement.png")
         coverages = [trend.coverage(record.cells, record.space) for record in searches]
@@ -62,7 +63,8 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         pooled = trend.pooled_trend(series)
     except InvalidInputError as error:
         return "\n".join([*lines, f"No trend: {error}"])
-    run.figure(trajectory.draw_trend(series), "figures/accuracy.png")
+    tests = {g: [one.test for one in found] for g, found in searches[0].evaluations.items()}
+    run.figure(trajectory.draw_trend(series, tests=tests), "figures/accuracy.png")
     metrics = {"trend/slope": pooled.slope.value, "trend/slope_low": pooled.slope.low,
                "trend/slope_high": pooled.slope.high, "trend/gain": pooled.gain.value,
                "trend/evaluations": pooled.evaluations,
@@ -110,16 +112,38 @@ def movement_lines(records: Sequence[SearchRecord]) -> str:
     )
 
 
-def draw_frames(record: SearchRecord, run: tracking.Run) -> None:
-    """Log pictures of the anchors' cells by generation, which have a slider in the MLflow UI."""
-    count = len(record.cells)
-    for generation in np.unique(np.linspace(0, count - 1, min(count, MOST_FRAMES)).round().astype(int)).tolist():
-        keys = [row[0] for row in record.cells[generation]]
+def draw_architectures(record: SearchRecord, run: tracking.Run) -> None:
+    """Log a figure of the architectures that the search evaluates, by generation, with the best one framed."""
+    means = {g: np.mean([scratch.validation for scratch in found]) for g, found in record.evaluations.items()}
+    winner = max(means, key=lambda generation: means[generation]) if means else None
+    count = len(record.evaluated)
+    spaced: list[int] = np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()
+    shown = sorted({*spaced} if winner is None else {*spaced, winner})
+    architectures = {generation: architecture_of(record.evaluated[generation]) for generation in shown}
+    tests = {g: [scratch.test for scratch in found] for g, found in record.evaluations.items()}
+    anchors = ["|".join(row[0] for row in generation) for generation in record.cells]
+    which = "anchors' architectures" if list(record.evaluated) == anchors else "best-ranked architectures"
+    run.figure(
+        cells.draw_generations(architectures, tests, winner, f"{which} by generation"), "figures/generations.png"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A cell of which only the key is known, since it is no Dag."""
+
+    key: str
+
+
+def architecture_of(key: str) -> Architecture:
+    """The architecture with this key, for drawings."""
+    found = []
+    for one in key.split("|"):
         try:
-            architecture = Architecture(tuple(Dag.from_key(key) for key in keys))
-        except ValueError:  # cells of other spaces than graphs cannot be drawn
-            return
-        run.frame(figures.draw_cells(architecture), "anchor_cells", generation)
+            found.append(Dag.from_key(one))
+        except InvalidInputError:
+            found.append(Named(one))
+    return Architecture(tuple(found))
 
 
 if __name__ == "__main__":

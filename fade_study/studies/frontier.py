@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from fade_study import HyperArchitecture
+from fade_study.analysis.style import COLORS, GREY, new_figure, rendered
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
@@ -232,27 +233,29 @@ def report() -> None:
         if SETTINGS[setting].config.estimator == "straight-through":
             logs = np.log(np.maximum(supernets.alpha.mean(axis=0), 1e-300))
             print(f"{setting} on {name}, {len(supernets.alpha)} trainings, FaDE-rank: {rank(logs, tables[name]):.2f}")
-    draw(rows).savefig(FIGURE, dpi=150)
+    figure = draw(rows)
+    FIGURE.write_bytes(rendered(figure, "png"))
 
 
 def draw(rows: list[dict]) -> Figure:
     """Coefficients of pooled effects of the sweep against training steps, with a line for each setting."""
-    figure = Figure(figsize=(7.5, 4), layout="constrained")
+    figure = new_figure(
+        7.5, 4, "Ranks by the losses of the final sweep, mean of the two hyper-architectures where settings are chosen"
+    )
     ax = figure.subplots()
     chosen = [row for row in rows if row["part"] == "sweep"]
     for number, setting in enumerate(dict.fromkeys(row["setting"] for row in chosen)):
         own = [row for row in chosen if row["setting"] == setting]
         values = [np.mean([row[f"{name} pooled"] for name in CHOOSING]) for row in own]
-        marker = "o" if number < 10 else "s"  # there are ten colors
-        ax.plot([row["steps"] for row in own], values, f"{marker}-", color=f"C{number}", markersize=4, label=setting)
-    ax.axhline(0, color="C7", linewidth=0.6)
+        style = "os"[number // len(COLORS) % 2] + "-"
+        steps = [row["steps"] for row in own]
+        ax.plot(steps, values, style, color=COLORS[number % len(COLORS)], markersize=4, label=setting)
+    ax.axhline(0, color=GREY, linewidth=0.6)
     ax.set(
         xscale="log",
         xlabel="training steps of all supernets (1, 2 and 4 of them)",
-        ylabel="Spearman coefficient, mean of two\nhyper-architectures",
-        title="Ranks by the final sweep, on the hyper-architectures where settings are chosen",
+        ylabel="Spearman coefficient",
     )
-    ax.title.set_fontsize(10)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_minor_formatter("")
     ax.set_xticks([2000, 5000, 10_000, 20_000])

@@ -10,7 +10,7 @@ import numpy as np
 
 import fade_study
 from fade_study import tracking
-from fade_study.analysis import figures
+from fade_study.analysis import cells, figures
 from fade_study.studies.analyze import analyze
 from fade_study.studies.answer import against_random_search, difference, final_accuracies, random_table, regime
 from fade_study.studies.evaluations import evaluated
@@ -77,10 +77,10 @@ class SearchLog:
         metrics = {"one_shot_accuracy": one.details["one_shot_accuracy"], "hyper_seconds": one.details["seconds"]}
         metrics |= tracking.schema.alpha_metrics(alpha)
         entropy = -(alpha * np.log(np.maximum(alpha, 1e-300))).sum(axis=1)  # (d,)
-        for i, (anchor, cells) in enumerate(zip(one.batch.anchors, rows, strict=True)):
+        for i, (anchor, row) in enumerate(zip(one.batch.anchors, rows, strict=True)):
             metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(self.study.space.features, anchor, strict=True)}
             metrics[f"alpha_entropy/row{i}"] = float(entropy[i])
-            metrics[f"collisions/row{i}"] = len(cells) - len({cell.key for cell in cells})
+            metrics[f"collisions/row{i}"] = len(row) - len({cell.key for cell in row})
         return metrics
 
     def summary(self) -> SearchRecord:
@@ -89,9 +89,11 @@ class SearchLog:
         record = SearchRecord.of(study, evaluated(study))
         run.text(record.to_json(), tracking.schema.RECORD)
         last = study.generation(study.n_generations - 1)
-        cells = [[cell.key for cell in row] for row in last.batch.hyper_architecture.rows]
-        run.figure(figures.draw_alpha(last.alpha, cells), "figures/alpha_last_generation.png")
-        run.figure(figures.draw_cells(study.architecture), "figures/anchor_cells.png")
+        keys, number = [[cell.key for cell in row] for row in last.batch.hyper_architecture.rows], last.batch.number
+        run.figure(figures.draw_alpha(last.alpha, keys, f"alphas of generation {number}"),
+                   "figures/alpha_last_generation.png")  # fmt: skip
+        anchors = cells.draw_architecture(study.architecture, f"the anchors' cells in generation {number}")
+        run.figure(anchors, "figures/anchor_cells.png")
         report = analyze({run.id: record}, run)
         self._best(study.evaluations(), record)
         print(report)
@@ -110,12 +112,16 @@ class SearchLog:
         print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
         print(f"  {best} (generation {number})")
         test = [scratch.test for scratch in record.evaluations.get(number, ())]
+        title = f"best of {count} architectures (generation {number}), validation accuracy {validation:.3f}"
         if test:
             self.run.metrics({"best/test_accuracy": float(np.mean(test))})
             spread = " (1 seed)"
             if len(test) > 1:
                 spread = f" ± {np.std(test, ddof=1):.3f} (mean ± sd over {len(test)} seeds)"
             print(f"  test accuracy {np.mean(test):.3f}{spread}")
+            sd = f" ± {np.std(test, ddof=1):.3f} (sd, n = {len(test)})" if len(test) > 1 else " (n = 1)"
+            title = f"best of {count} architectures (generation {number}), test accuracy {np.mean(test):.3f}{sd}"
+        self.run.figure(cells.draw_architecture(best, title), "figures/best_architecture.png")
 
     def answer(self, data: Data, executor: Executor) -> None:
         """Train the search's answer again, and compare it with where the search began and with random search."""

@@ -303,7 +303,7 @@ def _train_here(
 def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
     last = len(result.epochs) - 1
     child.metrics({"one_shot_accuracy": result.accuracy, "seconds": result.seconds}, step=last)
-    child.figure(figures.draw_alpha_history(result.alpha_history), "figures/alpha.png")
+    child.figure(figures.draw_alpha_history(result.alpha_history), "figures/alpha.png", svg=False)
     if result.effects is not None:
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:

@@ -7,6 +7,7 @@ ends PRUNED, with the supernet's one-shot accuracy as its intermediate value.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -58,6 +59,21 @@ class FadeStudy:
 
     def __repr__(self) -> str:
         return f"FadeStudy({self.optuna_study.study_name!r}, depth={self.depth}, sampler={self.optuna_study.sampler!r})"
+
+    def _repr_html_(self) -> str:
+        """Where the search stands, as a table for Jupyter."""
+        told, evaluations = self.n_generations, self.evaluations()
+        best = max(evaluations, key=lambda evaluation: evaluation.value, default=None)
+        facts = {"generations told": str(told)}
+        if best is not None:
+            facts[f"best architecture, {best.value:.4g} in generation {best.generation}"] = (
+                best.architecture._repr_svg_()
+            )
+        for i, anchor in enumerate(self.anchors if told or self._open else ()):
+            pairs = zip(self.space.features, anchor, strict=True)
+            facts[f"anchor of row {i}"] = escape(", ".join(f"{name} {value:.2f}" for name, value in pairs))
+        rows = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in facts.items())
+        return f"<table><caption>Study {escape(self.optuna_study.study_name)}</caption>{rows}</table>"
 
     # --- ask and tell -----------------------------------------------------------------------------
 

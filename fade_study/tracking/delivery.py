@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import io
 import json
-import re
 import tempfile
 import time
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from PIL import Image
 
 from fade_study.exceptions import StorageError
 from fade_study.tracking.models import deliver_model
@@ -93,12 +89,6 @@ def _deliver(record: Record, run_id: str) -> str | None:
             tables = json.loads(client.get_run(run_id).data.tags.get(TABLES, "[]"))
             if (entry := {"path": content["file"], "type": "table"}) not in tables:
                 client.set_tag(run_id, TABLES, json.dumps([*tables, entry]))
-        elif record.kind == "frame":
-            name = rf"images/{re.escape(content['key'])}[%+]step[%+]{content['step']}[%+]"
-            files = client.list_artifacts(run_id, "images") if record.tried else []
-            if sum(re.match(name, file.path) is not None for file in files) < 2:  # the image and its thumbnail
-                image = np.asarray(Image.open(io.BytesIO(record.data)))
-                client.log_image(run_id, image, key=content["key"], step=content["step"], synchronous=True)
         elif record.kind == "model":
             deliver_model(client, run_id, content["name"], record.data, content["register"])
         elif record.kind == "input":

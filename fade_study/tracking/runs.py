@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
@@ -82,6 +81,8 @@ class Run:
         self.experiment = experiment
         self.study = study
         """Identity of the study that it belongs to, if any."""
+        self.title = name
+        """What titles of figures call it."""
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -151,13 +152,20 @@ class Run:
         """Write a table artifact, one or more rows that all have the same columns."""
         self.table({column: [row[column] for row in rows] for column in rows[0]}, file)
 
-    def figure(self, figure: Figure, file: str) -> None:
-        """Write a figure artifact."""
-        self._put("file", _png(figure), file=file)
+    def figure(self, figure: Figure, file: str, *, svg: bool = True) -> None:
+        """Write a figure artifact, with the title of this run before its own.
 
-    def frame(self, figure: Figure, key: str, step: int) -> None:
-        """Write a figure as one image of a series, which the MLflow UI shows with a slider."""
-        self._put("frame", _png(figure), key=key, step=step)
+        Args:
+            figure: Figure, which gets the new title.
+            file: Path whose suffix is ``.png``.
+            svg: Whether to write the same as SVG, beside it.
+        """
+        from fade_study.analysis.style import rendered, set_title  # imported here since matplotlib takes long to import
+
+        set_title(figure, f"{self.title}: {figure.get_suptitle()}")
+        self._put("file", rendered(figure, "png"), file=file)
+        if svg:
+            self._put("file", rendered(figure, "svg"), file=f"{file.removesuffix('.png')}.svg")
 
     def model(
         self,
@@ -173,12 +181,6 @@ class Run:
 
     def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
         open_outbox().put(self.name, kind, content, data)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 _active: list[Run] = []
@@ -232,6 +234,7 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
 def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
     """A child run; the server may create it later."""
     run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study))
+    run.title = f"{parent.title}, {name}"
     tags = tags if run.study is None else {**tags, STUDY: run.study}
     active = mlflow.active_run()
     inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
@@ -289,6 +292,7 @@ def start_study(
         settings["storage"] = masked_url(settings["storage"])
     own = {BUILDERS: json.dumps(builders)} if builders else {}
     with _run(name, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
+        run.title = _title(kind, config)
         packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
@@ -297,6 +301,16 @@ def start_study(
         if data is not None:
             run.input(data.name, data.digest)
         yield run
+
+
+def _title(kind: Kind, config: Any) -> str:
+    """What titles of figures call the run of a study: the study's name, or what kind of run of what it is."""
+    if study := getattr(config, "study", None):
+        return study
+    if run_id := getattr(config, "run_id", None):
+        return f"{kind} of run {run_id[:8]}"
+    data = getattr(config, "data", None)
+    return kind if data is None else f"{kind} on {data.name}"
 
 
 def adopt(run: Run, study: str, generations: int) -> None:

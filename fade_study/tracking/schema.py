@@ -142,8 +142,12 @@ RECORDED = (
             Entry("metric", "snap_distance/row{i}", "By generation: distance of the anchor from its cell's point"),
             Entry("metric", "revisited/row{i}", "By generation: 1 if the anchor returned to a cell that it had left"),
             Entry("metric", "coverage/row{i}", "By generation: share of all cells that the row has held so far"),
-            Entry("artifact", "figures/{name}.png", "Figures of trajectory, movement, coverage and accuracy"),
-            Entry("artifact", "images/anchor_cells{step}", "Anchors' cells, with a slider over generations"),
+            Entry(
+                "artifact",
+                "figures/{name}.{format}",
+                "Figures of trajectory, movement, coverage and accuracy, as `png` and as `svg`; of a single search "
+                "also of the architectures by generation, with the best one framed",
+            ),
         ),
     ),
     Group(
@@ -174,11 +178,10 @@ RECORDED = (
             Entry("metric", "answer/better_than_random", "Share of these random searches that it beats"),
             Entry("metric", "steps", "With `final_seeds`: training steps of the whole search"),
             Entry("metric", "seconds", "Seconds of the whole search"),
-            Entry(
-                "model",
-                "best",
-                "With `final_seeds`: the network of the best architecture, with the first of these seeds",
-            ),
+            Entry("model", "best", "With `final_seeds`: network of the best architecture, with the first seed"),
+            Entry("artifact", "figures/best_architecture.{format}", "Best architecture, with its test accuracy"),
+            Entry("artifact", "figures/anchor_cells.{format}", "The anchors' cells in the last generation"),
+            Entry("artifact", "figures/alpha_last_generation.{format}", "Alphas of the last generation"),
             Entry("artifact", RECORD, "The search as analyses read it: anchors, cells and evaluations"),
             Entry("artifact", "ranks.json", "Best-ranked architectures of each generation, a table written at the end"),
         ),
@@ -252,7 +255,7 @@ RECORDED = (
                 "Trainings from scratch, if there was no table: one for the setting `tables`",
             ),
             Entry("artifact", "report.txt", "Summary that the command prints"),
-            Entry("artifact", "figures/{name}.png", "Figures"),
+            Entry("artifact", "figures/{name}.{format}", "Figures, as `png` and as `svg`"),
         ),
     ),
     Group(
@@ -276,7 +279,7 @@ RECORDED = (
             Entry("metric", "headline/{quantity}/{kind}", "Medians of the most important ratios"),
             Entry("metric", "scale/{quantity}/{kind}", "Results of `-e scale`"),
             Entry("artifact", "benchmark.json", "All ratios, a table"),
-            Entry("artifact", "figures/costs.png", "Cost against width, depth and batch size"),
+            Entry("artifact", "figures/costs.{format}", "Cost against width, depth and batch size"),
         ),
     ),
     Group(

@@ -5,12 +5,13 @@ import pytest
 
 from fade_study import InvalidInputError
 from fade_study.analysis.comparison import draw_anytime, draw_finals
+from fade_study.analysis.style import BLUE, GREY, RED
 from fade_study.statistics.arena import anytime, standings
 from tests.conftest import SEARCHERS
 
 
 def bold(figure):
-    return [text.get_text() for text in figure.legends[0].get_texts() if text.get_fontweight() == "bold"]
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts() if text.get_fontweight() == "bold"]
 
 
 def test_finals_are_drawn_best_on_top(finals):
@@ -27,7 +28,7 @@ def test_finals_are_drawn_best_on_top(finals):
             np.testing.assert_allclose(span, [[row.low, y], [row.high, y]])
             colors[row.searcher] = points.get_color()
     assert len(colors) == 13
-    assert (colors["random"], colors["tpe"], colors["fade pseudo-gradient"]) == ("C1", "C7", "C0")
+    assert (colors["random"], colors["tpe"], colors["fade pseudo-gradient"]) == (RED, GREY, BLUE)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["searcher", "baseline", "control"]
     dashed = next(line for line in ax.lines if line.get_linestyle() == "--")
     assert dashed.get_xdata()[0] == next(row.final for row in rows if row.searcher == "random")
@@ -59,7 +60,7 @@ def test_the_legend_lists_searchers_from_best_to_worst(rng):
     ends = dict(zip(SEARCHERS, 0.5 + 0.3 * rng.random(13), strict=True))
     figure = draw_anytime({name: ([0, 1000], np.full((2, 2), end)) for name, end in ends.items()})
     figure.savefig(io.BytesIO(), format="png")
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == sorted(SEARCHERS, key=lambda name: -ends[name])
 
 

@@ -38,12 +38,26 @@ def test_figures_are_drawn(simulated):
     ]
     for figure in figures:
         figure.canvas.draw()
-    assert f"one: {estimate.value:.2f}" in figures[1].axes[0].get_title()
+    assert f"Spearman {estimate.value:.2f}" in figures[1].axes[0].get_title()
     assert "n = 64" in figures[1].axes[0].get_title()
     assert [text.get_text() for text in figures[2].legends[0].get_texts()] == [
-        "noise ceiling 0.90",
-        "negative coefficient",
+        "FaDE-rank",
+        "other predictor",
+        "noise ceiling ±0.90",
         "cost of the ground truth",
     ]
+    ends = {round(float(x), 3) for line in figures[2].axes[0].lines for x in np.atleast_1d(line.get_xdata())}
+    assert ends >= {-0.4, -0.6, -0.2}, "coefficients keep their signs"
     assert len(figures[3].axes[0].collections) == 1
     assert not draw_repetitions({"two": curve(alpha[:2], accuracies)}).axes[0].collections
+
+
+def test_marginals_have_intervals_within_0_and_1_from_three_trainings_on(simulated):
+    alpha = simulated[0] ** 8  # far from uniform, so that Student's intervals leave [0, 1]
+    alpha /= alpha.sum(axis=-1, keepdims=True)
+    cells = [["1:", "2:", "2:01", "3:"]] * 3
+    bars = [span for ax in draw_marginals(alpha, cells).axes for span in ax.collections[0].get_segments()]
+    assert len(bars) == 12
+    assert np.min(bars, axis=(0, 1))[1] == 0
+    assert np.max(bars, axis=(0, 1))[1] == 1
+    assert not any(ax.collections for ax in draw_marginals(alpha[:2], cells).axes)

@@ -32,24 +32,26 @@ def test_shapes_are_checked(call, said):
 
 def test_trend_figure_shows_points_means_and_the_line():
     searches = [([0, 0, 1, 2], [0.1, 0.3, 0.3, 0.4]), ([0, 1, 2, 3], [0.4, 0.5, 0.6, 0.7])]
-    ax = drawn(figures.draw_trend(searches)).axes[0]
-    points, means, line = ax.lines
+    figure = drawn(figures.draw_trend(searches))
+    points, means, line = figure.axes[0].lines
     assert len(points.get_xdata()) == 8
     np.testing.assert_allclose(means.get_ydata(), [(0.2 + 0.4) / 2, 0.4, 0.5, 0.7], err_msg="by search, then over them")
     slopes = [tr.trend(*search).slope for search in searches]
     assert np.ptp(line.get_ydata()) / 3 == pytest.approx(np.mean(slopes))
-    assert ax.get_title().startswith("8 evaluations of 2 searches, mean r = ")
-    assert "signs of searches" in ax.get_title()
+    title = figure.get_suptitle().replace("\n", " ")
+    assert title.startswith("8 evaluations of 2 searches, mean r = ")
+    assert "signs of searches" in title
 
 
 def test_trend_figure_of_one_search(rng):
     y = rng.normal(size=12)
-    ax = drawn(figures.draw_trend([(T, y)])).axes[0]
+    figure = drawn(figures.draw_trend([(T, y)]))
+    ax = figure.axes[0]
     r, p = stats.pearsonr(T, y)
-    assert ax.get_title() == f"12 evaluations of 1 search\nr = {r:.2f}, p = {p:.2g}"
+    assert figure.get_suptitle() == f"accuracy of 12 generations, r = {r:.2f}, p = {p:.2g}"
     sen = stats.theilslopes(y, T)
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [sen.intercept, sen.intercept + 11 * sen.slope])
-    assert "same accuracy" in drawn(figures.draw_trend([(T, np.ones(12))])).axes[0].get_title()
+    assert "same accuracy" in drawn(figures.draw_trend([(T, np.ones(12))])).get_suptitle()
 
 
 def test_trajectories_have_a_panel_per_row_and_feature_and_the_mean_of_those_still_there(rng):
@@ -77,3 +79,21 @@ def test_movement_and_coverage_show_the_median_within_view(rng):
     axes = drawn(figures.draw_coverage(shares)).axes
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), np.linspace(0, 1, 4))
     assert axes[1].get_ylim()[1] > 1
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_trend_figure_has_intervals_of_three_seeds_or_more(seeds):
+    tests = {0: [0.9, 1.0, 1.0][:seeds], 1: [0.4, 0.5, 0.6][:seeds], 2: [0.0, 0.0, 0.1][:seeds]}
+    search = list(tests), [np.mean(values) for values in tests.values()]
+    ax = drawn(figures.draw_trend([search], tests=tests)).axes[0]
+    spans = [span for bars in ax.collections for span in bars.get_segments()]
+    assert len(spans) == (3 if seeds == 3 else 0)
+    assert all(((span[:, 1] >= 0) & (span[:, 1] <= 1)).all() for span in spans)
+    assert set(ax.get_xticks()) <= set(range(-1, 5)), "generations are integers"
+
+
+def test_trend_figure_of_three_searches_has_intervals_over_them():
+    searches = [([0, 1, 2], [0.1 * k, 0.2 * k, 0.3]) for k in (1, 2, 3)]
+    spans = [bars.get_segments()[0] for bars in drawn(figures.draw_trend(searches)).axes[0].collections]
+    half = stats.t.ppf(0.975, 2) * 0.2 / 3**0.5
+    np.testing.assert_allclose(spans[1][:, 1], [max(0, 0.4 - half), min(1, 0.4 + half)])

@@ -45,7 +45,7 @@ def test_it_runs_and_records(project, mlflow_store):
         assert run.data.metrics[f"headline/{quantity}"] == pytest.approx(line["median"])
         assert f"| {shape} | `{quantity}` | {line['median']:.3g} |" in output
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(run.info.run_id, "figures")}
-    assert files == {"figures/costs.png"}
+    assert files == {"figures/costs.png", "figures/costs.svg"}
     share = table[table["quantity"] == "outside_training"]["median"].iloc[0]
     assert 0 < share < table[table["quantity"] == "outside_training/with_imports"]["median"].iloc[0] < 1
 

@@ -113,9 +113,10 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     assert expected <= set(data.metrics)
     history = mlflow.MlflowClient().get_metric_history(parent.info.run_id, "anchor/row0/vertices")
     assert [metric.step for metric in history] == [0, 1]
-    assert {"config.yaml", "ranks.json", "search.json", "figures", "images"} <= artifacts(parent)
+    assert {"config.yaml", "ranks.json", "search.json", "figures"} <= artifacts(parent)
     assert {Path(path).stem for path in artifacts(parent, "figures")} == {
-        "alpha_last_generation", "anchor_cells", "coverage", "movement", "trajectory"
+        "alpha_last_generation", "anchor_cells", "best_architecture", "coverage", "generations", "movement",
+        "trajectory",
     }  # fmt: skip
     assert parent.inputs.dataset_inputs[0].dataset.name == "digits"
 
@@ -234,7 +235,8 @@ def test_killed_and_resumed_equals_uninterrupted(project, mlflow_store, mlflow_t
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Best of" in output
-    assert "figures/alpha_last_generation.png" in artifacts(runs("search")[0], "figures")
+    drawn = {f"figures/{name}.{kind}" for kind in ("png", "svg") for name in ("best_architecture", "generations")}
+    assert {*drawn, "figures/alpha_last_generation.png"} <= {*artifacts(runs("search")[0], "figures")}
     assert stored(project) == whole
 
 

@@ -27,7 +27,11 @@ from fade_study.training import DataConfig, HyperResult, combined_alpha, load_da
 from tests.studies.test_search import artifacts, mlflow_run, runs
 
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])
-FIGURES = {f"figures/{name}.png" for name in ("alphas_equal_cells", "ranks", "predictors", "repetitions")}
+FIGURES = {
+    f"figures/{name}.{kind}"
+    for kind in ("png", "svg")
+    for name in ("alphas_equal_cells", "ranks", "predictors", "repetitions")
+}
 TRAININGS = 9 * 2 + 9 + 3
 """Trainings of 9 architectures with 2 seeds, of each for one epoch (for two predictors), and of 3 chains."""
 TABLES = {

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import math
+from xml.etree import ElementTree
 
 import mlflow
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import yaml
 
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
+from fade_study.analysis.style import new_figure
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import WorkerDiedError
 from fade_study.studies.schemas import SearchConfig
@@ -58,6 +60,16 @@ def test_metrics_are_written_with_their_step_and_bad_ones_counted(study):
     assert [(m.step, m.value) for m in client.get_metric_history(study.id, "a/b")] == [(3, 1.5)]
     assert [(m.step, m.value) for m in client.get_metric_history(study.id, "c")] == [(4, 2)]
     assert [(m.step, m.value) for m in client.get_metric_history(study.id, "non_finite_values")] == [(3, 1), (4, 2)]
+
+
+def test_a_figure_is_written_as_png_and_svg_under_the_name_of_its_run(study):
+    figure = new_figure(4, 2, "alphas")
+    study.figure(figure, "figures/a.png")
+    study.figure(new_figure(4, 2, "alphas"), "figures/b.png", svg=False)
+    files = [file.path for file in mlflow.MlflowClient().list_artifacts(study.id, "figures")]
+    assert files == ["figures/a.png", "figures/a.svg", "figures/b.png"]
+    assert figure.get_suptitle() == "search on digits: alphas"
+    ElementTree.fromstring(mlflow.artifacts.load_text(f"runs:/{study.id}/figures/a.svg"))
 
 
 def test_a_hyper_architecture_is_a_child(study):

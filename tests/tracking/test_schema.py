@@ -18,7 +18,7 @@ def test_a_name_matches_its_pattern_alone():
     assert not entry.matches("anchor/row0")
     assert not entry.matches("anchor/row0/degree_variance/x")
     assert not entry.matches("my_anchor/row0/degree_variance")
-    assert Entry("artifact", "figures/{name}.png", "").matches("figures/ranks.png")
+    assert Entry("artifact", "figures/{name}.{format}", "").matches("figures/ranks.svg")
     assert not Entry("artifact", "figures/{name}.png", "").matches("figures/ranks_png")
 
 
