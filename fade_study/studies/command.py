@@ -22,6 +22,7 @@ import psutil
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.execution import end_with_parent
 from fade_study.studies.options import parse_config
+from fade_study.studies.repeated_warnings import count_repeated_warnings
 from fade_study.urls import masked
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def run_command(study: Callable[[T], Any], config: T) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not main:
         warnings.simplefilter("ignore")  # the main process gives the same warnings
-    with _told():
+    with _told(), count_repeated_warnings():
         try:
             from fade_study.nn import check_operation
 
