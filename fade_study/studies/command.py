@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import uuid
 import warnings
@@ -44,9 +45,13 @@ def read_command(cls: type[T], presets: str | None = None) -> T:
     go_to_caller()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal must not make a search fail
+            # An ASCII terminal must not make a search fail, and a log file is to be read while it grows.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    if {"-h", "--help"} & {*sys.argv}:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `fade search --help | head` ends without an error
     with _told():
-        return parse_config(cls, None if presets is None else CONFIGS / presets)
+        about = sys.modules["__main__"].__doc__ or ""
+        return parse_config(cls, None if presets is None else CONFIGS / presets, about=about)
 
 
 def run_command(study: Callable[[T], Any], config: T) -> None:

@@ -1,8 +1,8 @@
-"""Does the outer search find better architectures than others with the same budget (paper section 3.2)?
+"""Compare outer searches, random search among them, with equal budgets (paper section 3.2).
 
-mlflow run . -e compare
+fade compare
+fade compare --preset digits --mode tabular --seeds 200
 mlflow run . -e compare -P preset=digits -P mode=tabular -P seeds=200
-fade compare --help
 """
 
 from __future__ import annotations

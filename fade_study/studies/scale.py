@@ -1,5 +1,6 @@
-"""The overhead of evaluations for one driver: simulated trainings on a simulated Dask cluster.
+"""Measure what evaluations cost one driver, by simulated trainings on a simulated cluster.
 
+fade scale
 mlflow run . -e scale
 """
 

@@ -13,7 +13,7 @@ from fade_study import tracking
 from fade_study.analysis import figures
 from fade_study.studies.analyze import analyze
 from fade_study.studies.answer import against_random_search, difference, final_accuracies, random_table, regime
-from fade_study.studies.evaluations import evaluated
+from fade_study.studies.evaluations import accuracy_text, evaluated
 from fade_study.studies.schemas import SearchConfig
 from fade_study.study import Evaluation
 from fade_study.tracking import SearchRecord
@@ -111,10 +111,7 @@ class SearchLog:
         test = [scratch.test for scratch in record.evaluations.get(number, ())]
         if test:
             self.run.metrics({"best/test_accuracy": float(np.mean(test))})
-            spread = " (1 seed)"
-            if len(test) > 1:
-                spread = f" ± {np.std(test, ddof=1):.3f} (mean ± sd over {len(test)} seeds)"
-            print(f"  test accuracy {np.mean(test):.3f}{spread}")
+            print(f"  test accuracy {accuracy_text(test)}, n = {len(test)}")
 
     def answer(self, data: Data, executor: Executor) -> None:
         """Train the search's answer again, and compare it with where the search began and with random search."""

@@ -1,8 +1,8 @@
-"""How well do FaDE-ranks predict from-scratch accuracy (paper section 3.1), with what certainty, and what does better?
+"""Measure how well FaDE-ranks and other predictors predict accuracy (paper section 3.1).
 
-mlflow run . -e validate
-mlflow run . -e validate -P preset=smoke
-fade validate --help
+fade validate
+fade validate --preset digits
+mlflow run . -e validate -P preset=digits
 """
 
 from __future__ import annotations

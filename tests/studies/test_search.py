@@ -125,7 +125,6 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     for run in hyper:
         assert {"loss/weights", "accuracy/validation", "alpha/row1/column6"} <= set(run.data.metrics)
         assert artifacts(run) == {"effects.json", "figures", "hyper_architecture.json"}
-        # the smoke preset trains too little to mean anything, and says so
         assert ("fade.warning" in run.data.tags) == (run.data.metrics["one_shot_accuracy"] < 0.19)
     assert {run.data.params["seed"] for run in scratch} == {"0", "1"}
 
@@ -170,6 +169,7 @@ def test_what_is_refused_leaves_nothing_behind(project, mlflow_store, arguments,
     assert process.returncode != 0
     assert message in output
     assert "Traceback" not in output
+    assert "New study" not in output
     assert runs() == []
     assert not (project / "fade.db").exists()
 
