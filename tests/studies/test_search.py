@@ -159,7 +159,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--bilevel.batch_size", "200"], "expected 16 weight steps or more from epoch alpha_start = 0 on"),
         (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
         (["--network.operation", "missing:pooling"], "separable or package.module:function that can be imported, got"),
-        (["--network.operation", "os:getpid"], "network.operation: expected os:getpid(channels=4, kernel_size=3)"),
+        (["--network.operation", "os:getpid"], "network.operation: expected os:getpid(channels=8, kernel_size=3)"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],
 )

@@ -63,7 +63,7 @@ def unnamed():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
+def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store, capsys):
     from fade_study.studies.evaluate import evaluate
     from fade_study.studies.search import search
 
@@ -71,6 +71,9 @@ def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
     search(parse_config(SearchConfig, CONFIGS / "search", arguments))
     (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'search'", output_format="list")
     evaluate(EvaluateConfig(run_id=run.info.run_id, executor="inline"))
+    said = capsys.readouterr().out
+    assert "generation  test accuracy ± sd  seeds  architecture\n         0  0." in said
+    assert "Best, chosen by validation accuracy: " in said
     kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
     assert kinds == {"search", "hyper", "scratch", "evaluation"}
     assert unnamed() == set()
