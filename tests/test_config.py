@@ -1,9 +1,12 @@
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from fade_study import ConfigError
+from fade_study.__main__ import COMMANDS, main
+from fade_study.cells import FEATURES
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig
 from fade_study.studies.options import parse_config, settings_of, shown
 from fade_study.studies.schemas import ComparisonConfig, EvaluateConfig, SearchConfig, SpaceConfig, ValidationConfig
@@ -29,6 +32,7 @@ def test_every_preset_is_valid_and_says_how_to_run_it(path):
     assert isinstance(parse("--preset", path.stem, study=study), STUDIES[study])
     assert isinstance(parse("--preset", str(path), study=study), STUDIES[study])
     header = path.read_text().split("\n\n")[0]
+    assert header.splitlines()[0].endswith(".")  # --help shows this line
     command = f"mlflow run . -e {study}" + ("" if path.stem == "fashion14" else f" -P preset={path.stem}")
     assert f"#   {command}" in header
 
@@ -156,6 +160,11 @@ def test_each_problem_says_where_and_what_is_expected(argument, message):
     assert problem.startswith(message)
 
 
+def test_a_misspelt_preset_is_answered_with_the_one_that_was_meant():
+    (problem,) = refused("--preset", "smok")
+    assert problem.endswith("or the path of a YAML file, got 'smok'; did you mean smoke?")
+
+
 def test_values_that_look_like_options_or_hold_an_equals_sign():
     assert parse("--sampler.step_size", "-1e-3").sampler.step_size == -0.001
     assert parse("--storage", "postgresql://h/db?a=b").storage == "postgresql://h/db?a=b"
@@ -218,6 +227,30 @@ def test_help_lists_every_setting(capsys):
         assert name in text
     assert "Gumbel-softmax" in text
     assert "`" not in text
+    assert "smoke      For tests and a first look; it takes seconds.\n" in text
+    (features,) = [setting.meaning for setting in settings_of(SpaceConfig) if setting.name == "features"]
+    assert set(FEATURES) <= set(re.findall(r"\w+", features))
+
+
+def test_help_writes_a_section_as_it_is_given():
+    config = parse("--preset", "fashion14", study="compare")
+    text = shown(config.straight_through)
+    assert "optimizer: {learning_rate: 0.003}, paths: alphas" in text
+    assert (
+        parse("--preset", "smoke", "--straight_through", text, study="compare").straight_through
+        == config.straight_through
+    )
+
+
+def test_commands_are_explained_in_a_line_each(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["fade", "--help"])
+    main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in lines] == list(COMMANDS)
+    assert all(line.endswith(".") and len(line) <= 103 for line in lines)
+    monkeypatch.setattr("sys.argv", ["fade", "serch"])
+    with pytest.raises(SystemExit, match="got 'serch'; did you mean search"):
+        main()
 
 
 @pytest.mark.parametrize("study", STUDIES)

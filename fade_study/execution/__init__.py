@@ -8,17 +8,20 @@ from concurrent.futures import Executor
 from fade_study.builders import check_sendable
 from fade_study.exceptions import ClusterError, InvalidInputError
 from fade_study.execution.local import InlineExecutor, Workers, end_with_parent
-from fade_study.execution.progress import completed, report, report_epoch, set_listener
+from fade_study.execution.progress import advance, completed, phase, report, report_epoch, set_listener, watch
 
 __all__ = [
     "InlineExecutor",
+    "advance",
     "completed",
     "end_with_parent",
     "open_executor",
+    "phase",
     "report",
     "report_epoch",
     "set_listener",
     "shares_files",
+    "watch",
 ]
 
 

@@ -72,12 +72,13 @@ class Trend:
     """Two-sided p-value: exact without ties for up to 33 evaluations, else asymptotic."""
 
     def __str__(self) -> str:
-        slope = Mean(self.slope, self.slope_low, self.slope_high)
         if self.pearson is None:
-            return f"{self.n} evaluations, all of the same accuracy"
+            return f"Test accuracy against generation: the same in all n = {self.n} evaluations"
         return (
-            f"{self.n} evaluations: r = {self.pearson:.2f}, {p_text(self.pearson_p)}; slope {slope} per generation; "
-            f"tau = {self.mann_kendall:.2f}, {p_text(self.mann_kendall_p)}"
+            f"Test accuracy against generation: r = {self.pearson:.2f}, {p_text(self.pearson_p)}, n = {self.n}\n"
+            f"In ranks, test accuracy against generation: Kendall's tau = {self.mann_kendall:.2f}, "
+            f"{p_text(self.mann_kendall_p)}, n = {self.n}\n"
+            f"Change of test accuracy with each generation: {Mean(self.slope, self.slope_low, self.slope_high)}"
         )
 
 
@@ -110,9 +111,12 @@ class PooledTrend:
     way. It assumes independent searches only; its smallest value for S searches is 2 / 2^S."""
 
     def __str__(self) -> str:
+        pearson = "undefined, since no accuracies differ" if self.pearson is None else f"mean r = {self.pearson}"
         return (
-            f"{self.searches} searches, {self.evaluations} evaluations: mean r = {self.pearson or 'undefined'}; "
-            f"slope {self.slope} per generation; gain {self.gain}; {p_text(self.signs_p)} (signs of searches)"
+            f"Test accuracy against generation: {pearson}, n = {self.evaluations} in {self.searches} searches\n"
+            f"Rise of test accuracy in all searches together: {p_text(self.signs_p)}, by the signs of whole searches\n"
+            f"Change of test accuracy with each generation: {self.slope}\n"
+            f"Gain from the first third of the evaluations to the last: {self.gain}"
         )
 
 
@@ -159,7 +163,8 @@ def pooled_trend(searches: Sequence[Search], seed: int = 0) -> PooledTrend:
     """
     if not len(searches):
         raise InvalidInputError("expected 1 search or more, got none; give (generations, accuracies) of each")
-    pairs = [checked_search(*search, name=f" of search {k}") for k, search in enumerate(searches)]
+    names = [f" of search {k}" for k in range(len(searches))] if len(searches) > 1 else [""]
+    pairs = [checked_search(*search, name) for search, name in zip(searches, names, strict=True)]
     trends = [trend(x, y) for x, y in pairs]
     pearson = [t.pearson for t in trends if t.pearson is not None]
     return PooledTrend(

@@ -1,6 +1,9 @@
-"""How a search moved, and whether it got better (paper section 3.2, Figs. 3b and 4). It reads runs and trains nothing.
+"""Analyze how finished searches moved and whether they got better (paper section 3.2).
 
-mlflow run . -e analyze -P run_id=...
+It reads runs and trains nothing.
+
+fade analyze --run_id ID
+mlflow run . -e analyze -P run_id=ID
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""The cost of supernets, relative to a single network, to arithmetic alone, and to running all branches.
+"""Measure what supernets cost, relative to single networks, arithmetic and all branches.
 
-    mlflow run . -e benchmark
+fade benchmark
+mlflow run . -e benchmark
 
 Steps are timed in turn (A B A B ...), since a machine's speed drifts; the table holds medians and quartiles of their
 ratios. Savings are measured against plain computations that run every branch and every edge by itself; tests compare

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import uuid
 import warnings
@@ -22,6 +23,7 @@ import psutil
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.execution import end_with_parent
 from fade_study.studies.options import parse_config
+from fade_study.studies.repeated_warnings import count_repeated_warnings
 from fade_study.urls import masked
 
 T = TypeVar("T")
@@ -43,9 +45,13 @@ def read_command(cls: type[T], presets: str | None = None) -> T:
     go_to_caller()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal must not make a search fail
+            # An ASCII terminal must not make a search fail, and a log file is to be read while it grows.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    if {"-h", "--help"} & {*sys.argv}:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `fade search --help | head` ends without an error
     with _told():
-        return parse_config(cls, None if presets is None else CONFIGS / presets)
+        about = sys.modules["__main__"].__doc__ or ""
+        return parse_config(cls, None if presets is None else CONFIGS / presets, about=about)
 
 
 def run_command(study: Callable[[T], Any], config: T) -> None:
@@ -59,7 +65,7 @@ def run_command(study: Callable[[T], Any], config: T) -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     if not main:
         warnings.simplefilter("ignore")  # the main process gives the same warnings
-    with _told():
+    with _told(), count_repeated_warnings():
         try:
             from fade_study.nn import check_operation
 

@@ -1,8 +1,8 @@
-"""Does the outer search find better architectures than others with the same budget (paper section 3.2)?
+"""Compare outer searches, random search among them, with equal budgets (paper section 3.2).
 
-mlflow run . -e compare
+fade compare
+fade compare --preset digits --mode tabular --seeds 200
 mlflow run . -e compare -P preset=digits -P mode=tabular -P seeds=200
-fade compare --help
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import dataclasses
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 
 import numpy as np
 
 from fade_study import tracking
 from fade_study.analysis import comparison
-from fade_study.execution import completed, open_executor
+from fade_study.execution import advance, completed, open_executor, phase
 from fade_study.statistics import arena, trend
 from fade_study.studies import outcomes
 from fade_study.studies.analyze import analyze, movement_lines
-from fade_study.studies.repeated_warnings import count_repeated_warnings
+from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
 from fade_study.studies.trainings import submit
 from fade_study.studies.worlds import Trained, World, open_world
@@ -58,7 +58,6 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     tracking.check_server()
     device = "cpu" if data is None else str(open_accelerator().device)
     with (
-        count_repeated_warnings(),
         open_executor(config.executor) as executor,
         tracking.start_study("comparison", config, device, data) as run,
     ):
@@ -81,38 +80,36 @@ def search_all(
     known = "" if data is None else f", {len(found)} of them on record"
     print(f"phase 1 of 2: {len(wanted)} searches{known}", flush=True)
     tasks: dict[Future[tuple[Outcome, list[str]]], tuple[str, int]] = {}
+    # Tables give the same on every device; trainings need a worker with a device like this process's.
+    send = partial(executor.submit, recorded) if data is None else partial(submit, executor)
 
     def keep(task: Future[tuple[Outcome, list[str]]]) -> None:
         name, seed = tasks.pop(task)
         try:
-            found[name, seed], texts = task.result()
+            found[name, seed] = result_of(task)
         except Exception as error:
             error.add_note(f"in the search of {name} with seed {seed}")
             raise
-        for text in texts:
-            warnings.warn(text, stacklevel=2)
         if data is not None:
             outcomes.write(found[name, seed], name, seed, recipes[name], config.results)
             outcomes.log(found[name, seed], name, seed, recipes[name])
 
-    for name, seed in wanted:
-        if (name, seed) not in found:
-            arguments = name, seed, config, data
-            # Tables give the same on every device; trainings need a worker with a device like this process's.
-            task = executor.submit(search, *arguments) if data is None else submit(executor, search, *arguments)
-            tasks[task] = name, seed
-            if task.done():  # it ran in this process: kept before the next one begins
-                keep(task)
-    for task in completed(list(tasks), unit="search"):
-        keep(task)
+    with phase("phase 1 of 2: searches", len(wanted), after=0):
+        advance(len(found), on_record=True)
+        for name, seed in wanted:
+            if (name, seed) not in found:
+                task = send(search, name, seed, config, data)
+                tasks[task] = name, seed
+                if task.done():  # it ran in this process: kept before the next one begins
+                    keep(task)
+        for task in completed(list(tasks)):
+            keep(task)
     return {name: [found[name, seed] for seed in seeds] for name in searchers}
 
 
-def search(name: str, seed: int, config: ComparisonConfig, data: Data | None) -> tuple[Outcome, list[str]]:
-    """In a worker: one search, and the texts of its warnings."""
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as caught:
-        outcome = run_search(name, seed, open_world(config, data), config.sampler, config.depth, config.budget)
-    return outcome, [str(warning.message) for warning in caught]
+def search(name: str, seed: int, config: ComparisonConfig, data: Data | None) -> Outcome:
+    """In a worker: one search."""
+    return run_search(name, seed, open_world(config, data), config.sampler, config.depth, config.budget)
 
 
 def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: World, run: tracking.Run) -> None:

@@ -1,4 +1,4 @@
-"""Deliver records to MLflow that a study could not deliver because the server was away.
+"""Deliver records to MLflow that were kept while its server was away.
 
 fade deliver
 """
@@ -21,7 +21,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     try:
         main()
     except FadeError as error:

@@ -1,6 +1,7 @@
-"""Trains the architectures of a finished search from scratch, and analyzes the search with their accuracies.
+"""Train the architectures of a finished search from scratch, and analyze it again.
 
-mlflow run . -e evaluate -P run_id=...
+fade evaluate --run_id ID --every 2
+mlflow run . -e evaluate -P run_id=ID -P every=2
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fade_study import tracking
 from fade_study.benchmarks import Scratch
 from fade_study.execution import open_executor
 from fade_study.studies.analyze import analyze
-from fade_study.studies.evaluations import accuracy_metrics, is_due
+from fade_study.studies.evaluations import accuracy_metrics, accuracy_text, is_due
 from fade_study.studies.finished import architecture_of, read_finished
 from fade_study.studies.schemas import SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
@@ -46,6 +47,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
                 [(generation, accuracy_metrics(list(found))) for generation, found in record.evaluations.items()]
             )
             search.text(record.to_json(), tracking.schema.RECORD)
+            print(f"Search {run_id}:\n{evaluations_text(record)}")
         print(analyze(evaluated, run))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
@@ -67,6 +69,18 @@ def evaluate_one(
     evaluations: dict[int, tuple[Scratch, ...]] = dict(record.evaluations)
     evaluations |= {t: one for t, one in new.items() if len(one) >= len(evaluations.get(t, ())) and one}
     return dataclasses.replace(record, evaluations=dict(sorted(evaluations.items())))
+
+
+def evaluations_text(record: SearchRecord) -> str:
+    """Accuracies by generation, and the best architecture: chosen by validation accuracy, reported by test accuracy."""
+    tests = {t: accuracy_text([one.test for one in found]) for t, found in record.evaluations.items()}
+    lines = ["generation  test accuracy ± sd  seeds  architecture"]
+    lines += [f"{t:10}  {text:18}  {len(record.evaluations[t]):5}  {record.evaluated[t]}" for t, text in tests.items()]
+    if tests:
+        best = max(tests, key=lambda t: accuracy_metrics(record.evaluations[t])["accuracy/validation"])
+        lines += [f"Best, chosen by validation accuracy: {record.evaluated[best]} (generation {best})"]
+        lines += [f"  test accuracy {tests[best]}, n = {len(record.evaluations[best])}"]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

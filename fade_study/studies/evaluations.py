@@ -19,7 +19,7 @@ from fade_study.studies.trainings import ScratchTrainings
 from fade_study.study import Evaluation, OpenEvaluation
 from fade_study.training import Data
 
-__all__ = ["Evaluations", "accuracy_metrics", "evaluated", "is_due"]
+__all__ = ["Evaluations", "accuracy_metrics", "accuracy_text", "evaluated", "is_due"]
 
 POLL_SECONDS = 2.0
 """Seconds between two looks at evaluations of other processes."""
@@ -144,6 +144,12 @@ def accuracy_metrics(accuracies: Sequence[Scratch]) -> dict[str, float]:
         if len(values) > 1:
             metrics[f"accuracy/{name}_sd"] = float(np.std(values, ddof=1))
     return metrics
+
+
+def accuracy_text(values: Sequence[float]) -> str:
+    """Mean accuracy over seeds, with the standard deviation where there are several."""
+    spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -30,6 +30,7 @@ from fade_study.effects import Effects, path_effects
 from fade_study.execution import completed, open_executor
 from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
 from fade_study.studies.json_lines import append_line, read_lines
+from fade_study.studies.repeated_warnings import result_of
 from fade_study.studies.tabulate import DATA, NETWORK, PLANS
 from fade_study.studies.trainings import submit
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
@@ -99,7 +100,7 @@ def train(workers: int) -> None:
         tasks = {submit(executor, _train, rows[one[0]], data, *one[1:]): one for one in wanted}
         for task in completed(list(tasks)):
             table, name, seed = tasks[task]
-            line = {"table": table, "setting": name, "seed": seed, **describe(task.result())}
+            line = {"table": table, "setting": name, "seed": seed, **describe(result_of(task))}
             append_line(LINES, line)
 
 

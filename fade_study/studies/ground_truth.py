@@ -9,12 +9,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from fade_study import HyperArchitecture, tracking
 from fade_study.benchmarks import Scratch, Table, Trainings, load_table
 from fade_study.cells import distant_cells
 from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
+from fade_study.execution import phase
 from fade_study.seeding import CHOICE
 from fade_study.statistics.ranks import FEWEST
 from fade_study.studies.schemas import ValidationConfig
@@ -102,10 +104,32 @@ def choose_paths(paths: NDArray[np.int64], half: str, count: int | Literal["all"
     return paths[np.sort(index)]
 
 
+def plan(
+    case: Case, early_epochs: Sequence[int], config: ValidationConfig
+) -> list[tuple[ScratchConfig, tuple[int, ...]]]:
+    """Settings and seeds of the trainings of each architecture: first the ground truth, then the short trainings."""
+    seeds = tuple(range(config.scratch_seeds)) if case.table is None else case.table.ground_truth.seeds
+    early = [(dataclasses.replace(config.scratch, epochs=epochs), (EARLY_SEED,)) for epochs in early_epochs]
+    return [(config.scratch, seeds), *early]
+
+
 def train_scratch(
-    case: Case, early_epochs: Sequence[int], data: Data, config: ValidationConfig, executor: Executor
+    case: Case,
+    early_epochs: Sequence[int],
+    data: Data,
+    config: ValidationConfig,
+    executor: Executor,
+    after: float | None = None,
 ) -> tuple[Table, list[int]]:
     """Train the ground truth of a case, and the same architectures for other numbers of epochs as predictors of it.
+
+    Args:
+        case: Hyper-architecture, and which of its architectures are judged.
+        early_epochs: The other numbers of epochs.
+        data: Images, from ``load_data``.
+        config: Settings of the validation.
+        executor: Executor of the trainings.
+        after: Work that follows, as a multiple of this one; see :func:`fade_study.execution.phase`.
 
     Returns:
         A table whose first trainings are the ground truth, and the numbers of the case's architectures in it: those of
@@ -115,20 +139,20 @@ def train_scratch(
         WorkerDiedError: if too few architectures are left.
     """
     architectures = [case.hyper_architecture.architecture(path) for path in case.paths.tolist()]
-    truth_seeds = tuple(range(config.scratch_seeds)) if case.table is None else case.table.ground_truth.seeds
-    plans = [(config.scratch, truth_seeds)]
-    plans += [(dataclasses.replace(config.scratch, epochs=epochs), (EARLY_SEED,)) for epochs in early_epochs]
+    plans = plan(case, early_epochs, config)
     different = len({architecture.key for architecture in architectures})  # rows may hold a cell twice
     count = different * sum(len(seeds) for _, seeds in plans)
     print(f"phase 2 of 3: ground truth, {count} trainings from scratch", flush=True)
-    trainings = [
-        ScratchTrainings(
-            [(a, seed) for seed in seeds for a in architectures], data, scratch, config.network, executor, case.table
-        )
-        for scratch, seeds in plans
-    ]
-    print(f"phase 2 of 3: ground truth, {sum(one.known for one in trainings)} of {count} were on record", flush=True)
-    found = [one.collect() for one in trainings]
+    with phase("phase 2 of 3: ground truth", count, after):
+        trainings = [
+            ScratchTrainings(
+                [(a, seed) for seed in seeds for a in architectures], data, one, config.network, executor, case.table
+            )
+            for one, seeds in plans
+        ]
+        known = sum(one.known for one in trainings)
+        tqdm.write(f"phase 2 of 3: ground truth, {known} of {count} were on record")
+        found = [one.collect() for one in trainings]
     complete = [
         i
         for i, a in enumerate(architectures)

@@ -15,7 +15,7 @@ from fade_study.benchmarks import Scratch
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import NetworkConfig
 from fade_study.effects import losses_needed
-from fade_study.execution import completed
+from fade_study.execution import completed, phase
 from fade_study.nn import Network, flops, parameters
 from fade_study.studies.ground_truth import EARLY_SEED
 from fade_study.studies.predictors import Measured, cell_effects
@@ -45,7 +45,7 @@ def measure_architectures(
     proxies = [name for name in PROXIES if name in predictors]
     chunks = [architectures[i : i + CHUNK] for i in range(0, len(architectures), CHUNK)]
     tasks = [executor.submit(_measure_untrained, chunk, proxies, data, config.network, config.seed) for chunk in chunks]
-    for _ in completed(tasks, unit="chunk"):
+    for _ in completed(tasks, "phase 3 of 3: sizes and proxies"):
         pass
     found = [task.result() for task in tasks]
     measured = {
@@ -87,20 +87,23 @@ def measure_cells(
     data: Data,
     config: ValidationConfig,
     executor: Executor,
+    later: int = 0,
 ) -> dict[str, Measured]:
     """What each cell adds, ``(d, w)`` by name, from short trainings with as many steps as the supernets together.
 
     ``short_trainings`` trains architectures along fair paths for one epoch each, and regresses their validation
-    accuracies on the columns. ``chains`` trains, for each cell, the architecture that has it in every row.
+    accuracies on the columns. ``chains`` trains, for each cell, the architecture that has it in every row. The command
+    has ``later`` steps after these.
     """
     depth, width = hyper_architecture.shape
     epoch = data.weight.steps(config.scratch.batch_size)
 
-    def train(architectures: Sequence[Architecture], epochs: int) -> tuple[np.ndarray, float]:
+    def train(name: str, architectures: Sequence[Architecture], epochs: int, after: int) -> tuple[np.ndarray, float]:
         """Validation accuracies ``(n,)``, NaN where a worker was killed, and seconds."""
         scratch = dataclasses.replace(config.scratch, epochs=epochs)
         wanted = [(architecture, EARLY_SEED) for architecture in architectures]
-        found = ScratchTrainings(wanted, data, scratch, config.network, executor).collect()
+        with phase(f"phase 3 of 3: {name}", len(wanted), after / steps):
+            found = ScratchTrainings(wanted, data, scratch, config.network, executor).collect()
         lost = Scratch(np.nan, np.nan, 0.0)
         results = [found.get((architecture.key, EARLY_SEED), lost) for architecture in architectures]
         return np.array([one.validation for one in results]), sum(one.seconds for one in results)
@@ -109,13 +112,14 @@ def measure_cells(
     if "short_trainings" in predictors:
         count = max(losses_needed((depth, width), 1), steps // epoch)
         paths = np.array(fair_paths(count, (depth, width), torch.Generator().manual_seed(config.seed)))
-        values, seconds = train([hyper_architecture.architecture(path) for path in paths.tolist()], 1)
+        short = [hyper_architecture.architecture(path) for path in paths.tolist()]
+        values, seconds = train("short trainings", short, 1, later + steps * ("chains" in predictors))
         done = np.isfinite(values)
         measured["short_trainings"] = Measured(cell_effects(paths[done], values[done], hyper_architecture), seconds)
     if "chains" in predictors:
         cells = {cell.key: cell for row in hyper_architecture.rows for cell in row}
         chains = [Architecture((cell,) * depth) for cell in cells.values()]
-        values, seconds = train(chains, max(1, steps // (epoch * len(cells))))
+        values, seconds = train("chains", chains, max(1, steps // (epoch * len(cells))), later)
         by_key = dict(zip(cells, values, strict=True))
         table = np.array([[by_key[cell.key] for cell in row] for row in hyper_architecture.rows])
         measured["chains"] = Measured(table, seconds)

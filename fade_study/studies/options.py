@@ -9,9 +9,9 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import pydantic
 import yaml
@@ -29,7 +29,7 @@ LIMITS = {"gt": ">", "ge": ">=", "lt": "<"}
 """Signs for pydantic's limits of a number, in the types that users see."""
 
 
-def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None) -> T:
+def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None, about: str = "") -> T:
     """Read a configuration from a preset and the command line.
 
     Args:
@@ -38,19 +38,24 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
             of a YAML file. None if the study has no presets.
         argv: Arguments ``--preset NAME``, and ``--dotted.name value`` for each setting that differs from the preset;
             those of the process by default.
+        about: What the command does, with examples, which ``--help`` prints first.
 
     Raises:
         ConfigError: With all unknown names, wrong types and values out of range in the preset and the command line.
     """
     words = _joined(sys.argv[1:] if argv is None else argv)
     settings: dict[str, Any] = {}
+    preset = DEFAULT_PRESET
     if folder is not None:
         presets = [word for word in words if word.startswith("--preset=")]
         words = [word for word in words if word not in presets]
-        path = _preset_path(presets[-1].removeprefix("--preset=") if presets else DEFAULT_PRESET, folder)
-        settings = _read_preset(path)
+        preset = presets[-1].removeprefix("--preset=") if presets else preset
+        settings = _read_preset(_preset_path(preset, folder))
     if {"-h", "--help"} & {*words}:
-        _print_help(cls, folder, settings)
+        lines = [about.strip(), "", "Each setting is given as --name VALUE."]
+        lines += [] if folder is None else _help_presets(folder, preset)
+        print("\n".join([*lines, "", *_help_settings(cls, settings)]))  # at once, for `fade search --help | head`
+        sys.exit()
     problems = [problem for word in words for problem in _override(settings, word)]
     try:
         return _build(cls, settings, problems)
@@ -61,9 +66,14 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
 
 def _with_suggestion(problem: str, names: Sequence[str]) -> str:
     """A problem, with the name that was probably meant if it is an unknown name."""
-    name = problem.partition(":")[0]
-    close = difflib.get_close_matches(name, names, n=1) if "unknown name" in problem else []
-    return problem.replace("unknown name;", f"unknown name; did you mean {close[0]}?") if close else problem
+    if "unknown name;" not in problem:
+        return problem
+    return problem.replace("unknown name;", f"unknown name;{_meant(problem.partition(':')[0], names)}")
+
+
+def _meant(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" did you mean {close[0]}?" if close else ""
 
 
 def _build(cls: type[T], settings: dict[str, Any], problems: Sequence[str] = ()) -> T:
@@ -91,16 +101,13 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def _preset_path(name: str, folder: Path) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _presets(folder).get(name)
     if path is None or not os.path.isfile(path):  # reading a pipe would block
-        raise ConfigError([f"preset: expected {_preset_choices(folder)}, got {name!r}"])
+        choices = f"one of {', '.join(_presets(folder))}, or the path of a YAML file"
+        raise ConfigError([f"preset: expected {choices}, got {name!r};{_meant(name, _presets(folder))}".rstrip(";")])
     return path
 
 
 def _presets(folder: Path) -> dict[str, Path]:
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
-def _preset_choices(folder: Path) -> str:
-    return f"one of {', '.join(_presets(folder))}, or the path of a YAML file"
 
 
 class _Loader(yaml.SafeLoader):
@@ -237,22 +244,34 @@ def _name_of(kind: Any) -> str:
     return {"NoneType": "null", "str": "text"}.get(name, name)
 
 
-def _print_help(cls: type[Any], folder: Path | None, preset: dict[str, Any]) -> NoReturn:
-    """Print all settings with their meanings and current values, and exit."""
-    print(f"{inspect.cleandoc(cls.__doc__ or '').partition(chr(10))[0]}\n\nEach setting is given as --name VALUE.\n")
-    if folder is not None:
-        print(f"  --preset NAME\n      {_preset_choices(folder)} (default: {DEFAULT_PRESET})")
+def _help_presets(folder: Path, preset: str) -> list[str]:
+    """Lines on what each preset is for, which the first line of its file says."""
+    lines = [
+        f"Those that are not given have the defaults below, of the preset {preset}.\n",
+        f"  --preset NAME\n      One of these, or the path of a YAML file (default: {DEFAULT_PRESET})",
+    ]
+    for name, path in _presets(folder).items():
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(textwrap.fill(f"{name:10} {first}", 100, initial_indent=" " * 8, subsequent_indent=" " * 19))
+    return lines
+
+
+def _help_settings(cls: type[Any], preset: dict[str, Any]) -> Iterator[str]:
+    """Lines on all settings, with their meanings and current values."""
     for setting in settings_of(cls, _build(cls, preset) if preset else dataclasses.MISSING):
         text = re.sub(r":\w+:`|`", "", setting.meaning)  # as plain text
         if setting.default is not dataclasses.MISSING:
             text += f" (default: {shown(setting.default)})"
-        print(f"  --{setting.name} {setting.kind}")
-        print(textwrap.indent(textwrap.fill(text, 94, break_on_hyphens=False), " " * 6))
-    sys.exit()
+        yield f"  --{setting.name} {setting.kind}"
+        yield textwrap.indent(textwrap.fill(text, 94, break_on_hyphens=False), " " * 6)
 
 
 def shown(value: Any) -> str:
     """A value as users write it."""
+    if dataclasses.is_dataclass(value):  # a section as a whole: what differs from its defaults
+        parts = {field.name: (getattr(value, field.name), field.default) for field in dataclasses.fields(value)}
+        changed = [f"{name}: {shown(own)}" for name, (own, default) in parts.items() if own != default]
+        return f"{{{', '.join(changed)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(shown, value))}]"
     if value is None:

@@ -1,5 +1,6 @@
-"""The overhead of evaluations for one driver: simulated trainings on a simulated Dask cluster.
+"""Measure what evaluations cost one driver, by simulated trainings on a simulated cluster.
 
+fade scale
 mlflow run . -e scale
 """
 
@@ -34,6 +35,7 @@ from fade_study import Architecture, DagSpace, tracking
 from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
+from fade_study.studies.repeated_warnings import recorded
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training import Data, ScratchResult
 from fade_study.training.data import load_data
@@ -96,7 +98,7 @@ class Pretending(Executor):
         """Submit :func:`pretend` with the arguments of a training."""
         del fn  # it would check the device of each worker's process, but the workers are threads of one process
         _, _, *arguments = args
-        return self.executor.submit(pretend, *arguments, **kwargs)
+        return self.executor.submit(recorded, pretend, *arguments, **kwargs)
 
 
 def measure_cluster(executor: Executor, wanted: list[tuple[Architecture, int]], data: Data) -> dict[str, float]:

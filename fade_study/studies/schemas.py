@@ -52,7 +52,9 @@ class SpaceConfig:
     Args:
         max_vertices: Largest number of vertices of a cell, up to 7.
         min_vertices: Smallest number of vertices of a cell.
-        features: Names of graph features; the three defaults are the paper's.
+        features: Names of graph features: the paper's eccentricity_variance, degree_variance and vertices; operations,
+            longest_path, density, mean_degree, sources, sinks, algebraic_connectivity, laplacian_radius and
+            spectral_radius.
     """
 
     max_vertices: Vertices = 5
@@ -278,7 +280,8 @@ class ValidationConfig(_StudyConfig):
             weights.
         scratch_seeds: Number of trainings from scratch of each architecture.
         repetitions: Number of trainings of each hyper-architecture.
-        straight_through: Training of hyper-architectures by the paper's estimator, for comparison; null leaves it out.
+        straight_through: Training of hyper-architectures by the paper's estimator, for comparison, with the settings of
+            ``bilevel``; null leaves it out.
         straight_through_repetitions: Number of trainings of each hyper-architecture by the paper's estimator.
         architectures: Number of architectures of each hyper-architecture that are judged, chosen so that every cell is
             equally frequent in every row; or ``all``.
@@ -337,7 +340,7 @@ class ComparisonConfig(_StudyConfig):
         baseline: Searcher with which all others are compared; it always takes part.
         repetitions: Number of trainings of each hyper-architecture, all charged to the budget.
         straight_through: Training of hyper-architectures by the paper's estimator, for the searcher of that name, with
-            the same number of repetitions. Null leaves that searcher out.
+            the settings of ``bilevel`` and the same number of repetitions. Null leaves that searcher out.
         final_seeds: Number of trainings from scratch, with seeds that no search has used, of each search's final
             architecture.
         sampler: Settings of the pseudo-gradient searcher ``fade`` and of its controls.

@@ -1,8 +1,8 @@
-"""Search for an architecture with FaDE (paper sections 2.4 and 3.2), recorded in MLflow.
+"""Search for an architecture, and record everything in MLflow (paper sections 2.4 and 3.2).
 
-mlflow run . -e search
+fade search
+fade search --preset smoke --generations 3 --study first
 mlflow run . -e search -P preset=smoke -P generations=3 -P study=first
-fade search --help
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def search_once(
     device: str,
     *,
     name: str | None = None,
+    go_on: str | None = None,
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
     """One search: its study, the id of its run, and its record.
 
@@ -56,6 +57,7 @@ def search_once(
         processes: Processes that train each hyper-architecture together.
         device: Kind of device, for the record.
         name: Name of the run; None leaves it to MLflow.
+        go_on: Command that continues a new study, which is said as soon as nothing can refuse it any more.
     """
     begin = time.perf_counter()
     study = open_study(config, data)
@@ -69,10 +71,12 @@ def search_once(
         SearchLog(study, config, run) as log,
     ):
         tracking.adopt(run, study.identity, study.n_generations)
+        if go_on is not None:
+            print(f"New study; should it be killed, this goes on with it: {go_on}")
         trainer = Trainer(study, config, data, executor, processes)
         log.generations()
         evaluations = Evaluations(study, config, data, executor, run)
-        with tqdm(total=config.generations, initial=study.n_generations, unit="generation") as bar:
+        with tqdm(total=config.generations, initial=study.n_generations, unit="generation", disable=None) as bar:
             for batch in batches:
                 evaluations.begin(batch.number)
                 results = trainer.train(batch)
@@ -167,25 +171,27 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
     """The searches of all seeds, in the main process."""
     tracking.check_server()
     tell_regime(data, config)
-    if config.study is None:
+    new = config.study is None
+    if new:
         config = dataclasses.replace(config, study=f"{time.strftime('search-%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
-        print(f"New study; should it be killed, this goes on with it: {again(str(config.study))}")
+    go_on = again(str(config.study))
     # Processes that train together leave evaluations to a worker: a result must not depend on their number.
     alone = processes.count == 1 or config.executor != "inline"
     try:
         with open_executor(config.executor if alone else "processes:1") as executor:
             if config.seeds == 1:
-                return [search_once(config, data, executor, processes, device)[0]]
+                return [search_once(config, data, executor, processes, device, go_on=go_on if new else None)[0]]
             with tracking.start_study("search", config, device, data) as run:
-                found = [
-                    search_once(one, data, executor, processes, device, name=one.study) for one in one_per_seed(config)
-                ]
+                found = []
+                for one in one_per_seed(config):
+                    say = go_on if new and not found else None
+                    found.append(search_once(one, data, executor, processes, device, name=one.study, go_on=say))
                 records = {run_id: record for _, run_id, record in found}
                 print(f"\nAll {config.seeds} searches:\n{analyze(records, run)}")
                 print(tracking.look_at(run.experiment, run.id))
             return [study for study, _, _ in found]
     except interrupt.Interrupted:
-        print(f"To go on: {again(str(config.study))}")
+        print(f"To go on: {go_on}")
         raise
 
 

@@ -13,7 +13,7 @@ from fade_study import tracking
 from fade_study.analysis import cells, figures
 from fade_study.studies.analyze import analyze
 from fade_study.studies.answer import against_random_search, difference, final_accuracies, random_table, regime
-from fade_study.studies.evaluations import evaluated
+from fade_study.studies.evaluations import accuracy_text, evaluated
 from fade_study.studies.models import keep_model
 from fade_study.studies.schemas import SearchConfig
 from fade_study.study import Evaluation
@@ -115,12 +115,8 @@ class SearchLog:
         title = f"best of {count} architectures (generation {number}), validation accuracy {validation:.3f}"
         if test:
             self.run.metrics({"best/test_accuracy": float(np.mean(test))})
-            spread = " (1 seed)"
-            if len(test) > 1:
-                spread = f" ± {np.std(test, ddof=1):.3f} (mean ± sd over {len(test)} seeds)"
-            print(f"  test accuracy {np.mean(test):.3f}{spread}")
-            sd = f" ± {np.std(test, ddof=1):.3f} (sd, n = {len(test)})" if len(test) > 1 else " (n = 1)"
-            title = f"best of {count} architectures (generation {number}), test accuracy {np.mean(test):.3f}{sd}"
+            print(f"  test accuracy {accuracy_text(test)}, n = {len(test)}")
+            title = f"best of {count} architectures (generation {number}), test accuracy {accuracy_text(test)}"
         self.run.figure(cells.draw_architecture(best, title), "figures/best_architecture.png")
 
     def answer(self, data: Data, executor: Executor) -> None:

@@ -16,6 +16,7 @@ import fade_study
 from fade_study import Architecture, samplers
 from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError
+from fade_study.execution import report_epoch
 from fade_study.seeding import EVALUATION, SHUFFLE
 from fade_study.studies.schemas import SamplerConfig
 from fade_study.studies.worlds import World
@@ -176,6 +177,7 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
             study.add_evaluation(generation, scratch.validation)
         found[architecture].append(scratch)
         evaluations[generation] = [scratch]
+        report_epoch(budget // step, generation)
     best = max(found, key=lambda one: float(np.mean([scratch.validation for scratch in found[one]])))
     return Outcome(
         record=SearchRecord.of(study, evaluations),

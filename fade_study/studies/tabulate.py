@@ -25,6 +25,7 @@ from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, Scratc
 from fade_study.execution import completed, open_executor
 from fade_study.studies.ground_truth import all_paths, as_trainings, choose_paths
 from fade_study.studies.json_lines import append_line, read_lines
+from fade_study.studies.repeated_warnings import result_of
 from fade_study.studies.trainings import submit
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
@@ -95,7 +96,7 @@ def tabulate(names: list[str], workers: int) -> None:
             }
             for task in completed(list(tasks)):
                 key, seed = tasks[task]
-                result = task.result()
+                result = result_of(task)
                 known[key, seed] = Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
                 line = {"recipe": found, "architecture": key, "seed": seed, **known[key, seed]._asdict()}
                 append_line(lines, line)

@@ -14,11 +14,9 @@ if __name__ == "__main__":  # before the imports that take seconds
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 from fade_study import tracking
 from fade_study.execution import open_executor
-from fade_study.studies.evaluations import accuracy_metrics
+from fade_study.studies.evaluations import accuracy_metrics, accuracy_text
 from fade_study.studies.finished import architecture_of, read_finished, winner
 from fade_study.studies.models import keep_model
 from fade_study.studies.trainings import ScratchTrainings
@@ -53,8 +51,7 @@ def train(config: TrainConfig) -> None:
         run.metrics(accuracy_metrics(list(found.values())))
         run.tag(tracking.schema.BEST, architecture.key)
         tests = [one.test for one in found.values()]
-        spread = f" ± {np.std(tests, ddof=1):.4f} (mean ± sd over {len(tests)} seeds)" if len(tests) > 1 else ""
-        print(f"{architecture}\n  {scratch.epochs} epochs: test accuracy {np.mean(tests):.4f}{spread}")
+        print(f"{architecture}\n  {scratch.epochs} epochs: test accuracy {accuracy_text(tests)}, n = {len(tests)}")
         best = max(found, key=lambda name: found[name].validation)
         keep_model(run, architecture, trainings.states[best], data, search.network, config.register)
         print(tracking.look_at(run.experiment, run.id))

@@ -27,8 +27,9 @@ from fade_study.analysis import figures
 from fade_study.benchmarks import Scratch, Table
 from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError, WorkerDiedError
-from fade_study.execution import completed, report_epoch, shares_files
+from fade_study.execution import advance, completed, phase, report_epoch, shares_files, watch
 from fade_study.seeding import REPETITION
+from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.schemas import SearchConfig
 from fade_study.training import (
     Data,
@@ -96,7 +97,8 @@ class ScratchTrainings:
         self.states: dict[tuple[str, int], dict[str, Tensor]] = {}
         """States of trained networks by architecture key and seed."""
         self.known = len(self.results)
-        self.futures: dict[Future[ScratchResult], tuple[str, int]] = {}
+        advance(self.known, on_record=True)
+        self.futures: dict[Future[tuple[ScratchResult, list[str]]], tuple[str, int]] = {}
         for (key, seed), architecture in by_key.items():
             if (key, seed) not in self.results:
                 future = submit(
@@ -129,10 +131,10 @@ class ScratchTrainings:
     def _file(self, key: str, seed: int) -> Path | None:
         return checkpoint_file(self.checkpoints, self.recipe, key, seed)
 
-    def _record(self, future: Future[ScratchResult]) -> None:
+    def _record(self, future: Future[tuple[ScratchResult, list[str]]]) -> None:
         key, seed = self.futures.pop(future)
         try:
-            result = future.result()
+            result = result_of(future)
             self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, result)
             if result.state is not None:
                 self.states[key, seed] = result.state
@@ -155,15 +157,20 @@ def is_truth(table: Table, data: Data, config: ScratchConfig, network: NetworkCo
     return found
 
 
-def submit(executor: Executor, training: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
+def submit(executor: Executor, training: Callable[..., T], *args: Any, **kwargs: Any) -> Future[tuple[T, list[str]]]:
     """Submit a training that has to run on the kind of device, and with the precision, of this process.
 
     Both are part of a training's recipe. The future raises a ``ClusterError`` where the worker has others.
+    ``result_of`` gives the result of the future, and the training's warnings.
     """
-    return executor.submit(_train_as, surroundings(open_accelerator()), training, *args, **kwargs)
+    future = executor.submit(_train_as, surroundings(open_accelerator()), training, *args, **kwargs)
+    watch(future)
+    return future
 
 
-def _train_as(expected: Mapping[str, str], training: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+def _train_as(
+    expected: Mapping[str, str], training: Callable[..., T], *args: Any, **kwargs: Any
+) -> tuple[T, list[str]]:
     """Train in a worker."""
     found = surroundings(open_accelerator())
     if found != expected:
@@ -172,7 +179,7 @@ def _train_as(expected: Mapping[str, str], training: Callable[..., T], *args: An
             f"{os.getpid()} on host {socket.gethostname()!r}; end that one, or start all on machines of one kind, with "
             "the same ACCELERATE_MIXED_PRECISION"
         )
-    return training(*args, **kwargs)
+    return recorded(training, *args, **kwargs)
 
 
 def _name(surroundings: Mapping[str, str]) -> str:
@@ -255,7 +262,7 @@ def train_hyper(
     }
     if here:
         return [
-            _train_here(training, generation, hyper_architecture, seed, processes)
+            _train_here(training, generation, hyper_architecture, seed, config.epochs, processes)
             for seed, training in trainings.items()
         ]
     on_epoch = partial(report_epoch, config.epochs)
@@ -264,7 +271,7 @@ def train_hyper(
     for task in completed(list(tasks)):
         seed = tasks[task]
         try:
-            result = results[seed] = task.result()
+            result = results[seed] = result_of(task)
         except Exception as error:
             for other in tasks:
                 other.cancel()
@@ -284,6 +291,7 @@ def _train_here(
     generation: int,
     hyper_architecture: HyperArchitecture,
     seed: int,
+    epochs: int,
     processes: Processes | None,
 ) -> HyperResult:
     """Train in this process, together with the others, and record each epoch."""
@@ -291,12 +299,14 @@ def _train_here(
 
         def on_epoch(epoch: int, alpha: NDArray[np.float64], metrics: dict[str, float]) -> None:
             child.metrics(metrics | tracking.schema.alpha_metrics(alpha), step=epoch, now=False)
+            report_epoch(epochs, epoch)
 
         if processes is None:
             result = training(on_epoch=on_epoch)
         else:
             result = processes.run(training, main={"on_epoch": on_epoch})
         _finish_hyper(child, result)
+    advance()
     return result
 
 
@@ -345,18 +355,19 @@ class Trainer:
             DivergedError: (a ``FloatingPointError``) where that has happened more often than ``max_failures``.
         """
         try:
-            return train_hyper(
-                batch.number,
-                batch.hyper_architecture,
-                self.data,
-                self.config.bilevel,
-                self.config.network,
-                repetition_seeds(batch.seed, self.config.repetitions),
-                self.executor,
-                weights=self._read_weights(batch.number - 1) if self.config.carry_over else None,
-                checkpoints=self.folder,
-                processes=self.processes,
-            )
+            with phase(f"generation {batch.number}: supernets", self.config.repetitions):
+                return train_hyper(
+                    batch.number,
+                    batch.hyper_architecture,
+                    self.data,
+                    self.config.bilevel,
+                    self.config.network,
+                    repetition_seeds(batch.seed, self.config.repetitions),
+                    self.executor,
+                    weights=self._read_weights(batch.number - 1) if self.config.carry_over else None,
+                    checkpoints=self.folder,
+                    processes=self.processes,
+                )
         except fade_study.DivergedError as error:
             self.study.fail(batch)
             self._forget(batch)

@@ -1,8 +1,8 @@
-"""How well do FaDE-ranks predict from-scratch accuracy (paper section 3.1), with what certainty, and what does better?
+"""Measure how well FaDE-ranks and other predictors predict accuracy (paper section 3.1).
 
-mlflow run . -e validate
-mlflow run . -e validate -P preset=smoke
-fade validate --help
+fade validate
+fade validate --preset digits
+mlflow run . -e validate -P preset=digits
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     CONFIG = read_command(ValidationConfig, "validate")
 
 import dataclasses
-import os
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
@@ -24,21 +22,17 @@ import numpy as np
 
 from fade_study import tracking
 from fade_study.config import BilevelConfig
-from fade_study.execution import open_executor
+from fade_study.execution import open_executor, phase
 from fade_study.seeding import VALIDATION
-from fade_study.studies.ground_truth import Case, open_cases, train_scratch
+from fade_study.studies.ground_truth import Case, open_cases, plan, train_scratch
 from fade_study.studies.measurements import measure_architectures, measure_cells
 from fade_study.studies.predictors import Evidence, Measured, early, names
-from fade_study.studies.repeated_warnings import count_repeated_warnings
 from fade_study.studies.report_ranks import Judged, judge, report
 from fade_study.studies.trainings import repetition_seeds, train_hyper
 from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
-
-WORKERS_WARNINGS = "ignore::UserWarning:fade_study.studies.trainings"
-"""Filter for worker processes: this process gives the warnings of supernets, with a count."""
 
 
 def validate(config: ValidationConfig) -> list[Judged]:
@@ -54,20 +48,48 @@ def validate(config: ValidationConfig) -> list[Judged]:
     tracking.check_server()
     device = str(open_accelerator().device)
     with (
-        count_repeated_warnings(),
         open_executor(config.executor) as executor,
         tracking.start_study("validation", config, device, data) as run,
     ):
-        judged = []
+        judged, steps = [], [sum(phase_steps(case, predictors, config, data)) for case in cases]
         for number, case in enumerate(cases):
             print(f"{case.name}: hyper-architecture {number + 1} of {len(cases)}, {len(case.paths)} architectures")
-            judged.append(validate_case(number, case, predictors, config, data, executor, run))
+            later = sum(steps[number + 1 :])
+            judged.append(validate_case(number, case, predictors, config, data, executor, run, later))
         report(judged, predictors, config, run)
         one_shot = float(np.mean([result.accuracy for one in judged for result in one.evidence.supernets]))
         run.metrics({"one_shot_accuracy": one_shot, "seconds": time.perf_counter() - begin})
         print(f"One-shot accuracy of the supernets: {one_shot:.2f} (chance {data.chance:.2f})")
         print(tracking.look_at(run.experiment, run.id))
     return judged
+
+
+def phase_steps(case: Case, predictors: Sequence[str], config: ValidationConfig, data: Data) -> tuple[int, int, int]:
+    """Training steps of a case by phase, of which the remaining time follows: those of all trainings cost about alike.
+
+    Trainings in a table have none; those that MLflow has on record are not known yet.
+    """
+
+    def steps(bilevel: BilevelConfig) -> int:
+        return bilevel.steps(data.weight.steps(bilevel.batch_size))
+
+    supernets = config.repetitions * steps(config.bilevel)
+    paper = straight_through(predictors, config)
+    compared = 0 if paper is None else config.straight_through_repetitions * steps(paper)
+    untrained = plan(case, early_epochs(predictors, config), config)[0 if case.table is None else 1 :]
+    epochs = sum(scratch.epochs * len(seeds) for scratch, seeds in untrained) * len(case.paths)
+    designed = len({"short_trainings", "chains"} & {*predictors})  # each has as many steps as the supernets
+    return supernets + compared, epochs * data.weight.steps(config.scratch.batch_size), designed * supernets
+
+
+def straight_through(predictors: Sequence[str], config: ValidationConfig) -> BilevelConfig | None:
+    """Training by the paper's estimator, if one of the predictors needs it."""
+    return config.straight_through if any(name.startswith("straight_through") for name in predictors) else None
+
+
+def early_epochs(predictors: Sequence[str], config: ValidationConfig) -> list[int]:
+    """Numbers of epochs of the trainings from scratch that are predictors."""
+    return [epochs for epochs in config.early_epochs if early(epochs) in predictors]
 
 
 def validate_case(
@@ -78,34 +100,34 @@ def validate_case(
     data: Data,
     executor: Executor,
     run: tracking.Run,
+    later: int,
 ) -> Judged:
-    """Train what the predictors of one hyper-architecture need, and compare them with its ground truth."""
+    """Train what the predictors of one hyper-architecture need, and compare them with its ground truth.
+
+    After it, the command has ``later`` training steps.
+    """
     hyper_architecture = case.hyper_architecture
 
     def train(bilevel: BilevelConfig, repetitions: int, paths: Sequence[Sequence[int]] = ()) -> list[HyperResult]:
         seeds = repetition_seeds(VALIDATION.seed(config.seed, number), repetitions)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=UserWarning, module=r"fade_study\.studies\.")  # given below
-            results = train_hyper(number, hyper_architecture, data, bilevel, config.network, seeds, executor, paths)
-        for result in results:
-            if result.warning is not None:
-                warnings.warn(result.warning, stacklevel=2)
-        return results
+        return train_hyper(number, hyper_architecture, data, bilevel, config.network, seeds, executor, paths)
 
-    paper = config.straight_through if any(name.startswith("straight_through") for name in predictors) else None
+    first, second, third = phase_steps(case, predictors, config, data)
+    paper = straight_through(predictors, config)
     count = config.repetitions + (0 if paper is None else config.straight_through_repetitions)
     print(f"phase 1 of 3: supernets, {count} trainings", flush=True)
-    supernets = train(config.bilevel, config.repetitions, case.paths.tolist())
-    compared = [] if paper is None else train(paper, config.straight_through_repetitions)
+    with phase("phase 1 of 3: supernets", count, (second + third + later) / first):
+        supernets = train(config.bilevel, config.repetitions, case.paths.tolist())
+        compared = [] if paper is None else train(paper, config.straight_through_repetitions)
 
-    early_epochs = [epochs for epochs in config.early_epochs if early(epochs) in predictors]
-    table, complete = train_scratch(case, early_epochs, data, config, executor)
+    short = early_epochs(predictors, config)
+    table, complete = train_scratch(case, short, data, config, executor, (third + later) / max(1, second))
     if case.table is None:
         run.text(table.to_json(), "ground_truth.json")
 
     print(f"phase 3 of 3: predictors of {len(complete)} architectures", flush=True)
     single = measure_architectures(table.architectures, predictors, data, config, executor)
-    for epochs, trainings in zip(early_epochs, list(table.trainings.values())[1:], strict=True):
+    for epochs, trainings in zip(short, list(table.trainings.values())[1:], strict=True):
         single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(complete))
     steps = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
     evidence = Evidence(
@@ -115,11 +137,10 @@ def validate_case(
         supernets=[dataclasses.replace(one, path_accuracies=one.path_accuracies[complete]) for one in supernets],
         straight_through=compared,
         single=single,
-        by_cell=measure_cells(hyper_architecture, steps, predictors, data, config, executor),
+        by_cell=measure_cells(hyper_architecture, steps, predictors, data, config, executor, later),
     )
     return judge(case.name, evidence, table.ground_truth, predictors, config)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONWARNINGS", WORKERS_WARNINGS)
     run_command(validate, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -52,7 +52,7 @@ def test_what_equal_accuracies_do_not_define_is_none():
     undefined = (found.pearson, found.pearson_p, found.slope_low, found.slope_high, found.mann_kendall)
     assert undefined == (None,) * 5
     assert found.slope == 0
-    assert str(found) == "12 evaluations, all of the same accuracy"
+    assert str(found) == "Test accuracy against generation: the same in all n = 12 evaluations"
 
 
 def test_intervals_that_do_not_exist_are_none():
@@ -63,9 +63,19 @@ def test_intervals_that_do_not_exist_are_none():
 
 
 @pytest.mark.filterwarnings("error")
-def test_trend_fits_a_line_of_the_terminal():
-    text = str(tr.trend([0, 2, 4, 6, 8], [0.2, 0.5, 0.8, 0.7, 0.9]))
-    assert text == "5 evaluations: r = 0.91, p = 0.031; slope 0.085 [-0.05, 0.15] per generation; tau = 0.80, p = 0.083"
+def test_trends_are_told_in_words_one_fact_a_line():
+    accuracies = [0.2, 0.5, 0.8, 0.7, 0.9]
+    assert str(tr.trend([0, 2, 4, 6, 8], accuracies)).splitlines() == [
+        "Test accuracy against generation: r = 0.91, p = 0.031, n = 5",
+        "In ranks, test accuracy against generation: Kendall's tau = 0.80, p = 0.083, n = 5",
+        "Change of test accuracy with each generation: 0.085 [-0.05, 0.15]",
+    ]
+    assert str(tr.pooled_trend([([0, 2, 4, 6, 8], accuracies), ([0, 1, 2], [0.5] * 3)])).splitlines() == [
+        "Test accuracy against generation: mean r = 0.91, n = 8 in 2 searches",
+        "Rise of test accuracy in all searches together: p = 1, by the signs of whole searches",
+        "Change of test accuracy with each generation: 0.043",
+        "Gain from the first third of the evaluations to the last: 0.35",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +159,7 @@ def test_few_or_equal_searches_have_no_interval(rng):
         assert [mean.low for mean in (pooled.pearson, pooled.slope, pooled.gain)] == [None] * 3
     constant = tr.pooled_trend([(T, np.full(12, 0.9))] * 3)
     assert (constant.pearson, constant.slope.value, constant.signs_p) == (None, 0, 1)
-    assert "mean r = undefined" in str(constant)
+    assert "undefined, since no accuracies differ, n = 36 in 3 searches" in str(constant)
     mixed = tr.pooled_trend([(T, np.full(12, 0.9)), (T, 0.1 * T)])
     assert [mixed.pearson.value, mixed.slope.value] == pytest.approx([1, 0.05])
 

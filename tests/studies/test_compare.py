@@ -60,7 +60,7 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     finals = {name: np.mean([outcome.final for outcome in found]) for name, found in again.items()}
     assert finals["fade"] == pytest.approx(parent.data.metrics["searcher/fade/final_accuracy"])
     analyze.main(AnalyzeConfig(run_id=parent.info.run_id))
-    assert "signs of searches" in capsys.readouterr().out
+    assert "by the signs of whole searches" in capsys.readouterr().out
     (analysis,) = runs("analysis")
     assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
 

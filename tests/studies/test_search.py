@@ -126,7 +126,6 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     for run in hyper:
         assert {"loss/weights", "accuracy/validation", "alpha/row1/column6"} <= set(run.data.metrics)
         assert artifacts(run) == {"effects.json", "figures", "hyper_architecture.json"}
-        # the smoke preset trains too little to mean anything, and says so
         assert ("fade.warning" in run.data.tags) == (run.data.metrics["one_shot_accuracy"] < 0.19)
     assert {run.data.params["seed"] for run in scratch} == {"0", "1"}
 
@@ -161,7 +160,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--bilevel.batch_size", "200"], "expected 16 weight steps or more from epoch alpha_start = 0 on"),
         (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
         (["--network.operation", "missing:pooling"], "separable or package.module:function that can be imported, got"),
-        (["--network.operation", "os:getpid"], "network.operation: expected os:getpid(channels=4, kernel_size=3)"),
+        (["--network.operation", "os:getpid"], "network.operation: expected os:getpid(channels=8, kernel_size=3)"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
     ],
 )
@@ -171,6 +170,7 @@ def test_what_is_refused_leaves_nothing_behind(project, mlflow_store, arguments,
     assert process.returncode != 0
     assert message in output
     assert "Traceback" not in output
+    assert "New study" not in output
     assert runs() == []
     assert not (project / "fade.db").exists()
 

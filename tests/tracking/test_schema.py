@@ -64,7 +64,7 @@ def unnamed():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
+def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store, capsys):
     from fade_study.studies.evaluate import evaluate
     from fade_study.studies.search import search
     from fade_study.studies.train import train
@@ -74,6 +74,9 @@ def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store):
     (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'search'", output_format="list")
     evaluate(EvaluateConfig(run_id=run.info.run_id, executor="inline"))
     train(TrainConfig(run_id=run.info.run_id, executor="inline"))
+    said = capsys.readouterr().out
+    assert "generation  test accuracy ± sd  seeds  architecture\n         0  0." in said
+    assert "Best, chosen by validation accuracy: " in said
     kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
     assert kinds == {"search", "hyper", "scratch", "evaluation", "training"}
     assert unnamed() == set()
