@@ -20,6 +20,7 @@ from fade_study.builders import builders_of
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
 from fade_study.nn import check_operation
+from fade_study.studies import notes
 from fade_study.studies.analyze import analyze
 from fade_study.studies.evaluations import accuracy_metrics, is_due
 from fade_study.studies.schemas import SearchConfig
@@ -43,7 +44,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     tags = {"fade.evaluated": config.run_id}
     with (
         open_executor(config.executor) as executor,
-        tracking.start_study("evaluation", config, device, data, tags=tags) as run,
+        tracking.start_study(
+            "evaluation", config, device, data, tags=tags, name=f"evaluate {config.run_id[:8]}"
+        ) as run,
     ):
         evaluated = {
             run_id: evaluate_one(record, config, searches[run_id], data, executor) for run_id, record in records.items()
@@ -54,7 +57,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
                 [(generation, accuracy_metrics(list(found))) for generation, found in record.evaluations.items()]
             )
             search.text(record.to_json(), tracking.schema.RECORD)
-        print(analyze(evaluated, run))
+        text = analyze(evaluated, run)
+        print(text)
+        run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.files))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
 
@@ -72,7 +77,8 @@ def evaluate_one(
     except ValueError as error:
         raise InvalidInputError(f"expected a search whose cells are graphs, got another space: {error}") from None
     wanted = [(architecture, seed) for architecture in architectures.values() for seed in range(config.seeds)]
-    found = ScratchTrainings(wanted, data, search.scratch, search.network, executor).collect()
+    first = {architecture.key: t for t, architecture in reversed(architectures.items())}
+    found = ScratchTrainings(wanted, data, search.scratch, search.network, executor, generations=first).collect()
     new = {
         t: tuple(found[name] for seed in range(config.seeds) if (name := (architecture.key, seed)) in found)
         for t, architecture in architectures.items()

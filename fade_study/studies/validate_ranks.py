@@ -56,7 +56,7 @@ def validate(config: ValidationConfig) -> list[Judged]:
     with (
         count_repeated_warnings(),
         open_executor(config.executor) as executor,
-        tracking.start_study("validation", config, device, data) as run,
+        tracking.start_study("validation", config, device, data, name=f"validate {data.name}") as run,
     ):
         judged = []
         for number, case in enumerate(cases):
