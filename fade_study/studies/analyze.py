@@ -40,7 +40,7 @@ def main(config: AnalyzeConfig) -> None:
     with tracking.start_study("analysis", config, "cpu", tags=tags, name=f"analyze {config.run_id[:8]}") as run:
         text = analyze(records, run)
         print(text)
-        run.note(notes.analysis("analyze", config.run_id, records, text, run.files))
+        run.note(notes.analysis("analyze", config.run_id, records, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
 
 

@@ -112,7 +112,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
         run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
         print(markdown(table))
-        run.note(notes.benchmark("Costs of trainings on this machine", markdown(table), run.files))
+        run.note(notes.benchmark("Costs of trainings on this machine", markdown(table), run.pictures))
 
 
 def row(shape: str, quantity: str, ratios: Array) -> dict[str, Any]:

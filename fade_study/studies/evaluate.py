@@ -59,7 +59,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
             search.text(record.to_json(), tracking.schema.RECORD)
         text = analyze(evaluated, run)
         print(text)
-        run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.files))
+        run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fade_study.benchmarks import Scratch
 from fade_study.statistics.resampling import p_text
 from fade_study.studies.command import again
+from fade_study.tracking.pictures import small_path
 from fade_study.tracking.schema import RECORD, THIS_RUN
 from fade_study.urls import place
 
@@ -57,7 +58,7 @@ def search(
     record: SearchRecord,
     finals: Sequence[NDArray[np.float64]],
     gain: Difference | None,
-    files: Collection[str],
+    figures: Collection[str],
 ) -> str:
     """Description of a finished search.
 
@@ -69,7 +70,7 @@ def search(
         finals: Test accuracies of its answer, and of the first generation's anchor architecture, trained anew; empty
             if they were not.
         gain: Difference of their means, if there are several of each.
-        files: Artifacts of its run.
+        figures: Figures of its run.
     """
     name, last = study.optuna_study.study_name, study.generation(study.n_generations - 1)
     depth, width = last.alpha.shape
@@ -77,7 +78,9 @@ def search(
     evaluations = study.evaluations()
     if not evaluations:
         train = f"`mlflow run . -e evaluate -P run_id={THIS_RUN}` trains its architectures from scratch."
-        return _note(f"No architecture was trained from scratch; {what}.", _pictures(files), train, _next(config, name))
+        return _note(
+            f"No architecture was trained from scratch; {what}.", _pictures(figures), train, _next(config, name)
+        )
     number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
     chosen, begun = ([s.test for s in record.evaluations.get(t, ())] for t in (number, 0))
     answer, first = finals if len(finals) else (chosen, begun)
@@ -107,7 +110,7 @@ def search(
     return _note(
         headline,
         f"Winner, of generation {number}: {_cells(best.key)}",
-        _pictures(files),
+        _pictures(figures),
         table(("winner", ""), rows),
         _list("Caveats", caveats),
         _next(config, name),
@@ -133,7 +136,7 @@ def searches(
     config: SearchConfig,
     text: str,
     experiment: str,
-    files: Collection[str],
+    figures: Collection[str],
 ) -> str:
     """Description of several searches of one command.
 
@@ -143,7 +146,7 @@ def searches(
         config: Settings of the command.
         text: Their analysis.
         experiment: Id of the experiment.
-        files: Artifacts of the command's run.
+        figures: Figures of the command's run.
     """
     tests = {run_id: _best(record) for run_id, record in records.items()}
     known = [np.mean([one.test for one in found]) for found in tests.values() if found]
@@ -155,28 +158,30 @@ def searches(
     return _note(
         f"{len(records)} searches: test accuracy of the winners {_mean(known, 'searches')}; studies `{config.study}-…` "
         f"on {config.data.name}.",
-        _pictures(files),
+        _pictures(figures),
         table(("search", "test accuracy of its winner"), rows),
         f"[Compare them side by side](#/compare-runs?runs={ids}&experiments=%5B%22{experiment}%22%5D)",
         _code(text),
     )
 
 
-def analysis(command: str, run_id: str, records: Mapping[Any, SearchRecord], text: str, files: Collection[str]) -> str:
-    """Description of the analysis, or of the later evaluation, of searches.
+def analysis(
+    command: str, run_id: str, records: Mapping[Any, SearchRecord], text: str, figures: Collection[str]
+) -> str:
+    """Description of an analysis, or of a later evaluation, of searches.
 
     Args:
         command: ``analyze`` or ``evaluate``.
         run_id: Id of the run of the searches.
         records: Their records.
         text: The analysis.
-        files: Artifacts of its own run.
+        figures: Figures of its own run.
     """
     tests = [np.mean([one.test for one in found]) for record in records.values() if (found := _best(record))]
     return _note(
         f"Searches of run `{run_id}`: test accuracy of the winners {_mean(tests, 'searches')}; "
         f"{sum(len(record.evaluations) for record in records.values())} generations evaluated.",
-        _pictures(files),
+        _pictures(figures),
         _code(text),
         f"Repeat: `mlflow run . -e {command} -P run_id={run_id}`",
     )
@@ -186,7 +191,7 @@ def validation(
     judged: Sequence[Judged],
     coefficients: Mapping[str, tuple[Any, float]],
     config: ValidationConfig,
-    files: Collection[str],
+    figures: Collection[str],
 ) -> str:
     """Description of a validation of ranks.
 
@@ -194,7 +199,7 @@ def validation(
         judged: What came out for each hyper-architecture.
         coefficients: Spearman coefficients of predictors, as means over hyper-architectures, with their core-seconds.
         config: Settings of the validation.
-        files: Artifacts of its run.
+        figures: Figures of its run.
     """
     reports = [one.report for one in judged]
     ceilings = [report.ceiling for report in reports if report.ceiling is not None]
@@ -214,7 +219,7 @@ def validation(
         f"Spearman correlation of FaDE-ranks with accuracy from scratch: {coefficients['fade'][0]} ({ceiling}); "
         f"{sum(report.architectures for report in reports)} architectures of {len(judged)} hyper-architectures on "
         f"{config.data.name}.",
-        _pictures(files),
+        _pictures(figures),
         table(("predictor", "Spearman", "95 %", "p", "core-seconds"), rows),
         _list("Caveats", caveats),
         _list(
@@ -229,7 +234,7 @@ def validation(
     )
 
 
-def comparison(standings: Sequence[Standing], config: ComparisonConfig, files: Collection[str]) -> str:
+def comparison(standings: Sequence[Standing], config: ComparisonConfig, figures: Collection[str]) -> str:
     """Description of a comparison of searchers, best first."""
     best = standings[0]
     base = next(row for row in standings if row.searcher == config.baseline)
@@ -248,7 +253,7 @@ def comparison(standings: Sequence[Standing], config: ComparisonConfig, files: C
     return _note(
         f"Best of {len(standings)} searchers: {best.searcher}, final test accuracy {best.final:.3f} [{best.low:.3f}, "
         f"{best.high:.3f}]; {base.searcher} {base.final:.3f}; {config.seeds} paired seeds, {config.budget} steps.",
-        _pictures(files),
+        _pictures(figures),
         table(("searcher", "final test accuracy, 95 %", f"difference to {base.searcher}, 95 %", "Holm"), rows),
         _list(
             "Caveats",
@@ -270,7 +275,7 @@ def outcome(found: Outcome, name: str, seed: int) -> str:
     )
 
 
-def hyper(hyper_architecture: HyperArchitecture, result: HyperResult, chance: float, files: Collection[str]) -> str:
+def hyper(hyper_architecture: HyperArchitecture, result: HyperResult, chance: float, figures: Collection[str]) -> str:
     """Description of the training of a hyper-architecture."""
     rows = []
     for i, (cells, alpha) in enumerate(zip(hyper_architecture.rows, result.alpha, strict=True)):
@@ -281,7 +286,7 @@ def hyper(hyper_architecture: HyperArchitecture, result: HyperResult, chance: fl
         f"One-shot accuracy {result.accuracy:.3f}, chance {chance:.2f}: a supernet of {depth} × {width} cells, "
         f"trained for {len(result.epochs)} epochs in {result.seconds:.1f} s.",
         _list("Caveats", [] if result.warning is None else [result.warning]),
-        _pictures(files),
+        _pictures(figures),
         table(("row", "alpha of the anchor", "its cell", "largest alpha", "its cell"), rows),
     )
 
@@ -297,9 +302,9 @@ def scratch(architecture: str, seed: int, result: ScratchResult, chance: float) 
     )
 
 
-def benchmark(title: str, measured: str, files: Collection[str]) -> str:
+def benchmark(title: str, measured: str, figures: Collection[str]) -> str:
     """Description of measurements of costs, with a table in Markdown."""
-    return _note(f"{title}.", _pictures(files), measured)
+    return _note(f"{title}.", _pictures(figures), measured)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -309,10 +314,11 @@ def _note(headline: str, *parts: str) -> str:
     return "\n\n".join([f"**{headline}**", *filter(None, parts)])
 
 
-def _pictures(files: Collection[str]) -> str:
-    """Those of :data:`PICTURES` that are among the artifacts of the run."""
-    shown = [f"figures/{name}.png" for name in PICTURES if f"figures/{name}.png" in files]
-    return "\n\n".join(f"![{file}](get-artifact?path={file}&run_uuid={THIS_RUN})" for file in shown)
+def _pictures(figures: Collection[str]) -> str:
+    """Those of :data:`PICTURES` that the run has."""
+    shown = [name for name in PICTURES if f"figures/{name}.png" in figures]
+    paths = {name: small_path(f"figures/{name}.png") for name in shown}
+    return "\n\n".join(f"![{name}](get-artifact?path={paths[name]}&run_uuid={THIS_RUN})" for name in shown)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

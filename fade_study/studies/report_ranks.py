@@ -139,7 +139,7 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
         run.text(file.getvalue(), f"{name}.csv")
     draw(judged, entries, config, run)
     run.rename(f"validate {config.data.name} ρ={entries['fade'].estimate.value:.2f}")
-    run.note(notes.validation(judged, entries, config, run.files))
+    run.note(notes.validation(judged, entries, config, run.pictures))
 
 
 def headline(
@@ -178,7 +178,9 @@ def headline(
         metrics[f"fade/row{i}/spearman"] = mean([one.rows[i] if i < len(one.rows) else None for one in judged])
     for name, (estimate, seconds) in entries.items():
         metrics |= {f"predictor/{name}/spearman": estimate.value, f"predictor/{name}/seconds": seconds}
-    return {name: float(value) for name, value in metrics.items() if value is not None}
+    first = ("fade/spearman", "fade/spearman_low", "fade/spearman_high")  # as MLflow shows metrics in their order
+    ordered = {name: metrics[name] for name in (*first, *metrics)}
+    return {name: float(value) for name, value in ordered.items() if value is not None}
 
 
 def summary(

@@ -91,7 +91,7 @@ def search_once(
         evaluations.finish()
         record = log.summary()
         log.answer(data, executor)
-        run.note(notes.search(study, config, data, record, log.finals, log.gain, run.files))
+        run.note(notes.search(study, config, data, record, log.finals, log.gain, run.pictures))
         run.metrics({"seconds": time.perf_counter() - begin})
         print(tracking.look_at(run.experiment, run.id))
     return study, run.id, record
@@ -183,7 +183,7 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
                 text = analyze(records, run)
                 print(f"\nAll {config.seeds} searches:\n{text}")
                 names = {run_id: study.optuna_study.study_name for study, run_id, _ in found}
-                run.note(notes.searches(names, records, config, text, run.experiment, run.files))
+                run.note(notes.searches(names, records, config, text, run.experiment, run.pictures))
                 print(tracking.look_at(run.experiment, run.id))
             return [study for study, _, _ in found]
     except interrupt.Interrupted:

@@ -308,7 +308,7 @@ def _finish_hyper(
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
         child.tag(tracking.schema.WARNING, result.warning)
-    child.note(notes.hyper(hyper_architecture, result, chance, child.files))
+    child.note(notes.hyper(hyper_architecture, result, chance, child.pictures))
 
 
 class Trainer:

@@ -7,8 +7,6 @@ import dataclasses
 import io
 import json
 import math
-import os
-import subprocess
 import time
 import uuid
 import warnings
@@ -28,6 +26,8 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
 from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.git import commit
+from fade_study.tracking.pictures import small, small_path
 from fade_study.tracking.schema import (
     BUILDERS,
     COMMIT,
@@ -59,7 +59,6 @@ __all__ = [
     "DELIVERY_SECONDS",
     "Run",
     "adopt",
-    "commit",
     "log_failed_scratch",
     "log_scratch",
     "start_hyper",
@@ -83,8 +82,8 @@ class Run:
         self.experiment = experiment
         self.study = study
         """Identity of the study that it belongs to, if any."""
-        self.files: set[str] = set()
-        """Paths of the artifacts that were written here."""
+        self.pictures: dict[str, bytes] = {}
+        """Figures that were written here, by their paths."""
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -135,7 +134,13 @@ class Run:
         self._put("batch", tags={name: value})
 
     def note(self, text: str) -> None:
-        """Describe the run, in Markdown; the id of the run replaces ``schema.THIS_RUN`` in the text."""
+        """Describe the run, in Markdown, with small copies of the figures that the text shows.
+
+        The id of the run replaces ``schema.THIS_RUN`` in the text.
+        """
+        for file, png in list(self.pictures.items()):
+            if small_path(file) in text:
+                self._put("file", small(png), file=small_path(file))
         self.tag(NOTE, text)
 
     def rename(self, name: str) -> None:
@@ -171,8 +176,8 @@ class Run:
         self._put("frame", _png(figure), key=key, step=step)
 
     def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
-        if "file" in content:
-            self.files.add(content["file"])
+        if kind == "file" and content["file"].startswith("figures/"):
+            self.pictures[content["file"]] = data
         open_outbox().put(self.name, kind, content, data)
 
 
@@ -427,21 +432,3 @@ def _scratch_run(
     with _run(name, {KIND: "scratch", **tags}, seconds) as run:
         run.params(params, now=False)
         yield run
-
-
-def commit() -> str:
-    """Commit of the code, with ``-dirty`` if it has changed since; ``unknown`` unless git tracks this file.
-
-    The check matters for an installed package, whose environment may lie inside an unrelated repository.
-    """
-    folder, name = os.path.split(os.path.abspath(__file__))
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", folder, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", name)
-        return git("describe", "--always", "--dirty", "--abbrev=40")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

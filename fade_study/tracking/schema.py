@@ -131,6 +131,7 @@ RECORDED = (
             Entry("tag", NAME, "Name by which the run is found again if the server's answer to its creation was lost"),
             Entry("tag", NOTE, "Description, in Markdown: what came out, pictures, and what to do next"),
             Entry("tag", RUN_NAME, "Name, such as that of the study, `gen3 hyper` or `gen3 scratch seed0`"),
+            Entry("artifact", "pictures/{name}.png", "Small copies of figures for the description"),
             Entry("metric", NON_FINITE, "Number of metrics so far that were NaN or infinite and therefore left out"),
         ),
     ),
