@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fade_study.studies.report_ranks import Judged
     from fade_study.studies.schemas import ComparisonConfig, SearchConfig, ValidationConfig
     from fade_study.studies.searchers import Outcome
-    from fade_study.tracking import SearchRecord
+    from fade_study.tracking import Run, SearchRecord
     from fade_study.training import Data, HyperResult, ScratchResult
 
 __all__ = [
@@ -45,7 +45,7 @@ __all__ = [
     "validation",
 ]
 
-PICTURES = ("best_architecture", "trajectory", "accuracy", "ranks", "predictors", "finals", "best", "alpha", "costs")
+PICTURES = ("best_architecture", "finals", "best", "ranks", "predictors", "trajectory", "accuracy", "alpha", "costs")
 """Names of the figures that descriptions show, in this order, where a run has them."""
 MOST_ROWS = 40
 """Largest number of rows of a table, since MLflow cuts descriptions off after 8,000 characters."""
@@ -58,7 +58,7 @@ def search(
     record: SearchRecord,
     finals: Sequence[NDArray[np.float64]],
     gain: Difference | None,
-    figures: Collection[str],
+    run: Run,
 ) -> str:
     """Description of a finished search.
 
@@ -70,7 +70,7 @@ def search(
         finals: Test accuracies of its answer, and of the first generation's anchor architecture, trained anew; empty
             if they were not.
         gain: Difference of their means, if there are several of each.
-        figures: Figures of its run.
+        run: Its run.
     """
     name, last = study.optuna_study.study_name, study.generation(study.n_generations - 1)
     depth, width = last.alpha.shape
@@ -79,7 +79,10 @@ def search(
     if not evaluations:
         train = f"`mlflow run . -e evaluate -P run_id={THIS_RUN}` trains its architectures from scratch."
         return _note(
-            f"No architecture was trained from scratch; {what}.", _pictures(figures), train, _next(config, name)
+            f"No architecture was trained from scratch; {what}.",
+            _pictures(run.pictures),
+            train,
+            _next(config, name, run),
         )
     number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
     chosen, begun = ([s.test for s in record.evaluations.get(t, ())] for t in (number, 0))
@@ -110,10 +113,10 @@ def search(
     return _note(
         headline,
         f"Winner, of generation {number}: {_cells(best.key)}",
-        _pictures(figures),
+        _pictures(run.pictures),
         table(("winner", ""), rows),
         _list("Caveats", caveats),
-        _next(config, name),
+        _next(config, name, run),
         _list(
             "Use the winner",
             [
@@ -285,8 +288,8 @@ def hyper(hyper_architecture: HyperArchitecture, result: HyperResult, chance: fl
     return _note(
         f"One-shot accuracy {result.accuracy:.3f}, chance {chance:.2f}: a supernet of {depth} × {width} cells, "
         f"trained for {len(result.epochs)} epochs in {result.seconds:.1f} s.",
-        _list("Caveats", [] if result.warning is None else [result.warning]),
         _pictures(figures),
+        _list("Caveats", [] if result.warning is None else [result.warning]),
         table(("row", "alpha of the anchor", "its cell", "largest alpha", "its cell"), rows),
     )
 
@@ -335,17 +338,21 @@ def _code(text: str) -> str:
     return f"```\n{text}\n```"
 
 
-def _next(config: SearchConfig, name: str) -> str:
+def _next(config: SearchConfig, name: str, run: Run) -> str:
     """How to continue, load and compare a search."""
     space, settings = config.space, {"study_name": name, "storage": place(config.storage)}
     cells = f"fade_study.DagSpace({space.max_vertices}, min_vertices={space.min_vertices}, features={space.features})"
+    charts = (
+        f"#/experiments/{run.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        "&searchFilter=tags.%60fade.kind%60%20%3D%20%27search%27"
+    )
     arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     return _list(
         "Next",
         [
             f"Continue with more generations: `{again(name)}` with `generations={2 * config.generations}`",
             f"Load the study: `fade_study.load_study({arguments}, space={cells})`",
-            "Compare with other searches: select them in the table of runs, and press *Compare*.",
+            f"Compare with other searches: [charts of all]({charts}), or select runs in the table and press *Compare*.",
         ],
     )
 

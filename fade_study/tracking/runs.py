@@ -26,6 +26,7 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
 from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.experiment import describe_experiment, own_experiment
 from fade_study.tracking.git import commit
 from fade_study.tracking.pictures import small, small_path
 from fade_study.tracking.schema import (
@@ -48,7 +49,7 @@ from fade_study.tracking.schema import (
     VERSION,
     Kind,
 )
-from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, own_experiment, request_settings
+from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, request_settings
 from fade_study.training import Data, ScratchResult
 from fade_study.urls import masked, masked_url, place
 
@@ -76,12 +77,13 @@ DELIVERY_SECONDS = 30.0
 class Run:
     """An MLflow run to write to. Everything goes through the outbox, so that writing never waits for the server."""
 
-    def __init__(self, name: str, experiment: str = "", study: str | None = None) -> None:
+    def __init__(self, name: str, experiment: str = "", study: str | None = None, kind: str | None = None) -> None:
         self.name = name
         """Its id, or its name in the outbox until it has an id."""
         self.experiment = experiment
         self.study = study
         """Identity of the study that it belongs to, if any."""
+        self.kind = kind
         self.pictures: dict[str, bytes] = {}
         """Figures that were written here, by their paths."""
         self._non_finite = 0
@@ -239,12 +241,14 @@ def _first(name: str, tags: Mapping[str, str]) -> Run:
             f"begun: run the same command again {remedy}"
         ) from error
     open_outbox().open_run(known, active.info.run_id)
-    return Run(known, active.info.experiment_id, tags.get(STUDY))
+    with contextlib.suppress(OSError, mlflow.MlflowException):  # else the next command describes it
+        describe_experiment(active.info.experiment_id)
+    return Run(known, active.info.experiment_id, tags.get(STUDY), tags[KIND])
 
 
 def _child(name: str, tags: Mapping[str, str], parent: Run, seconds: float) -> Run:
     """A child run; the server may create it later."""
-    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study))
+    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study), tags[KIND])
     tags = tags if run.study is None else {**tags, STUDY: run.study}
     active = mlflow.active_run()
     inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
@@ -348,7 +352,8 @@ def start_hyper(
         seed: Seed of the training.
         seconds: Seconds ago that the training began, if it is done.
     """
-    with _run(f"gen{generation} hyper", {KIND: "hyper"}, seconds) as run:
+    name = f"hyper{generation}" if _active[-1].kind == "validation" else f"gen{generation} hyper"
+    with _run(name, {KIND: "hyper"}, seconds) as run:
         keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})

@@ -16,8 +16,6 @@ __all__ = [
     "CONFIG",
     "CONTINUED_BY",
     "ERROR",
-    "EXPERIMENT",
-    "EXPERIMENT_NOTE",
     "HYPER",
     "INHERITED",
     "KIND",
@@ -73,18 +71,6 @@ TABLES = "mlflow.loggedArtifacts"
 """MLflow's tag that lists the tables of a run."""
 INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 """MLflow's tags that child runs copy from the outermost run."""
-
-# The experiment
-EXPERIMENT = "fade_study"
-"""Experiment of new runs, unless the user names another one."""
-EXPERIMENT_NOTE = """**Searches for neural architectures by FaDE: what each run found is in its description.**
-
-Children of a run are its trainings. To compare runs, select them in the table and press *Compare*. The columns that
-tell most are the metrics `best/test_accuracy`, `answer/test_accuracy` and `answer/gain` of searches, `fade/spearman` of
-validations, and the params `config.seed` and `config.data.name`. To see searches only, type
-``tags.`fade.kind` = 'search'`` into the box above the table; other kinds are `validation` and `comparison`.
-"""
-"""Description of this experiment."""
 
 # Artifacts
 CONFIG = "config.yaml"
@@ -295,7 +281,7 @@ RECORDED = (
         "A child for each training of a hyper-architecture.",
         (
             Entry("param", "cell/row{i}/column{j}", "Keys of the cells"),
-            Entry("param", "generation", "Generation"),
+            Entry("param", "generation", "Generation; in a validation, the number of the hyper-architecture"),
             Entry("param", "seed", "Seed of the training"),
             Entry("metric", "alpha/row{i}/column{j}", "By epoch: alphas"),
             Entry("metric", "loss/weights", "By epoch: mean loss of the weight steps"),

@@ -13,10 +13,11 @@ import sqlalchemy.exc
 from mlflow import entities
 
 from fade_study.exceptions import InvalidInputError, StorageError
-from fade_study.tracking.schema import EXPERIMENT, EXPERIMENT_NOTE, KIND, NOTE
+from fade_study.tracking.schema import KIND
 from fade_study.urls import connect_arguments, masked, masked_url, place
 
 __all__ = [
+    "MADE",
     "ONCE",
     "check_server",
     "find_runs",
@@ -24,7 +25,6 @@ __all__ = [
     "is_away",
     "look_at",
     "may_refuse",
-    "own_experiment",
     "redirected",
     "request_settings",
     "set_defaults",
@@ -99,23 +99,6 @@ def find_runs_or_none(condition: str) -> Any:
         if not is_away(error):
             raise
         return []
-
-
-def own_experiment() -> str | None:
-    """Id of our experiment, which is created if it is missing; None if the user or ``mlflow run`` has chosen one."""
-    if any(name in os.environ for name in (*MADE, "MLFLOW_EXPERIMENT_NAME")):
-        return None
-    client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return found.experiment_id
-    try:
-        return client.create_experiment(EXPERIMENT, tags={NOTE: EXPERIMENT_NOTE})
-    except mlflow.MlflowException:
-        found = client.get_experiment_by_name(EXPERIMENT)  # another process may have created it meanwhile
-        if found is None:
-            raise
-        return found.experiment_id
 
 
 @contextmanager
