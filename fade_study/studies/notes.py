@@ -228,8 +228,8 @@ def validation(
         _list(
             "Load",
             [
-                f'All predictors: `mlflow.loadtable("predictors.json", run_ids=["{THIS_RUN}"])`',
-                f'All architectures: `mlflow.loadtable("architectures.json", run_ids=["{THIS_RUN}"])`',
+                f'All predictors: `mlflow.load_table("predictors.json", run_ids=["{THIS_RUN}"])`',
+                f'All architectures: `mlflow.load_table("architectures.json", run_ids=["{THIS_RUN}"])`',
             ],
         ),
         "Compare with other validations: select them in the table of runs, and press *Compare*; the metric "
@@ -326,7 +326,8 @@ def _pictures(figures: Collection[str]) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, of up to :data:`MOST_ROWS` rows."""
-    lines = [header, ["---"] * len(header), *rows[:MOST_ROWS]]
+    wide = [[f"{cell}&emsp;" for cell in row] for row in rows[:MOST_ROWS]]  # MLflow leaves no room between columns
+    lines = [header, ["---"] * len(header), *wide]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -78,6 +78,7 @@ def test_the_page_of_a_validation_shows_its_coefficient_and_ranks(told, tmp_path
     page = browse(server, printed["validation"], tmp_path)
     value = re.search(r"^fade +(-?\d\.\d\d \[.*?\])", printed["validation"], re.MULTILINE)[1]
     assert f"Spearman correlation of FaDE-ranks with accuracy from scratch: {value}" in page
+    assert "mlflow.load_table(" in page
     assert f"validate digits ρ={value.split()[0]}" in page
     (picture, *_) = re.findall(r'<img src="(get-artifact[^"]+ranks\.png[^"]+)"', page)
     assert fetched(server, picture) == b"\x89PNG\r\n\x1a\n"
