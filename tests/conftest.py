@@ -17,7 +17,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a GPU's sums are others
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-
+RENAME = "mlflow.MlflowClient().rename_experiment('0', 'fade_study')"
+"""Makes the experiment with number 0, in which MLflow looks for runs by default, that of our runs."""
 SEARCHERS = ["random", "fade pseudo-gradient", "tpe", *(f"another searcher {k}" for k in range(10))]
 
 
@@ -44,7 +45,7 @@ def digits():
 def mlflow_template(tmp_path_factory):
     """A fresh MLflow database: its migrations take seconds, a copy none."""
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    script = f"import mlflow; mlflow.set_tracking_uri('sqlite:///{path}'); mlflow.search_experiments()"
+    script = f"import mlflow; mlflow.set_tracking_uri('sqlite:///{path}'); {RENAME}"
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=path.parent)
     return path
 
@@ -53,7 +54,7 @@ def mlflow_template(tmp_path_factory):
 def postgresql_mlflow_template(postgresql, tmp_path_factory):
     """The same in PostgreSQL: the name of a database to make others from. Artifacts go through the server."""
     url = postgresql.make_database()
-    script = f"import mlflow; mlflow.set_tracking_uri({url!r}); mlflow.search_experiments()"
+    script = f"import mlflow; mlflow.set_tracking_uri({url!r}); {RENAME}"
     folder = tmp_path_factory.mktemp("mlflow")
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, cwd=folder)
     engine = sqlalchemy.create_engine(url)

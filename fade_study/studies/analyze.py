@@ -24,6 +24,7 @@ from fade_study import Architecture, Dag, tracking
 from fade_study.analysis import cells, trajectory
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
+from fade_study.studies import notes
 from fade_study.tracking import SearchRecord
 
 MOST_COLUMNS = 16
@@ -39,8 +40,11 @@ def main(config: AnalyzeConfig) -> None:
             f"expected a search whose anchors were trained from scratch, got {config.run_id}, which has none; "
             f"mlflow run . -e evaluate -P run_id={config.run_id} trains them"
         )
-    with tracking.start_study("analysis", config, "cpu", tags={tracking.schema.ANALYZED: config.run_id}) as run:
-        print(analyze(records, run))
+    tags = {tracking.schema.ANALYZED: config.run_id}
+    with tracking.start_study("analysis", config, "cpu", tags=tags, name=f"analyze {config.run_id[:8]}") as run:
+        text = analyze(records, run)
+        print(text)
+        run.note(notes.analysis("analyze", config.run_id, records, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
 
 
@@ -84,7 +88,7 @@ def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
 
 
 def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
-    """For each generation: by row, the anchor's movement, distance to its cell, revisits and coverage of the space."""
+    """For each generation, means over rows: movement of anchors, distance to their cells, revisits and coverage."""
     anchors = [[row[0] for row in generation] for generation in record.cells]
     series = {
         "movement": np.concatenate([np.zeros((1, len(anchors[0]))), trend.movement(record.anchors)]),
@@ -92,10 +96,7 @@ def movement_metrics(record: SearchRecord) -> list[dict[str, float]]:
         "revisited": trend.revisited(anchors).astype(float),
         "coverage": trend.coverage(record.cells, record.space),
     }
-    return [
-        {f"{name}/row{i}": float(value) for name, values in series.items() for i, value in enumerate(values[t])}
-        for t in range(len(anchors))
-    ]
+    return [{name: float(values[t].mean()) for name, values in series.items()} for t in range(len(anchors))]
 
 
 def movement_lines(records: Sequence[SearchRecord]) -> str:

@@ -41,6 +41,7 @@ from fade_study.analysis import figures
 from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
 from fade_study.nn import Network, Supernet
+from fade_study.studies import notes
 from fade_study.studies.plain import all_branches, arithmetic_floor, edge_by_edge
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.alphas import alpha_loss, gumbel_noise
@@ -112,6 +113,7 @@ def benchmark(config: BenchmarkConfig) -> None:
         medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
         run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
         print(markdown(table))
+        run.note(notes.benchmark("Costs of trainings on this machine", markdown(table), run.pictures))
 
 
 def row(shape: str, quantity: str, ratios: Array) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from fade_study import tracking
 from fade_study.analysis import comparison
 from fade_study.execution import advance, completed, open_executor, phase
 from fade_study.statistics import arena, trend
-from fade_study.studies import outcomes
+from fade_study.studies import notes, outcomes
 from fade_study.studies.analyze import analyze, movement_lines
 from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
@@ -59,7 +59,9 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     device = "cpu" if data is None else str(open_accelerator().device)
     with (
         open_executor(config.executor) as executor,
-        tracking.start_study("comparison", config, device, data) as run,
+        tracking.start_study(
+            "comparison", config, device, data, name=f"compare {config.table if data is None else data.name}"
+        ) as run,
     ):
         found = search_all(searchers, config, data, executor)
         print("phase 2 of 2: report", flush=True)
@@ -151,6 +153,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
     text = "\n".join(lines)
     print(text)
     run.text(text + "\n", "report.txt")
+    run.note(notes.comparison(standings, config, run.pictures))
 
 
 def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.Run) -> None:

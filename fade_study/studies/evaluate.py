@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from fade_study import tracking
 from fade_study.benchmarks import Scratch
 from fade_study.execution import open_executor
+from fade_study.studies import notes
 from fade_study.studies.analyze import analyze
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text, is_due
 from fade_study.studies.finished import architecture_of, read_finished
@@ -36,7 +37,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     tags = {"fade.evaluated": config.run_id}
     with (
         open_executor(config.executor) as executor,
-        tracking.start_study("evaluation", config, device, data, tags=tags) as run,
+        tracking.start_study(
+            "evaluation", config, device, data, tags=tags, name=f"evaluate {config.run_id[:8]}"
+        ) as run,
     ):
         evaluated = {
             run_id: evaluate_one(record, config, searches[run_id], data, executor) for run_id, record in records.items()
@@ -48,7 +51,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
             )
             search.text(record.to_json(), tracking.schema.RECORD)
             print(f"Search {run_id}:\n{evaluations_text(record)}")
-        print(analyze(evaluated, run))
+        text = analyze(evaluated, run)
+        print(text)
+        run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
 
@@ -61,7 +66,8 @@ def evaluate_one(
     chosen = [t for t in range(last + 1) if is_due(t, config.every, last=t == last)]
     architectures = {t: architecture_of(record.evaluated[t]) for t in chosen}
     wanted = [(architecture, seed) for architecture in architectures.values() for seed in range(config.seeds)]
-    found = ScratchTrainings(wanted, data, search.scratch, search.network, executor).collect()
+    first = {architecture.key: t for t, architecture in reversed(architectures.items())}
+    found = ScratchTrainings(wanted, data, search.scratch, search.network, executor, generations=first).collect()
     new = {
         t: tuple(found[name] for seed in range(config.seeds) if (name := (architecture.key, seed)) in found)
         for t, architecture in architectures.items()

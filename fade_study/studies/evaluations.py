@@ -78,6 +78,7 @@ class Evaluations:
                 self.config.network,
                 self.executor,
                 checkpoints=Path(self.config.checkpoint_dir),
+                generations={architecture.key: number},
                 done={name: self.done[name] for seed in seeds if (name := (architecture.key, seed)) in self.done},
             )
         self.waiting[number] = evaluation, self.trainings[architecture.key]

@@ -13,6 +13,7 @@ import numpy as np
 from fade_study import Dag, tracking
 from fade_study.builders import describe_network
 from fade_study.exceptions import DataError
+from fade_study.studies import notes
 from fade_study.studies.json_lines import append_line, read_lines
 from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.searchers import SEARCHERS, Outcome
@@ -81,7 +82,7 @@ def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
     """Log a finished search as a child run."""
     tests, validations = accuracies(outcome)
     steps = zip(outcome.spent, tests, validations, best_so_far(validations, tests), strict=True)
-    with tracking.start_outcome(name, seed, recipe) as run:
+    with tracking.start_outcome(name, seed, recipe, outcome.seconds) as run:
         run.series(
             [
                 (spent, {"accuracy/test": test, "accuracy/validation": validation, "best/test_accuracy": best})
@@ -91,6 +92,7 @@ def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
         )
         run.metrics({"final_accuracy": outcome.final, "seconds": outcome.seconds}, step=outcome.spent[-1])
         run.tag(tracking.schema.BEST, outcome.best)
+        run.note(notes.outcome(outcome, name, seed))
         run.text(outcome.record.to_json(), tracking.schema.RECORD)
         run.json(_content(outcome), tracking.schema.OUTCOME)
 

@@ -17,6 +17,7 @@ from fade_study.analysis import correlation as figures
 from fade_study.benchmarks import Trainings
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import ranks
+from fade_study.studies import notes
 from fade_study.studies.predictors import Evidence, predict
 from fade_study.studies.schemas import ValidationConfig
 from fade_study.training import combined_alpha
@@ -137,6 +138,8 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
         writer.writerows(rows)
         run.text(file.getvalue(), f"{name}.csv")
     draw(judged, entries, config, run)
+    run.rename(f"validate {config.data.name} ρ={entries['fade'].estimate.value:.2f}")
+    run.note(notes.validation(judged, entries, config, run.pictures))
 
 
 def headline(
@@ -175,7 +178,9 @@ def headline(
         metrics[f"fade/row{i}/spearman"] = mean([one.rows[i] if i < len(one.rows) else None for one in judged])
     for name, (estimate, seconds) in entries.items():
         metrics |= {f"predictor/{name}/spearman": estimate.value, f"predictor/{name}/seconds": seconds}
-    return {name: float(value) for name, value in metrics.items() if value is not None}
+    first = ("fade/spearman", "fade/spearman_low", "fade/spearman_high")  # as MLflow shows metrics in their order
+    ordered = {name: metrics[name] for name in (*first, *metrics)}
+    return {name: float(value) for name, value in ordered.items() if value is not None}
 
 
 def summary(

@@ -35,6 +35,7 @@ from fade_study import Architecture, DagSpace, tracking
 from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
+from fade_study.studies import notes
 from fade_study.studies.repeated_warnings import recorded
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training import Data, ScratchResult
@@ -60,14 +61,18 @@ def scale(config: ScaleConfig) -> None:
         found = measure_cluster(executor, draw(config.evaluations, config.seed), data)
         with chdir(folder), tracking.redirected(uri):
             found |= measure_record(executor, draw(config.recorded, config.seed), data)
-    with tracking.start_study("benchmark", config, "cpu") as run:
+    with tracking.start_study("benchmark", config, "cpu", name="scale") as run:
         run.metrics({f"scale/{name}": value for name, value in found.items()})
         for name, value in found.items():
             print(f"{name}: {value:.3g}")
         slowest = max(found["milliseconds/cluster"], found["milliseconds/record"])
-        print(
+        said = (
             f"One driver takes {slowest:.3g} ms for an evaluation: {config.workers} workers are kept busy by "
             f"evaluations of {config.workers * slowest / 1000:.3g} s or more"
+        )
+        print(said)
+        run.note(
+            notes.benchmark(said, notes.table(("quantity", "value"), [(k, f"{v:.3g}") for k, v in found.items()]), ())
         )
 
 

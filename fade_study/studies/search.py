@@ -26,6 +26,7 @@ import fade_study
 from fade_study import interrupt, tracking
 from fade_study.builders import builders_of, describe_network
 from fade_study.execution import open_executor
+from fade_study.studies import notes
 from fade_study.studies.analyze import analyze
 from fade_study.studies.evaluations import Evaluations
 from fade_study.studies.search_log import SearchLog, tell_regime
@@ -45,7 +46,6 @@ def search_once(
     processes: Processes,
     device: str,
     *,
-    name: str | None = None,
     go_on: str | None = None,
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
     """One search: its study, the id of its run, and its record.
@@ -56,7 +56,6 @@ def search_once(
         executor: Executor for trainings from scratch and for repetitions.
         processes: Processes that train each hyper-architecture together.
         device: Kind of device, for the record.
-        name: Name of the run; None leaves it to MLflow.
         go_on: Command that continues a new study, which is said as soon as nothing can refuse it any more.
     """
     begin = time.perf_counter()
@@ -64,12 +63,14 @@ def search_once(
     has_settled = settled(study, config)
     # Asks at once: where another process has the generation open, that one's record stays as it is.
     batches = study.generations(0 if has_settled else config.generations)
-    tags = {tracking.schema.STUDY_NAME: study.optuna_study.study_name, tracking.schema.STUDY: study.identity}
+    name = study.optuna_study.study_name
+    tags = {tracking.schema.STUDY_NAME: name, tracking.schema.STUDY: study.identity}
     builders = builders_of([fade_study.Dag])
     with (
         tracking.start_study("search", config, device, data, tags=tags, name=name, builders=builders) as run,
         SearchLog(study, config, run) as log,
     ):
+        run.note(notes.unfinished(study.optuna_study.study_name))
         tracking.adopt(run, study.identity, study.n_generations)
         if go_on is not None:
             print(f"New study; should it be killed, this goes on with it: {go_on}")
@@ -95,6 +96,7 @@ def search_once(
         evaluations.finish()
         record = log.summary()
         log.answer(data, executor)
+        run.note(notes.search(study, config, data, record, log.finals, log.gain, run))
         run.metrics({"seconds": time.perf_counter() - begin})
         print(tracking.look_at(run.experiment, run.id))
     return study, run.id, record
@@ -181,13 +183,16 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
         with open_executor(config.executor if alone else "processes:1") as executor:
             if config.seeds == 1:
                 return [search_once(config, data, executor, processes, device, go_on=go_on if new else None)[0]]
-            with tracking.start_study("search", config, device, data) as run:
+            with tracking.start_study("search", config, device, data, name=f"{config.study}, all seeds") as run:
                 found = []
                 for one in one_per_seed(config):
                     say = go_on if new and not found else None
-                    found.append(search_once(one, data, executor, processes, device, name=one.study, go_on=say))
+                    found.append(search_once(one, data, executor, processes, device, go_on=say))
                 records = {run_id: record for _, run_id, record in found}
-                print(f"\nAll {config.seeds} searches:\n{analyze(records, run)}")
+                text = analyze(records, run)
+                print(f"\nAll {config.seeds} searches:\n{text}")
+                names = {run_id: study.optuna_study.study_name for study, run_id, _ in found}
+                run.note(notes.searches(names, records, config, text, run.experiment, run.pictures))
                 print(tracking.look_at(run.experiment, run.id))
             return [study for study, _, _ in found]
     except interrupt.Interrupted:

@@ -7,12 +7,20 @@ from concurrent.futures import Executor
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fade_study
 from fade_study import tracking
 from fade_study.analysis import cells, figures
 from fade_study.studies.analyze import analyze
-from fade_study.studies.answer import against_random_search, difference, final_accuracies, random_table, regime
+from fade_study.studies.answer import (
+    Difference,
+    against_random_search,
+    difference,
+    final_accuracies,
+    random_table,
+    regime,
+)
 from fade_study.studies.evaluations import accuracy_text, evaluated
 from fade_study.studies.models import keep_model
 from fade_study.studies.schemas import SearchConfig
@@ -48,6 +56,10 @@ class SearchLog:
     def __init__(self, study: fade_study.FadeStudy, config: SearchConfig, run: tracking.Run) -> None:
         self.study, self.config, self.run = study, config, run
         self.ranks: list[Rank] = []
+        self.finals: list[NDArray[np.float64]] = []
+        """Test accuracies of the answer, and of the first generation's anchor architecture, trained anew."""
+        self.gain: Difference | None = None
+        """Difference of their means."""
         self.recorded = 0
         """Number of generations that are recorded."""
 
@@ -75,12 +87,12 @@ class SearchLog:
         """Metrics of a generation that was told."""
         alpha, rows = one.alpha, one.batch.hyper_architecture.rows
         metrics = {"one_shot_accuracy": one.details["one_shot_accuracy"], "hyper_seconds": one.details["seconds"]}
-        metrics |= tracking.schema.alpha_metrics(alpha)
         entropy = -(alpha * np.log(np.maximum(alpha, 1e-300))).sum(axis=1)  # (d,)
-        for i, (anchor, row) in enumerate(zip(one.batch.anchors, rows, strict=True)):
+        for i, anchor in enumerate(one.batch.anchors):
             metrics |= {f"anchor/row{i}/{name}": x for name, x in zip(self.study.space.features, anchor, strict=True)}
+            metrics[f"alpha/row{i}/anchor"], metrics[f"alpha/row{i}/largest"] = alpha[i, 0], alpha[i].max()
             metrics[f"alpha_entropy/row{i}"] = float(entropy[i])
-            metrics[f"collisions/row{i}"] = len(row) - len({cell.key for cell in row})
+        metrics["collisions"] = sum(len(row) - len({cell.key for cell in row}) for row in rows)
         return metrics
 
     def summary(self) -> SearchRecord:
@@ -129,12 +141,14 @@ class SearchLog:
             print(f"To train it for longer and keep it as a model: mlflow run . -e train -P run_id={self.run.id}")
             return
         best = max(evaluations, key=lambda evaluation: evaluation.value).architecture
-        (answer, first), state = final_accuracies([best, study.architectures()[0]], data, config, executor)
+        self.finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
+        answer, first = self.finals
         metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}
         print(
             f"The answer, trained again with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}"
         )
-        if (gain := difference(answer, first)) is not None:
+        self.gain = gain = difference(answer, first)
+        if gain is not None:
             metrics |= {"answer/gain": gain.value, "answer/gain_low": gain.low, "answer/gain_high": gain.high}
             print(f"  against the first generation's anchor architecture, {first.mean():.4f}: {gain}")
         scratch = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs

@@ -29,6 +29,7 @@ from fade_study.config import BilevelConfig, NetworkConfig, ScratchConfig
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import advance, completed, phase, report_epoch, shares_files, watch
 from fade_study.seeding import REPETITION
+from fade_study.studies import notes
 from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.schemas import SearchConfig
 from fade_study.training import (
@@ -67,6 +68,7 @@ class ScratchTrainings:
         executor: Executor that trains.
         table: Table of trainings that are not repeated, as those in the tracking store aren't.
         checkpoints: Folder of the states in which a stopped training resumes, if the executor's tasks see this folder.
+        generations: For each architecture's key, the generation that it is trained for, if any.
         done: Trainings that the caller knows, which a tracking server that is away can't tell.
         keep_states: Architecture keys and seeds of trainings whose networks are kept in ``states``. They are always
             trained, even if their results are known.
@@ -81,10 +83,12 @@ class ScratchTrainings:
         executor: Executor,
         table: Table | None = None,
         checkpoints: Path | None = None,
+        generations: Mapping[str, int] = MappingProxyType({}),
         done: Mapping[tuple[str, int], Scratch] = MappingProxyType({}),
         keep_states: Collection[tuple[str, int]] = (),
     ) -> None:
         self.checkpoints = checkpoints if shares_files(executor) else None
+        self.generations, self.chance = generations, data.chance
         by_key = {(architecture.key, seed): architecture for architecture, seed in wanted}
         found_by = partial(
             recipe, data, config, network, cell_types={type(cell) for a in by_key.values() for cell in a}
@@ -134,13 +138,14 @@ class ScratchTrainings:
     def _record(self, future: Future[tuple[ScratchResult, list[str]]]) -> None:
         key, seed = self.futures.pop(future)
         try:
-            result = result_of(future)
-            self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, result)
+            result, generation = result_of(future), self.generations.get(key)
+            note = notes.scratch(key, seed, result, self.chance)
+            self.results[key, seed] = tracking.log_scratch(key, self.recipe, seed, result, generation, note)
             if result.state is not None:
                 self.states[key, seed] = result.state
             forget(self._file(key, seed))
         except WorkerDiedError as error:
-            tracking.log_failed_scratch(key, self.recipe, seed, error)
+            tracking.log_failed_scratch(key, self.recipe, seed, error, self.generations.get(key))
             warnings.warn(f"no from-scratch result of {key} with seed {seed}: {error}", stacklevel=2)
         except Exception as error:
             error.add_note(f"in the training from scratch of {key} with seed {seed}")
@@ -262,7 +267,7 @@ def train_hyper(
     }
     if here:
         return [
-            _train_here(training, generation, hyper_architecture, seed, config.epochs, processes)
+            _train_here(training, generation, hyper_architecture, seed, config.epochs, processes, data.chance)
             for seed, training in trainings.items()
         ]
     on_epoch = partial(report_epoch, config.epochs)
@@ -277,12 +282,12 @@ def train_hyper(
                 other.cancel()
             error.add_note(f"in the training of the hyper-architecture of generation {generation} with seed {seed}")
             raise
-        with tracking.start_hyper(generation, hyper_architecture, seed) as child:
+        with tracking.start_hyper(generation, hyper_architecture, seed, result.seconds) as child:
             epochs = zip(result.epochs, result.alpha_history, strict=True)
             child.series(
                 [(e, metrics | tracking.schema.alpha_metrics(a)) for e, (metrics, a) in enumerate(epochs)], now=False
             )
-            _finish_hyper(child, result)
+            _finish_hyper(child, result, hyper_architecture, data.chance)
     return [results[seed] for seed in seeds]
 
 
@@ -293,6 +298,7 @@ def _train_here(
     seed: int,
     epochs: int,
     processes: Processes | None,
+    chance: float,
 ) -> HyperResult:
     """Train in this process, together with the others, and record each epoch."""
     with tracking.start_hyper(generation, hyper_architecture, seed) as child:
@@ -305,12 +311,14 @@ def _train_here(
             result = training(on_epoch=on_epoch)
         else:
             result = processes.run(training, main={"on_epoch": on_epoch})
-        _finish_hyper(child, result)
+        _finish_hyper(child, result, hyper_architecture, chance)
     advance()
     return result
 
 
-def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
+def _finish_hyper(
+    child: tracking.Run, result: HyperResult, hyper_architecture: HyperArchitecture, chance: float
+) -> None:
     last = len(result.epochs) - 1
     child.metrics({"one_shot_accuracy": result.accuracy, "seconds": result.seconds}, step=last)
     child.figure(figures.draw_alpha_history(result.alpha_history), "figures/alpha.png", svg=False)
@@ -318,6 +326,7 @@ def _finish_hyper(child: tracking.Run, result: HyperResult) -> None:
         child.json({"value": result.effects.value.tolist(), "error": result.effects.error.tolist()}, "effects.json")
     if result.warning is not None:
         child.tag(tracking.schema.WARNING, result.warning)
+    child.note(notes.hyper(hyper_architecture, result, chance, child.pictures))
 
 
 class Trainer:

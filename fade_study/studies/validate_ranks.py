@@ -49,7 +49,7 @@ def validate(config: ValidationConfig) -> list[Judged]:
     device = str(open_accelerator().device)
     with (
         open_executor(config.executor) as executor,
-        tracking.start_study("validation", config, device, data) as run,
+        tracking.start_study("validation", config, device, data, name=f"validate {data.name}") as run,
     ):
         judged, steps = [], [sum(phase_steps(case, predictors, config, data)) for case in cases]
         for number, case in enumerate(cases):

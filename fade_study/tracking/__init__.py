@@ -6,6 +6,7 @@ Each study command makes a parent run; each training of a hyper-architecture or 
 
 from fade_study.tracking import schema
 from fade_study.tracking.delivery import OUTBOX, deliver
+from fade_study.tracking.git import commit
 from fade_study.tracking.reading import (
     check_conditions,
     find_outcomes,
@@ -19,7 +20,6 @@ from fade_study.tracking.runs import (
     DELIVERY_SECONDS,
     Run,
     adopt,
-    commit,
     log_failed_scratch,
     log_scratch,
     start_hyper,

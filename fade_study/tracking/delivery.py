@@ -16,7 +16,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from fade_study.exceptions import StorageError
 from fade_study.tracking.models import deliver_model
 from fade_study.tracking.outbox import Outbox, Record
-from fade_study.tracking.schema import NAME, PARENT, TABLES
+from fade_study.tracking.schema import NAME, NOTE, PARENT, TABLES, THIS_RUN
 from fade_study.tracking.server import ONCE, find_runs, is_away, may_refuse, request_settings, set_defaults
 from fade_study.urls import masked_url
 
@@ -76,10 +76,7 @@ def _deliver(record: Record, run_id: str) -> str | None:
                 run_id,
                 metrics=[Metric(*metric) for metric in content.get("metrics", ())],
                 params=[Param(*param) for param in content.get("params", {}).items()],
-                tags=[
-                    RunTag(name, open_outbox().id_of(value) if name == PARENT else value)
-                    for name, value in content.get("tags", {}).items()
-                ],
+                tags=[RunTag(name, _value(name, value, run_id)) for name, value in content.get("tags", {}).items()],
             )
         elif record.kind == "file":
             _upload(client, run_id, content["file"], record.data)
@@ -105,6 +102,13 @@ def _deliver(record: Record, run_id: str) -> str | None:
             f"expected to write {record.kind} of run {run_id}: {error}; make room, and run the same command again"
         ) from error
     return None
+
+
+def _value(name: str, value: str, run_id: str) -> str:
+    """Value of a tag, with the ids of runs that had none when it was written."""
+    if name == PARENT:
+        return open_outbox().id_of(value)
+    return value.replace(THIS_RUN, run_id) if name == NOTE else value
 
 
 def _create(client: mlflow.MlflowClient, record: Record) -> str:

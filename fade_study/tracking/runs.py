@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
-import subprocess
 import time
 import uuid
 import warnings
@@ -27,7 +25,10 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
 from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.experiment import describe_experiment, own_experiment
+from fade_study.tracking.git import commit
 from fade_study.tracking.models import pack_model
+from fade_study.tracking.pictures import small, small_path
 from fade_study.tracking.schema import (
     BUILDERS,
     COMMIT,
@@ -39,7 +40,9 @@ from fade_study.tracking.schema import (
     KIND,
     NAME,
     NON_FINITE,
+    NOTE,
     PARENT,
+    RUN_NAME,
     SCHEMA,
     SEARCHER,
     STUDY,
@@ -57,7 +60,6 @@ __all__ = [
     "DELIVERY_SECONDS",
     "Run",
     "adopt",
-    "commit",
     "log_failed_scratch",
     "log_scratch",
     "start_hyper",
@@ -75,14 +77,19 @@ DELIVERY_SECONDS = 30.0
 class Run:
     """An MLflow run to write to. Everything goes through the outbox, so that writing never waits for the server."""
 
-    def __init__(self, name: str, experiment: str = "", study: str | None = None) -> None:
+    def __init__(
+        self, name: str, experiment: str = "", study: str | None = None, kind: str | None = None, title: str = ""
+    ) -> None:
         self.name = name
         """Its id, or its name in the outbox until it has an id."""
         self.experiment = experiment
         self.study = study
         """Identity of the study that it belongs to, if any."""
-        self.title = name
+        self.title = title
         """What titles of figures call it."""
+        self.kind = kind
+        self.pictures: dict[str, bytes] = {}
+        """Figures that were written here, by their paths."""
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -132,6 +139,20 @@ class Run:
         """Set a tag."""
         self._put("batch", tags={name: value})
 
+    def note(self, text: str) -> None:
+        """Describe the run, in Markdown, with small copies of the figures that the text shows.
+
+        The id of the run replaces ``schema.THIS_RUN`` in the text.
+        """
+        for file, png in list(self.pictures.items()):
+            if small_path(file) in text:
+                self._put("file", small(png), file=small_path(file))
+        self.tag(NOTE, text)
+
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self.tag(RUN_NAME, name)
+
     def input(self, name: str, digest: str) -> None:
         """Record the data set that the run trains on."""
         self._put("input", name=name, digest=digest)
@@ -163,7 +184,8 @@ class Run:
         from fade_study.analysis.style import rendered, set_title  # imported here since matplotlib takes long to import
 
         set_title(figure, f"{self.title}: {figure.get_suptitle()}")
-        self._put("file", rendered(figure, "png"), file=file)
+        self.pictures[file] = rendered(figure, "png")
+        self._put("file", self.pictures[file], file=file)
         if svg:
             self._put("file", rendered(figure, "svg"), file=f"{file.removesuffix('.png')}.svg")
 
@@ -188,11 +210,17 @@ _active: list[Run] = []
 
 
 @contextmanager
-def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
-    """A child of the active run, if any; it ends FINISHED, FAILED after an error, or KILLED after an interrupt."""
+def _run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[Run]:
+    """A child of the active run, if any; it ends FINISHED, FAILED after an error, or KILLED after an interrupt.
+
+    Args:
+        name: Its name in the user interface.
+        tags: Its tags.
+        seconds: Seconds ago that a child began, whose training is done before its run is written.
+    """
     tags = {VERSION: SCHEMA, **tags}
     outermost = not _active
-    run = _first(name, tags) if outermost else _child(name, tags, _active[-1])
+    run = _first(name, tags) if outermost else _child(name, tags, _active[-1], seconds)
     _active.append(run)
     status = "KILLED"
     try:
@@ -214,13 +242,14 @@ def _run(name: str | None, tags: Mapping[str, str]) -> Iterator[Run]:
                 _leave(status)
 
 
-def _first(name: str | None, tags: Mapping[str, str]) -> Run:
+def _first(name: str, tags: Mapping[str, str]) -> Run:
     """The run that ``mlflow run`` has created, or a new one. The server has to answer."""
     known = uuid.uuid4().hex
     open_outbox().open_run(known, None)  # before it is created, so that it is ended even after a kill in between
     try:
         with request_settings(ONCE):  # if the answer is lost, the run is found by its tag NAME
-            active = mlflow.start_run(run_name=name, tags={**tags, NAME: known})
+            # A name by tag also renames the run that `mlflow run` has created.
+            active = mlflow.start_run(experiment_id=own_experiment(), tags={**tags, NAME: known, RUN_NAME: name})
     except (OSError, mlflow.MlflowException) as error:
         remedy = "once it answers" if is_away(error) else "with MLFLOW_EXPERIMENT_NAME set to another experiment's"
         raise StorageError(
@@ -228,17 +257,19 @@ def _first(name: str | None, tags: Mapping[str, str]) -> Run:
             f"begun: run the same command again {remedy}"
         ) from error
     open_outbox().open_run(known, active.info.run_id)
-    return Run(known, active.info.experiment_id, tags.get(STUDY))
+    with contextlib.suppress(OSError, mlflow.MlflowException):  # else the next command describes it
+        describe_experiment(active.info.experiment_id)
+    return Run(known, active.info.experiment_id, tags.get(STUDY), tags[KIND], name)
 
 
-def _child(name: str | None, tags: Mapping[str, str], parent: Run) -> Run:
+def _child(name: str, tags: Mapping[str, str], parent: Run, seconds: float) -> Run:
     """A child run; the server may create it later."""
-    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study))
-    run.title = f"{parent.title}, {name}"
+    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study), tags[KIND], f"{parent.title}, {name}")
     tags = tags if run.study is None else {**tags, STUDY: run.study}
     active = mlflow.active_run()
     inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
-    content = {"parent": parent.name, "experiment": run.experiment, "name": name, "moment": int(time.time() * 1000)}
+    moment = int((time.time() - seconds) * 1000)
+    content = {"parent": parent.name, "experiment": run.experiment, "name": name, "moment": moment}
     open_outbox().begin_run(run.name, content | {"tags": {**inherited, **tags, NAME: run.name}})
     return run
 
@@ -280,7 +311,7 @@ def start_study(
         config: Dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
         device: Device that trains.
         data: Data set, if any, logged with its digest.
-        name: Name of the run.
+        name: Name of the run; its kind by default.
         tags: Further tags.
         builders: The user's own builders of cells.
 
@@ -291,8 +322,7 @@ def start_study(
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
     own = {BUILDERS: json.dumps(builders)} if builders else {}
-    with _run(name, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
-        run.title = _title(kind, config)
+    with _run(name or kind, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
@@ -301,16 +331,6 @@ def start_study(
         if data is not None:
             run.input(data.name, data.digest)
         yield run
-
-
-def _title(kind: Kind, config: Any) -> str:
-    """What titles of figures call the run of a study: the study's name, or what kind of run of what it is."""
-    if study := getattr(config, "study", None):
-        return study
-    if run_id := getattr(config, "run_id", None):
-        return f"{kind} of run {run_id[:8]}"
-    data = getattr(config, "data", None)
-    return kind if data is None else f"{kind} on {data.name}"
 
 
 def adopt(run: Run, study: str, generations: int) -> None:
@@ -328,16 +348,28 @@ def adopt(run: Run, study: str, generations: int) -> None:
         if kind == "search" and earlier.data.tags.get(NAME) != run.name:
             Run(earlier.info.run_id).tag(CONTINUED_BY, run.id)
         elif kind in ("hyper", "scratch") and earlier.info.status == "FINISHED":  # even if its parent was deleted
-            training = frozenset(params.items())  # a killed process may have logged a training that was then repeated
-            if int(params.get("generation", -1)) < generations and training not in adopted:
+            # A killed process may have logged a training that was then repeated.
+            training = frozenset(item for item in params.items() if kind == "hyper" or item[0] != "generation")
+            later = kind == "hyper" and int(params["generation"]) >= generations
+            if not later and training not in adopted:
                 Run(earlier.info.run_id).tag(PARENT, run.name)
                 adopted.add(training)
 
 
 @contextmanager
-def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: int) -> Iterator[Run]:
-    """The child run of the training of a hyper-architecture."""
-    with _run(f"hyper-{generation}", {KIND: "hyper"}) as run:
+def start_hyper(
+    generation: int, hyper_architecture: HyperArchitecture, seed: int, seconds: float = 0.0
+) -> Iterator[Run]:
+    """The child run of the training of a hyper-architecture.
+
+    Args:
+        generation: Its generation; in a validation, which has none, its number.
+        hyper_architecture: d rows of w cells.
+        seed: Seed of the training.
+        seconds: Seconds ago that the training began, if it is done.
+    """
+    name = f"hyper{generation}" if _active[-1].kind == "validation" else f"gen{generation} hyper"
+    with _run(name, {KIND: "hyper"}, seconds) as run:
         keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})
@@ -346,20 +378,28 @@ def start_hyper(generation: int, hyper_architecture: HyperArchitecture, seed: in
 
 
 @contextmanager
-def start_outcome(searcher: str, seed: int, recipe: str) -> Iterator[Run]:
+def start_outcome(searcher: str, seed: int, recipe: str, seconds: float) -> Iterator[Run]:
     """The child run of a finished search within a comparison.
 
     Args:
         searcher: Name of the searcher.
         seed: Seed of the search.
         recipe: Hash of everything that determines the search except its seed.
+        seconds: Seconds that the search took.
     """
-    with _run(f"{searcher}-{seed}", {KIND: "search", SEARCHER: searcher}) as run:
+    with _run(f"{searcher} seed{seed}", {KIND: "search", SEARCHER: searcher}, seconds) as run:
         run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
         yield run
 
 
-def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult) -> Scratch:
+def log_scratch(
+    architecture: str,
+    recipe: str,
+    seed: int,
+    result: ScratchResult,
+    generation: int | None = None,
+    note: str | None = None,
+) -> Scratch:
     """Write the child run of a finished training from scratch.
 
     Args:
@@ -367,11 +407,14 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
         recipe: Hash of everything that determines the result except architecture and seed.
         seed: Seed of the training.
         result: Result of the training.
+        generation: Generation that it was trained for, if any.
+        note: Description, in Markdown.
 
     Returns:
         What the run holds of the result.
     """
-    with _scratch_run(architecture, recipe, seed) as run:
+    tags = {} if note is None else {NOTE: note}
+    with _scratch_run(architecture, recipe, seed, generation, tags, result.seconds) as run:
         run.series(list(enumerate(result.epochs)), now=False)
         run.metrics(
             {
@@ -385,33 +428,28 @@ def log_scratch(architecture: str, recipe: str, seed: int, result: ScratchResult
         return Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
 
 
-def log_failed_scratch(architecture: str, recipe: str, seed: int, error: Exception) -> None:
+def log_failed_scratch(
+    architecture: str, recipe: str, seed: int, error: Exception, generation: int | None = None
+) -> None:
     """Write the child run of a training from scratch that failed, with the error in the tag ``fade.error``."""
-    with contextlib.suppress(type(error)), _scratch_run(architecture, recipe, seed) as run:
-        run.tag(ERROR, str(error))
+    tags = {ERROR: str(error), NOTE: f"**This training failed:** {error}"}
+    with contextlib.suppress(type(error)), _scratch_run(architecture, recipe, seed, generation, tags):
         raise error
 
 
 @contextmanager
-def _scratch_run(architecture: str, recipe: str, seed: int) -> Iterator[Run]:
-    with _run(f"scratch-{seed}", {KIND: "scratch"}) as run:
-        run.params({"architecture": architecture, "recipe": recipe, "seed": seed}, now=False)
+def _scratch_run(
+    architecture: str,
+    recipe: str,
+    seed: int,
+    generation: int | None,
+    tags: Mapping[str, str],
+    seconds: float = 0.0,
+) -> Iterator[Run]:
+    params = {"architecture": architecture, "recipe": recipe, "seed": seed}
+    name = f"scratch seed{seed}"
+    if generation is not None:
+        params, name = params | {"generation": generation}, f"gen{generation} {name}"
+    with _run(name, {KIND: "scratch", **tags}, seconds) as run:
+        run.params(params, now=False)
         yield run
-
-
-def commit() -> str:
-    """Commit of the code, with ``-dirty`` if it has changed since; ``unknown`` unless git tracks this file.
-
-    The check matters for an installed package, whose environment may lie inside an unrelated repository.
-    """
-    folder, name = os.path.split(os.path.abspath(__file__))
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", folder, *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", name)
-        return git("describe", "--always", "--dirty", "--abbrev=40")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -21,15 +21,18 @@ __all__ = [
     "KIND",
     "NAME",
     "NON_FINITE",
+    "NOTE",
     "OUTCOME",
     "PARENT",
     "RECORD",
     "RECORDED",
+    "RUN_NAME",
     "SCHEMA",
     "SEARCHER",
     "STUDY",
     "STUDY_NAME",
     "TABLES",
+    "THIS_RUN",
     "VERSION",
     "WARNING",
     "Entry",
@@ -38,7 +41,7 @@ __all__ = [
     "alpha_metrics",
 ]
 
-SCHEMA = "1"
+SCHEMA = "2"
 """Version of the record, the value of the tag :data:`VERSION`; raised when names or meanings change."""
 Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation", "training"]
 
@@ -58,6 +61,12 @@ WARNING = "fade.warning"
 ANALYZED = "fade.analyzed"
 PARENT = "mlflow.parentRunId"
 """MLflow's tag for the parent of a child run."""
+RUN_NAME = "mlflow.runName"
+"""MLflow's tag for the name of a run, which also renames a run that exists."""
+NOTE = "mlflow.note.content"
+"""MLflow's tag for the description of a run or an experiment, in Markdown."""
+THIS_RUN = "ID_OF_THIS_RUN"
+"""What a description says for the id of its run. Delivery replaces it, since the server may give the id later."""
 TABLES = "mlflow.loggedArtifacts"
 """MLflow's tag that lists the tables of a run."""
 INHERITED = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
@@ -106,6 +115,9 @@ RECORDED = (
             Entry("tag", KIND, "Kind of the run"),
             Entry("tag", VERSION, "Version of this record"),
             Entry("tag", NAME, "Name by which the run is found again if the server's answer to its creation was lost"),
+            Entry("tag", NOTE, "Description, in Markdown: what came out, pictures, and what to do next"),
+            Entry("tag", RUN_NAME, "Name, such as that of the study, `gen3 hyper` or `gen3 scratch seed0`"),
+            Entry("artifact", "pictures/{name}.png", "Small copies of figures for the description"),
             Entry("metric", NON_FINITE, "Number of metrics so far that were NaN or infinite and therefore left out"),
         ),
     ),
@@ -127,7 +139,7 @@ RECORDED = (
         "Analyses of searches",
         ("search", "comparison", "analysis", "evaluation"),
         "Searches, comparisons (for their searcher `fade`), and the commands `-e analyze` and `-e evaluate`. "
-        "Metrics by row are those of a single search.",
+        "Metrics by generation are those of a single search.",
         (
             Entry("tag", ANALYZED, "Id of the run that `-e analyze` analyzes"),
             Entry("tag", "fade.evaluated", "Id of the run that `-e evaluate` evaluates"),
@@ -138,10 +150,10 @@ RECORDED = (
             Entry("metric", "trend/pearson", "Pearson correlation of accuracy with generation"),
             Entry("metric", "trend/kendall_p", "p-value of the Mann-Kendall test, for one search"),
             Entry("metric", "trend/signs_p", "p-value of the sign test, for several searches"),
-            Entry("metric", "movement/row{i}", "By generation: length of the anchor's last step"),
-            Entry("metric", "snap_distance/row{i}", "By generation: distance of the anchor from its cell's point"),
-            Entry("metric", "revisited/row{i}", "By generation: 1 if the anchor returned to a cell that it had left"),
-            Entry("metric", "coverage/row{i}", "By generation: share of all cells that the row has held so far"),
+            Entry("metric", "movement", "By generation: length of an anchor's last step, mean over rows"),
+            Entry("metric", "snap_distance", "By generation: distance of anchors to their cells, mean over rows"),
+            Entry("metric", "revisited", "By generation: share of anchors that returned to a cell that they had left"),
+            Entry("metric", "coverage", "By generation: share of all cells that a row has held so far, mean over rows"),
             Entry(
                 "artifact",
                 "figures/{name}.{format}",
@@ -160,9 +172,10 @@ RECORDED = (
             Entry("tag", BEST, "Key of the architecture with the best validation accuracy from scratch"),
             Entry("tag", CONTINUED_BY, "Id of the run that continued the study and holds its complete record"),
             Entry("metric", "anchor/row{i}/{feature}", "By generation: coordinates of the anchor"),
-            Entry("metric", "alpha/row{i}/column{j}", "By generation: alphas"),
+            Entry("metric", "alpha/row{i}/anchor", "By generation: alpha of the anchor's cell"),
+            Entry("metric", "alpha/row{i}/largest", "By generation: largest alpha of the row"),
             Entry("metric", "alpha_entropy/row{i}", "By generation: entropy of the row's alphas"),
-            Entry("metric", "collisions/row{i}", "By generation: number of columns that repeat a cell of the row"),
+            Entry("metric", "collisions", "By generation: number of columns that repeat a cell of their row"),
             Entry("metric", "one_shot_accuracy", "By generation: one-shot accuracy, mean over random paths"),
             Entry("metric", "hyper_seconds", "By generation: seconds of the trainings of the hyper-architecture"),
             Entry("metric", "accuracy/test", "By evaluated generation: test accuracy from scratch, mean over seeds"),
@@ -288,7 +301,7 @@ RECORDED = (
         "A child for each training of a hyper-architecture.",
         (
             Entry("param", "cell/row{i}/column{j}", "Keys of the cells"),
-            Entry("param", "generation", "Generation"),
+            Entry("param", "generation", "Generation; in a validation, the number of the hyper-architecture"),
             Entry("param", "seed", "Seed of the training"),
             Entry("metric", "alpha/row{i}/column{j}", "By epoch: alphas"),
             Entry("metric", "loss/weights", "By epoch: mean loss of the weight steps"),
@@ -311,6 +324,11 @@ RECORDED = (
             Entry("param", "architecture", "Key of the architecture"),
             Entry("param", "recipe", "Hash of data, network and training settings"),
             Entry("param", "seed", "Seed of the training"),
+            Entry(
+                "param",
+                "generation",
+                "Generation that it was trained for, if any; others may share the architecture",
+            ),
             Entry("metric", "loss/weights", "By epoch: mean loss"),
             Entry("metric", "accuracy/validation", "By epoch: validation accuracy"),
             Entry("metric", "accuracy/test", "Test accuracy"),

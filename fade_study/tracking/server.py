@@ -17,6 +17,7 @@ from fade_study.tracking.schema import KIND
 from fade_study.urls import connect_arguments, masked, masked_url, place
 
 __all__ = [
+    "MADE",
     "ONCE",
     "check_server",
     "find_runs",

@@ -107,10 +107,15 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     assert data.params["config.generations"] == "2"
     features = ("eccentricity_variance", "degree_variance", "vertices")
     expected = {f"anchor/row{i}/{feature}" for i in (0, 1) for feature in features}
-    expected |= {f"alpha/row{i}/column{j}" for i in (0, 1) for j in range(7)}
-    expected |= {f"{name}/row{i}" for i in (0, 1) for name in ("alpha_entropy", "collisions")}
+    expected |= {f"alpha/row{i}/{which}" for i in (0, 1) for which in ("anchor", "largest")}
+    expected |= {"alpha_entropy/row0", "alpha_entropy/row1", "collisions", "movement", "coverage"}
     expected |= {"one_shot_accuracy", "hyper_seconds", "accuracy/test", "accuracy/validation", "best/test_accuracy"}
     assert expected <= set(data.metrics)
+    assert not any("column" in name for name in data.metrics)
+    assert parent.info.run_name == "first"
+    assert data.tags["mlflow.note.content"].startswith("**Winner: test accuracy ")
+    assert f"pictures/trajectory.png&run_uuid={parent.info.run_id})" in data.tags["mlflow.note.content"]
+    assert "trajectory.png" in {Path(path).name for path in artifacts(parent, "pictures")}
     history = mlflow.MlflowClient().get_metric_history(parent.info.run_id, "anchor/row0/vertices")
     assert [metric.step for metric in history] == [0, 1]
     assert {"config.yaml", "ranks.json", "search.json", "figures"} <= artifacts(parent)
@@ -125,9 +130,12 @@ def test_mlflow_run_searches_and_records(project, mlflow_store, processes):
     assert {run.data.tags["mlflow.parentRunId"] for run in hyper + scratch} == {parent.info.run_id}
     for run in hyper:
         assert {"loss/weights", "accuracy/validation", "alpha/row1/column6"} <= set(run.data.metrics)
-        assert artifacts(run) == {"effects.json", "figures", "hyper_architecture.json"}
+        assert artifacts(run) == {"effects.json", "figures", "pictures", "hyper_architecture.json"}
         assert ("fade.warning" in run.data.tags) == (run.data.metrics["one_shot_accuracy"] < 0.19)
     assert {run.data.params["seed"] for run in scratch} == {"0", "1"}
+    assert {run.info.run_name for run in hyper} == {"gen0 hyper", "gen1 hyper"}
+    assert {run.info.run_name for run in scratch} == {"gen1 scratch seed0", "gen1 scratch seed1"}
+    assert {run.data.params["generation"] for run in scratch} == {"1"}
 
     study = fade_study.load_study(
         study_name="first", storage=f"sqlite:///{project / 'fade.db'}", space=fade_study.DagSpace(3)

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import math
 from xml.etree import ElementTree
@@ -7,6 +8,8 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from matplotlib.figure import Figure
+from PIL import Image
 
 from fade_study import Architecture, Dag, HyperArchitecture, tracking
 from fade_study.analysis.style import new_figure
@@ -85,6 +88,62 @@ def test_a_hyper_architecture_is_a_child(study):
     assert run.data.metrics["alpha/row0/column1"] == 0.75
     saved = json.loads(mlflow.artifacts.load_text(f"runs:/{child.id}/hyper_architecture.json"))
     assert saved == {"rows": [["1:", "2:"], ["2:", "3:"]]}
+
+
+def test_trainings_begin_when_they_began(study):
+    """Although their runs are written when they are done."""
+    slow = dataclasses.replace(RESULT, seconds=18.0)
+    tracking.log_scratch("1:", "recipe", 0, slow, generation=3, note="**A training.**")
+    with tracking.start_hyper(3, HyperArchitecture(((Dag(1),),)), 0, seconds=7.0):
+        pass
+    (scratch,) = mlflow.search_runs(filter_string="tags.`fade.kind` = 'scratch'", output_format="list")
+    (hyper,) = mlflow.search_runs(filter_string="tags.`fade.kind` = 'hyper'", output_format="list")
+    assert (hyper.info.run_name, scratch.info.run_name) == ("gen3 hyper", "gen3 scratch seed0")
+    assert scratch.info.end_time - scratch.info.start_time == pytest.approx(18_000, abs=5_000)
+    assert hyper.info.end_time - hyper.info.start_time == pytest.approx(7_000, abs=5_000)
+    assert scratch.data.params["generation"] == "3"
+    assert scratch.data.tags["mlflow.note.content"] == "**A training.**"
+
+
+def test_a_description_knows_its_run_and_shows_small_pictures(study):
+    figure = Figure(figsize=(9, 2), dpi=200)
+    study.figure(figure, "figures/shown.png")
+    study.figure(figure, "figures/hidden.png")
+    study.note(f"![](get-artifact?path=pictures/shown.png&run_uuid={tracking.schema.THIS_RUN})")
+    study.rename("another name")
+    run = get(study.id)
+    assert run.data.tags["mlflow.note.content"] == f"![](get-artifact?path=pictures/shown.png&run_uuid={study.id})"
+    assert run.info.run_name == "another name"
+    client = mlflow.MlflowClient()
+    assert [file.path for file in client.list_artifacts(study.id, "pictures")] == ["pictures/shown.png"]
+    picture = Image.open(mlflow.artifacts.download_artifacts(f"runs:/{study.id}/pictures/shown.png"))
+    assert picture.size == (640, 142)
+
+
+@pytest.mark.parametrize("name", [None, "mine"])
+def test_runs_lie_in_our_experiment_unless_the_user_names_another(mlflow_store, digits, monkeypatch, name):
+    client = mlflow.MlflowClient()
+    client.rename_experiment("0", "Default")  # as it is in a new store
+    if name is not None:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+    for _ in range(2):  # the second time, it is there
+        with tracking.start_study("search", CONFIG, "cpu", digits) as run:
+            pass
+    experiment = client.get_experiment(run.experiment)
+    assert experiment.name == (name or "fade_study")
+    assert ("mlflow.note.content" in experiment.tags) == (name is None)
+    if name is None:
+        assert f"#/experiments/{run.experiment}/runs?" in experiment.tags["mlflow.note.content"]
+        view = json.loads(experiment.tags["mlflow.sharedViewState.search"])
+        assert "metrics.`best/test_accuracy`" in view["selectedColumns"]
+
+
+def test_a_run_that_mlflow_run_has_made_gets_our_name(mlflow_store, digits, monkeypatch):
+    made = mlflow.MlflowClient().create_run("0", run_name="capricious-crow-1")
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    with tracking.start_study("search", CONFIG, "cpu", digits, name="mine") as run:
+        assert run.id == made.info.run_id
+    assert get(made.info.run_id).info.run_name == "mine"
 
 
 def test_scratch_results_are_found_again(study):
