@@ -41,6 +41,7 @@ __all__ = [
     "search",
     "searches",
     "table",
+    "training",
     "unfinished",
     "validation",
 ]
@@ -120,8 +121,8 @@ def search(
         _list(
             "Use the winner",
             [
-                f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`',
-                f"Train it again: `mlflow run . -e train -P run_id={THIS_RUN}`",
+                *([f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`'] if len(finals) else []),
+                f"Train it for longer, and keep it as a model: `mlflow run . -e train -P run_id={THIS_RUN}`",
                 f"Evaluate more generations: `mlflow run . -e evaluate -P run_id={THIS_RUN}`",
             ],
         ),
@@ -305,6 +306,22 @@ def scratch(architecture: str, seed: int, result: ScratchResult, chance: float) 
     )
 
 
+def training(architecture: str, accuracies: Sequence[float], epochs: int, run_id: str) -> str:
+    """Description of the training of an architecture with several seeds, whose best network is kept.
+
+    Args:
+        architecture: Its key.
+        accuracies: Test accuracies, one per seed.
+        epochs: Number of epochs.
+        run_id: Id of the run of the search.
+    """
+    return _note(
+        f"Test accuracy {_mean(accuracies)} after {epochs} epochs.",
+        f"Architecture: {_cells(architecture)}, with the images and settings of run `{run_id}`",
+        f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`, the network with the best validation accuracy',
+    )
+
+
 def benchmark(title: str, measured: str, figures: Collection[str]) -> str:
     """Description of measurements of costs, with a table in Markdown."""
     return _note(f"{title}.", _pictures(figures), measured)
@@ -341,18 +358,15 @@ def _code(text: str) -> str:
 
 def _next(config: SearchConfig, name: str, run: Run) -> str:
     """How to continue, load and compare a search."""
-    space, settings = config.space, {"study_name": name, "storage": place(config.storage)}
-    cells = f"fade_study.DagSpace({space.max_vertices}, min_vertices={space.min_vertices}, features={space.features})"
     charts = (
         f"#/experiments/{run.experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&searchFilter=tags.%60fade.kind%60%20%3D%20%27search%27"
     )
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     return _list(
         "Next",
         [
             f"Continue with more generations: `{again(name)}` with `generations={2 * config.generations}`",
-            f"Load the study: `fade_study.load_study({arguments}, space={cells})`",
+            f"Load the study: `fade_study.load_study(study_name={name!r}, storage={place(config.storage)!r})`",
             f"Compare with other searches: [charts of all]({charts}), or select runs in the table and press *Compare*.",
         ],
     )

@@ -210,8 +210,7 @@ class SearchConfig(_StudyConfig):
 
     Args:
         generations: Number of generations in total; an existing study is continued up to this number.
-        seed: Seed for anchors, ties between cells, and trainings of hyper-architectures. Trainings from scratch have
-            the seeds 0, 1, ... in all searches, so that none has to be repeated.
+        seed: Seed for all but trainings from scratch, which have the seeds 0, 1, ... so that none has to be repeated.
         seeds: Number of searches, each a study of its own, with the seeds ``seed``, ``seed + 1``, ...
         study: Name of the study. A study that exists in the storage is continued; null creates a new one. Several
             searches append their seeds to the name.
@@ -224,8 +223,7 @@ class SearchConfig(_StudyConfig):
         carry_over: Whether the training of each hyper-architecture starts with the previous one's weights for cells
             (or edges, with ``bilevel.share_weights``) that are the same. They are kept in ``checkpoint_dir``.
         checkpoint_dir: Folder of checkpoints, from which an interrupted search is resumed.
-        max_failures: Number of trainings of one hyper-architecture, each with another seed, that may diverge before
-            the search gives up.
+        max_failures: Number of trainings of one hyper-architecture that may diverge before the search gives up.
         patience: Number of generations without a change of any anchor's cell after which the search stops; null never
             stops early.
         evaluate: Architecture of a generation that is trained from scratch: the ``best_ranked`` one of its
@@ -233,9 +231,9 @@ class SearchConfig(_StudyConfig):
         evaluate_every: Number of generations from one evaluation from scratch to the next; the last generation is
             always evaluated. 0 evaluates none, which ``mlflow run . -e evaluate`` can do later.
         evaluation_seeds: Number of trainings from scratch, with different seeds, in an evaluation.
-        final_seeds: Number of trainings from scratch, with seeds that chose nothing, of the search's best architecture
-            and of the first generation's anchor architecture, which tell how much the search gained. The first of the
-            best architecture's networks is kept as the MLflow model ``best``. 0 skips all this.
+        final_seeds: Number of trainings from scratch, with seeds that chose nothing, of the best architecture and of the
+            first generation's anchor architecture, to tell the gain. The best one's first network is kept as the MLflow
+            model ``best``. 0 skips all this.
         register: Name under which this model is also registered; null registers nothing.
     """
 
@@ -388,7 +386,7 @@ class EvaluateConfig:
         run_id: Id of the MLflow run of a search, or of a command with several searches.
         every: Number of generations from one evaluation to the next; the last generation is always evaluated.
         seeds: Number of trainings in an evaluation; those already recorded are not repeated.
-        executor: Executor of the trainings: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
+        executor: Executor of the trainings, as in a search.
     """
 
     run_id: Annotated[str, Field(min_length=1)]
@@ -402,13 +400,12 @@ class TrainConfig:
     """A training of the best architecture of a finished search, which is kept as a model.
 
     Args:
-        run_id: Id of the MLflow run of a search, with whose images and settings the architecture is trained.
+        run_id: Id of the MLflow run of a search, whose images and settings are taken.
         architecture: Key of another architecture to train; null trains the search's best one.
         epochs: Number of epochs; null takes that of the search's trainings from scratch.
-        seeds: Number of trainings, with seeds by which nothing was chosen. The network with the best validation
-            accuracy is kept.
+        seeds: Number of trainings. The network with the best validation accuracy is kept.
         register: Name under which the model is also registered; null registers nothing.
-        executor: Executor of the trainings: ``inline``, ``processes:N``, or ``tcp://HOST:PORT`` of a Dask scheduler.
+        executor: Executor of the trainings, as in a search.
         checkpoint_dir: Folder of checkpoints, from which an interrupted training is resumed.
     """
 

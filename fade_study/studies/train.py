@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fade_study import tracking
 from fade_study.execution import open_executor
+from fade_study.studies import notes
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text
 from fade_study.studies.finished import architecture_of, read_finished, winner
 from fade_study.studies.models import keep_model
@@ -40,7 +41,9 @@ def train(config: TrainConfig) -> None:
     device = str(open_accelerator().device)
     with (
         open_executor(config.executor) as executor,
-        tracking.start_study("training", config, device, data, tags={"fade.trained": config.run_id}) as run,
+        tracking.start_study(
+            "training", config, device, data, tags={"fade.trained": config.run_id}, name=f"train {config.run_id[:8]}"
+        ) as run,
     ):
         keep = {(architecture.key, seed) for _, seed in wanted}
         folder = Path(config.checkpoint_dir)
@@ -52,6 +55,7 @@ def train(config: TrainConfig) -> None:
         run.tag(tracking.schema.BEST, architecture.key)
         tests = [one.test for one in found.values()]
         print(f"{architecture}\n  {scratch.epochs} epochs: test accuracy {accuracy_text(tests)}, n = {len(tests)}")
+        run.note(notes.training(architecture.key, tests, scratch.epochs, config.run_id))
         best = max(found, key=lambda name: found[name].validation)
         keep_model(run, architecture, trainings.states[best], data, search.network, config.register)
         print(tracking.look_at(run.experiment, run.id))

@@ -5,6 +5,7 @@ Each study command makes a parent run; each training of a hyper-architecture or 
 """
 
 from fade_study.tracking import schema
+from fade_study.tracking.children import log_failed_scratch, log_scratch, start_hyper, start_outcome
 from fade_study.tracking.delivery import OUTBOX, deliver
 from fade_study.tracking.git import commit
 from fade_study.tracking.reading import (
@@ -20,10 +21,6 @@ from fade_study.tracking.runs import (
     DELIVERY_SECONDS,
     Run,
     adopt,
-    log_failed_scratch,
-    log_scratch,
-    start_hyper,
-    start_outcome,
     start_study,
 )
 from fade_study.tracking.server import check_server, look_at, redirected

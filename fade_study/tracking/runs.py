@@ -20,8 +20,6 @@ import mlflow
 import yaml
 
 from fade_study import __version__
-from fade_study.architecture import HyperArchitecture
-from fade_study.benchmarks import Scratch
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
 from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
@@ -34,8 +32,6 @@ from fade_study.tracking.schema import (
     COMMIT,
     CONFIG,
     CONTINUED_BY,
-    ERROR,
-    HYPER,
     INHERITED,
     KIND,
     NAME,
@@ -44,13 +40,12 @@ from fade_study.tracking.schema import (
     PARENT,
     RUN_NAME,
     SCHEMA,
-    SEARCHER,
     STUDY,
     VERSION,
     Kind,
 )
 from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, request_settings
-from fade_study.training import Data, ScratchResult
+from fade_study.training import Data
 from fade_study.urls import masked, masked_url, place
 
 if TYPE_CHECKING:
@@ -59,11 +54,9 @@ if TYPE_CHECKING:
 __all__ = [
     "DELIVERY_SECONDS",
     "Run",
+    "active_runs",
     "adopt",
-    "log_failed_scratch",
-    "log_scratch",
-    "start_hyper",
-    "start_outcome",
+    "open_run",
     "start_study",
 ]
 
@@ -205,12 +198,12 @@ class Run:
         open_outbox().put(self.name, kind, content, data)
 
 
-_active: list[Run] = []
+active_runs: list[Run] = []
 """Runs that this process has begun and not ended, the innermost last."""
 
 
 @contextmanager
-def _run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[Run]:
+def open_run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[Run]:
     """A child of the active run, if any; it ends FINISHED, FAILED after an error, or KILLED after an interrupt.
 
     Args:
@@ -219,9 +212,9 @@ def _run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[R
         seconds: Seconds ago that a child began, whose training is done before its run is written.
     """
     tags = {VERSION: SCHEMA, **tags}
-    outermost = not _active
-    run = _first(name, tags) if outermost else _child(name, tags, _active[-1], seconds)
-    _active.append(run)
+    outermost = not active_runs
+    run = _first(name, tags) if outermost else _child(name, tags, active_runs[-1], seconds)
+    active_runs.append(run)
     status = "KILLED"
     try:
         yield run
@@ -230,7 +223,7 @@ def _run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[R
         status = "FAILED"
         raise
     finally:
-        _active.remove(run)
+        active_runs.remove(run)
         try:
             run.flush()
             end_run(run.name, status)
@@ -322,7 +315,7 @@ def start_study(
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
     own = {BUILDERS: json.dumps(builders)} if builders else {}
-    with _run(name or kind, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
+    with open_run(name or kind, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
@@ -354,102 +347,3 @@ def adopt(run: Run, study: str, generations: int) -> None:
             if not later and training not in adopted:
                 Run(earlier.info.run_id).tag(PARENT, run.name)
                 adopted.add(training)
-
-
-@contextmanager
-def start_hyper(
-    generation: int, hyper_architecture: HyperArchitecture, seed: int, seconds: float = 0.0
-) -> Iterator[Run]:
-    """The child run of the training of a hyper-architecture.
-
-    Args:
-        generation: Its generation; in a validation, which has none, its number.
-        hyper_architecture: d rows of w cells.
-        seed: Seed of the training.
-        seconds: Seconds ago that the training began, if it is done.
-    """
-    name = f"hyper{generation}" if _active[-1].kind == "validation" else f"gen{generation} hyper"
-    with _run(name, {KIND: "hyper"}, seconds) as run:
-        keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
-        cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
-        run.params({"generation": generation, "seed": seed, **cells})
-        run.json({"rows": keys}, HYPER)
-        yield run
-
-
-@contextmanager
-def start_outcome(searcher: str, seed: int, recipe: str, seconds: float) -> Iterator[Run]:
-    """The child run of a finished search within a comparison.
-
-    Args:
-        searcher: Name of the searcher.
-        seed: Seed of the search.
-        recipe: Hash of everything that determines the search except its seed.
-        seconds: Seconds that the search took.
-    """
-    with _run(f"{searcher} seed{seed}", {KIND: "search", SEARCHER: searcher}, seconds) as run:
-        run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
-        yield run
-
-
-def log_scratch(
-    architecture: str,
-    recipe: str,
-    seed: int,
-    result: ScratchResult,
-    generation: int | None = None,
-    note: str | None = None,
-) -> Scratch:
-    """Write the child run of a finished training from scratch.
-
-    Args:
-        architecture: Key of the architecture.
-        recipe: Hash of everything that determines the result except architecture and seed.
-        seed: Seed of the training.
-        result: Result of the training.
-        generation: Generation that it was trained for, if any.
-        note: Description, in Markdown.
-
-    Returns:
-        What the run holds of the result.
-    """
-    tags = {} if note is None else {NOTE: note}
-    with _scratch_run(architecture, recipe, seed, generation, tags, result.seconds) as run:
-        run.series(list(enumerate(result.epochs)), now=False)
-        run.metrics(
-            {
-                "accuracy/test": result.test_accuracy,
-                "parameters": result.parameters,
-                "flops": result.flops,
-                "seconds": result.seconds,
-            },
-            step=len(result.epochs) - 1,
-        )
-        return Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
-
-
-def log_failed_scratch(
-    architecture: str, recipe: str, seed: int, error: Exception, generation: int | None = None
-) -> None:
-    """Write the child run of a training from scratch that failed, with the error in the tag ``fade.error``."""
-    tags = {ERROR: str(error), NOTE: f"**This training failed:** {error}"}
-    with contextlib.suppress(type(error)), _scratch_run(architecture, recipe, seed, generation, tags):
-        raise error
-
-
-@contextmanager
-def _scratch_run(
-    architecture: str,
-    recipe: str,
-    seed: int,
-    generation: int | None,
-    tags: Mapping[str, str],
-    seconds: float = 0.0,
-) -> Iterator[Run]:
-    params = {"architecture": architecture, "recipe": recipe, "seed": seed}
-    name = f"scratch seed{seed}"
-    if generation is not None:
-        params, name = params | {"generation": generation}, f"gen{generation} {name}"
-    with _run(name, {KIND: "scratch", **tags}, seconds) as run:
-        run.params(params, now=False)
-        yield run
