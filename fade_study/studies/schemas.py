@@ -231,9 +231,9 @@ class SearchConfig(_StudyConfig):
         evaluate_every: Number of generations from one evaluation from scratch to the next; the last generation is
             always evaluated. 0 evaluates none, which ``mlflow run . -e evaluate`` can do later.
         evaluation_seeds: Number of trainings from scratch, with different seeds, in an evaluation.
-        final_seeds: Number of trainings from scratch, with seeds that chose nothing, of the best architecture and of the
-            first generation's anchor architecture, to tell the gain. The best one's first network is kept as the MLflow
-            model ``best``. 0 skips all this.
+        final_seeds: Number of trainings, with seeds that chose nothing, of the best architecture and of the first
+            generation's anchor architecture, to tell the gain. The best one's first network is kept as the MLflow model
+            ``best``. 0 skips all this.
         register: Name under which this model is also registered; null registers nothing.
     """
 

@@ -13,9 +13,6 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.entities import LoggedModelOutput
-from mlflow.models import ModelSignature
-from mlflow.pytorch import save_model
-from mlflow.types import Schema, TensorSpec
 
 __all__ = ["deliver_model", "pack_model"]
 
@@ -30,6 +27,11 @@ def pack_model(classifier: Any, image_shape: tuple[int, int, int], labels: Seque
         image_shape: Shape ``(C, H, W)`` of an image.
         labels: Labels of the classes, which become the model's metadata ``labels``.
     """
+    # Imported here, since they load so many objects that collecting garbage after each training would take far longer.
+    from mlflow.models import ModelSignature
+    from mlflow.pytorch import save_model
+    from mlflow.types import Schema, TensorSpec
+
     signature = ModelSignature(
         inputs=Schema([TensorSpec(FLOAT, (-1, *image_shape))]), outputs=Schema([TensorSpec(FLOAT, (-1, len(labels)))])
     )

@@ -71,7 +71,7 @@ def test_a_figure_is_written_as_png_and_svg_under_the_name_of_its_run(study):
     study.figure(new_figure(4, 2, "alphas"), "figures/b.png", svg=False)
     files = [file.path for file in mlflow.MlflowClient().list_artifacts(study.id, "figures")]
     assert files == ["figures/a.png", "figures/a.svg", "figures/b.png"]
-    assert figure.get_suptitle() == "search on digits: alphas"
+    assert figure.get_suptitle() == "search: alphas"
     ElementTree.fromstring(mlflow.artifacts.load_text(f"runs:/{study.id}/figures/a.svg"))
 
 
