@@ -26,6 +26,7 @@ def small(tmp_path, monkeypatch):
     return plan
 
 
+@pytest.mark.slow
 def test_a_table_that_was_stopped_goes_on(small, tmp_path):
     tabulate.tabulate(["small"], 1)
     table = load_table(str(tmp_path / "small.json"))

@@ -60,6 +60,7 @@ def test_trainings_are_paid_for_once(study, digits):
     assert results[ARCHITECTURES[1].key, 2][:2] == (here.test_accuracy, here.validation_accuracy)
 
 
+@pytest.mark.slow
 def test_a_training_whose_workers_are_killed_is_recorded_as_failed(study, digits, monkeypatch):
     with open_executor("processes:1") as executor:
         good = submit([(ARCHITECTURES[0], 0)], digits, executor).collect()
@@ -85,6 +86,7 @@ def test_an_error_says_which_training_it_was(study, digits, monkeypatch, name):
 
 
 @pytest.mark.filterwarnings("ignore:the supernet has hardly trained")
+@pytest.mark.slow
 def test_repetitions_in_workers_equal_those_here(study, digits):
     seeds = trainings.repetition_seeds(3, 2)
     assert seeds[0] == 3
