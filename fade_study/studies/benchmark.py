@@ -378,7 +378,7 @@ def measure_outside(preset: str) -> dict[str, Array]:
     with tempfile.TemporaryDirectory() as folder:
         uri = f"sqlite:///{folder}/mlflow.db"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment |= {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(Path(__file__).parents[1])}
+        environment |= {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(Path(__file__).parents[2])}
 
         def python(*words: str) -> None:
             subprocess.run([sys.executable, *words], cwd=folder, env=environment, check=True, capture_output=True)

@@ -21,7 +21,6 @@ import torch
 import fade_study
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
-from fade_study.config import DataConfig, NetworkConfig
 from fade_study.nn import Supernet
 from fade_study.studies import answer, trainings
 from fade_study.studies.command import CONFIGS
@@ -206,9 +205,8 @@ def test_a_search_with_separable_convolutions_is_another_study(project, mlflow_s
         found.append((process.returncode, output))
     assert found[0][0] == 0, found[0][1]
     (scratch,) = {run.data.params["recipe"] for run in runs("scratch")}
-    data, network = load_data(DataConfig(limit=300)), NetworkConfig(final_channels=4, operation="separable")
-    smoke = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "smoke"])
-    assert scratch == recipe(data, smoke.scratch, network)
+    smoke = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "smoke", "--network.operation", "separable"])
+    assert scratch == recipe(load_data(smoke.data), smoke.scratch, smoke.network)
     assert found[1][0] != 0
     assert "network.operation is 'separable' in the study and 'convolution' here" in found[1][1]
 

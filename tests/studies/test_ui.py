@@ -65,7 +65,9 @@ def test_the_page_of_a_search_names_the_winner_and_shows_its_trajectory(told, tm
     assert f"Winner: test accuracy {accuracy} (sd of 2 seeds), chance 0.10" in page
     assert "mlflow run . -e train" in page
     pictures = re.findall(r'<img src="(get-artifact[^"]+)"', page)
-    assert {"best_architecture", "trajectory", "accuracy"} <= {re.search(r"pictures/(\w+)\.png", one)[1] for one in pictures}
+    assert {"best_architecture", "trajectory", "accuracy"} <= {
+        re.search(r"pictures/(\w+)\.png", one)[1] for one in pictures
+    }
     assert {fetched(server, one) for one in pictures} == {b"\x89PNG\r\n\x1a\n"}
     charts = browse(server, printed["search"], tmp_path, "/model-metrics")
     assert "anchor/row0" in charts
