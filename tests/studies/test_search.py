@@ -280,7 +280,8 @@ def children(pid):
     return {int(child) for task in folder.iterdir() for child in (task / "children").read_text().split()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_runs_as_killed_and_workers_with_them(project, mlflow_store, number):
     arguments = ["--generations", "50", "--executor", "processes:2", "--evaluate_every", "1", "--scratch.epochs", "500"]
     process = search(project, *arguments, start_new_session=True)
