@@ -123,13 +123,10 @@ def draw_architectures(record: SearchRecord, run: tracking.Run) -> None:
     count = len(record.evaluated)
     spaced: list[int] = np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()
     shown = sorted({*spaced} if winner is None else {*spaced, winner})
-    architectures = {generation: architecture_of(record.evaluated[generation]) for generation in shown}
+    architectures = {generation: drawable(record.evaluated[generation]) for generation in shown}
     tests = {g: [scratch.test for scratch in found] for g, found in record.evaluations.items()}
-    anchors = ["|".join(row[0] for row in generation) for generation in record.cells]
-    which = "anchors' architectures" if list(record.evaluated) == anchors else "best-ranked architectures"
-    run.figure(
-        cells.draw_generations(architectures, tests, winner, f"{which} by generation"), "figures/generations.png"
-    )
+    figure = cells.draw_generations(architectures, tests, winner, "evaluated architectures by generation")
+    run.figure(figure, "figures/generations.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +136,7 @@ class Named:
     key: str
 
 
-def architecture_of(key: str) -> Architecture:
+def drawable(key: str) -> Architecture:
     """The architecture with this key, for drawings."""
     found = []
     for one in key.split("|"):
