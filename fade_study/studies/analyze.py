@@ -118,9 +118,7 @@ def movement_lines(records: Sequence[SearchRecord]) -> str:
 
 def draw_architectures(record: SearchRecord, run: tracking.Run) -> None:
     """Log a figure of the architectures that the search evaluates, by generation, with the best one framed."""
-    means = {g: np.mean([scratch.validation for scratch in found]) for g, found in record.evaluations.items()}
-    winner = max(means, key=lambda generation: means[generation]) if means else None
-    count = len(record.evaluated)
+    count, winner = len(record.evaluated), record.best
     spaced: list[int] = np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()
     shown = sorted({*spaced} if winner is None else {*spaced, winner})
     architectures = {generation: drawable(record.evaluated[generation]) for generation in shown}

@@ -82,8 +82,7 @@ def evaluations_text(record: SearchRecord) -> str:
     tests = {t: accuracy_text([one.test for one in found]) for t, found in record.evaluations.items()}
     lines = ["generation  test accuracy ± sd  seeds  architecture"]
     lines += [f"{t:10}  {text:18}  {len(record.evaluations[t]):5}  {record.evaluated[t]}" for t, text in tests.items()]
-    if tests:
-        best = max(tests, key=lambda t: accuracy_metrics(record.evaluations[t])["accuracy/validation"])
+    if (best := record.best) is not None:
         lines += [f"Best, chosen by validation accuracy: {record.evaluated[best]} (generation {best})"]
         lines += [f"  test accuracy {tests[best]}, n = {len(record.evaluations[best])}"]
     return "\n".join(lines)

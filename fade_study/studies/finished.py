@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from fade_study import Architecture, Dag, tracking
 from fade_study.builders import builders_of
 from fade_study.exceptions import InvalidInputError
@@ -50,13 +48,12 @@ def winner(record: SearchRecord) -> Architecture:
     Raises:
         InvalidInputError: (a ``ValueError``) if none was trained from scratch.
     """
-    if not record.evaluations:
+    if record.best is None:
         raise InvalidInputError(
             "expected a search with architectures trained from scratch, got one without; mlflow run . -e evaluate "
             "trains them"
         )
-    means = {t: float(np.mean([one.validation for one in found])) for t, found in record.evaluations.items()}
-    return architecture_of(record.evaluated[max(means, key=lambda t: means[t])])
+    return architecture_of(record.evaluated[record.best])
 
 
 def architecture_of(key: str) -> Architecture:

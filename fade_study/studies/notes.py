@@ -18,6 +18,7 @@ from fade_study.statistics.resampling import p_text
 from fade_study.studies.command import again
 from fade_study.tracking.pictures import small_path
 from fade_study.tracking.schema import RECORD, THIS_RUN
+from fade_study.training.bilevel import untrained
 from fade_study.urls import place
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def search(
     name, last = study.optuna_study.study_name, study.generation(study.n_generations - 1)
     depth, width = last.alpha.shape
     what = f"study `{name}`: {study.n_generations} generations of {depth} × {width} cells on {data.name}"
-    evaluations = study.evaluations()
-    if not evaluations:
+    evaluation = study.best_evaluation
+    if evaluation is None:
         train = f"`mlflow run . -e evaluate -P run_id={THIS_RUN}` trains its architectures from scratch."
         return _note(
             f"No architecture was trained from scratch; {what}.",
@@ -85,7 +86,7 @@ def search(
             train,
             _next(config, name, run),
         )
-    number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
+    number, best, validation, _ = evaluation
     chosen, begun = ([s.test for s in record.evaluations.get(t, ())] for t in (number, 0))
     answer, first = finals if len(finals) else (chosen, begun)
     headline = (
@@ -107,7 +108,7 @@ def search(
         )
     one_shot = last.details["one_shot_accuracy"]
     rows += [("chance", f"{data.chance:.3f}"), ("one-shot accuracy of the last supernet", f"{one_shot:.3f}")]
-    if one_shot < data.chance + 0.1 * (1 - data.chance):
+    if untrained(one_shot, data.chance) is not None:
         caveats.append("The last supernet has hardly trained, so that its alphas and ranks mean nothing.")
     if len(answer) < 2:
         caveats.append("One training of the winner says nothing of its spread.")
@@ -387,5 +388,4 @@ def _mean(values: Sequence[Any] | NDArray[np.float64], of: str = "seeds") -> str
 
 def _best(record: SearchRecord) -> Sequence[Scratch]:
     """Trainings of the architecture with the best validation accuracy."""
-    found = list(record.evaluations.values())
-    return max(found, key=lambda one: np.mean([scratch.validation for scratch in one])) if found else ()
+    return () if record.best is None else record.evaluations[record.best]

@@ -24,7 +24,6 @@ from fade_study.studies.answer import (
 from fade_study.studies.evaluations import accuracy_text, evaluated
 from fade_study.studies.models import keep_model
 from fade_study.studies.schemas import SearchConfig
-from fade_study.study import Evaluation
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.urls import place
@@ -107,20 +106,21 @@ class SearchLog:
         anchors = cells.draw_architecture(study.architecture, f"the anchors' cells in generation {number}")
         run.figure(anchors, "figures/anchor_cells.png")
         report = analyze({run.id: record}, run)
-        self._best(study.evaluations(), record)
+        self._best(record)
         print(report)
         print(f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}")
         return record
 
-    def _best(self, evaluations: list[Evaluation], record: SearchRecord) -> None:
+    def _best(self, record: SearchRecord) -> None:
         """The best architecture: chosen by validation accuracy, reported by test accuracy."""
-        if not evaluations:
+        evaluation = self.study.best_evaluation
+        if evaluation is None:
             print(f"\nNo architecture was trained from scratch: mlflow run . -e evaluate -P run_id={self.run.id}")
             return
-        number, best, validation, _ = max(evaluations, key=lambda evaluation: evaluation.value)
+        number, best, validation, _ = evaluation
         self.run.metrics({"best/validation_accuracy": validation})
         self.run.tag(tracking.schema.BEST, best.key)
-        count = len({evaluation.architecture.key for evaluation in evaluations})
+        count = len({one.architecture.key for one in self.study.evaluations()})
         print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
         print(f"  {best} (generation {number})")
         test = [scratch.test for scratch in record.evaluations.get(number, ())]
@@ -140,7 +140,7 @@ class SearchLog:
         if not config.final_seeds:
             print(f"To train it for longer and keep it as a model: mlflow run . -e train -P run_id={self.run.id}")
             return
-        best = max(evaluations, key=lambda evaluation: evaluation.value).architecture
+        best = study.best_architecture
         self.finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
         answer, first = self.finals
         metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}

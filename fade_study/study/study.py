@@ -62,8 +62,7 @@ class FadeStudy:
 
     def _repr_html_(self) -> str:
         """Where the search stands, as a table for Jupyter."""
-        told, evaluations = self.n_generations, self.evaluations()
-        best = max(evaluations, key=lambda evaluation: evaluation.value, default=None)
+        told, best = self.n_generations, self.best_evaluation
         facts = {"generations told": str(told)}
         if best is not None:
             facts[f"best architecture, {best.value:.4g} in generation {best.generation}"] = (
@@ -373,13 +372,18 @@ class FadeStudy:
         Raises:
             ValueError: where no generation has a value, as Optuna's ``best_trial`` does.
         """
-        evaluations = self.evaluations()
-        if not evaluations:
+        best = self.best_evaluation
+        if best is None:
             raise InvalidInputError(
                 f"expected a generation with a from-scratch accuracy, got none in {self.n_generations} generations; "
                 "tell a value, or add_evaluation(generation, value)"
             )
-        return max(evaluations, key=lambda evaluation: evaluation.value).architecture
+        return best.architecture
+
+    @property
+    def best_evaluation(self) -> Evaluation | None:
+        """Evaluation with the best accuracy from scratch; None before the first one."""
+        return max(self.evaluations(), key=lambda evaluation: evaluation.value, default=None)
 
     def generation(self, number: int) -> Generation:
         """Everything about a generation that was told.

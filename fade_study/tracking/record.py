@@ -68,6 +68,12 @@ class SearchRecord:
         means = [float(np.mean([scratch.test for scratch in found])) for found in self.evaluations.values()]
         return list(self.evaluations), means
 
+    @property
+    def best(self) -> int | None:
+        """Generation whose architecture has the best mean validation accuracy; None if none was evaluated."""
+        means = {t: np.mean([scratch.validation for scratch in found]) for t, found in self.evaluations.items()}
+        return max(means, key=lambda t: means[t], default=None)
+
     def to_json(self) -> str:
         """The record as JSON."""
         content: dict[str, Any] = {

@@ -44,7 +44,7 @@ from fade_study.training.session import (
     session,
 )
 
-__all__ = ["HyperResult", "check_schedule", "combined_alpha", "effects_of", "train_hyper_architecture"]
+__all__ = ["HyperResult", "check_schedule", "combined_alpha", "effects_of", "train_hyper_architecture", "untrained"]
 
 BILEVEL_VERSION = 2
 """Version of the training, to be raised when a code change alters its results: older checkpoints are then ignored."""
@@ -153,7 +153,7 @@ def train_hyper_architecture(
         history = np.stack([alpha.numpy() for alpha, _ in progress.history])
         path_seconds = progress.seconds - seconds
     collapsed = _collapsed(history) if config.estimator == "straight-through" else None
-    found = [_untrained(one_shot, data.chance), collapsed]
+    found = [untrained(one_shot, data.chance), collapsed]
     warning = "; ".join(text for text in found if text is not None) or None
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
@@ -429,7 +429,7 @@ def _collapsed(history: NDArray[np.float64]) -> str | None:
     )
 
 
-def _untrained(one_shot: float, chance: float) -> str | None:
+def untrained(one_shot: float, chance: float) -> str | None:
     """Warning for a one-shot accuracy less than a tenth of the way from chance to 1; None if it is higher."""
     bound = chance + 0.1 * (1 - chance)
     if one_shot >= bound:
