@@ -30,7 +30,7 @@ from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.ranking import marginals
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths, gumbel_noise
-from fade_study.training.checkpoint import Progress, Stateful
+from fade_study.training.checkpoint import CHECK_EVERY, Progress, Stateful
 from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.session import (
     accuracy,
@@ -228,6 +228,8 @@ class _Trainer:
         )
         self.schedule = schedule(self.optimizer, config.schedule, self.weight_batches.steps * config.epochs)
         self.parameters = list(self.supernet.parameters())  # once, since listing them takes a tenth of a small step
+        self.unchecked: dict[int, tuple[Sequence[Minibatch], Sequence[int]]] = {}
+        """Batch and path of the weight steps, by number, for which the host has not asked whether they were finite."""
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.marginal = Marginal((self.depth, self.width), accelerator.device)
         self.straight_through = None
@@ -268,28 +270,34 @@ class _Trainer:
             running["noise"] = gumbel_noise((2, steps, self.depth, self.width), self.generator)
             running["losses"] = torch.zeros(2)  # sums over weight steps and alpha steps
             running["alpha_steps"] = torch.zeros(())
+            running["diverged"] = torch.zeros(2)  # whether a step was not finite; number of steps since then
         copy_from_main([running["noise"], *self.logits], self.accelerator)
-        running["losses"] = running["losses"].to(self.accelerator.device)
+        for name in ("losses", "diverged"):
+            running[name] = running[name].to(self.accelerator.device)
+        # Adam's fused kernels change nothing where this is 1, so that a step which was not finite can be repeated.
+        self.optimizer.found_inf = running["diverged"][0]  # pyright: ignore[reportAttributeAccessIssue]
         noise = running["noise"]
         for step in progress.steps(steps):
-            try:
-                done = epoch * steps + step + 1
-                path = self.path(done - 1, noise[0, step])
-                loss = self.weight_step(self.weight_batches.next(), path)
-                running["losses"][0] += loss
-                if epoch < self.config.alpha_start:
-                    continue
-                self.marginal.observe(path, loss, epoch)
-                if self.straight_through is not None and done % self.config.alpha_every == 0:
-                    remaining = 1 - (done - 1) / (steps * self.config.epochs)
+            done = epoch * steps + step + 1
+            path = self.path(done - 1, noise[0, step])
+            batch = self.weight_batches.next()
+            loss = self.weight_step(batch, path, running["diverged"])
+            self.unchecked[step] = batch, path
+            running["losses"][0] += loss
+            alpha_step = self.straight_through is not None and done % self.config.alpha_every == 0
+            if alpha_step or step + 1 == steps or len(self.unchecked) == CHECK_EVERY:
+                self.check_finite(epoch, step, running["diverged"])
+            if epoch < self.config.alpha_start:
+                continue
+            self.marginal.observe(path, loss, epoch)
+            if self.straight_through is not None and alpha_step:
+                remaining = 1 - (done - 1) / (steps * self.config.epochs)
+                try:
                     alpha_loss = self.straight_through.step(self.alpha_batches.next(), noise[1, step], remaining)
-                    running["losses"][1] += alpha_loss
-                    running["alpha_steps"] += 1
-            except FloatingPointError as error:
-                raise DivergedError(
-                    f"expected finite losses and gradients, got NaN or infinity in {error}, epoch {epoch}, step "
-                    f"{step}; try a lower learning rate, or a normalization"
-                ) from None
+                except FloatingPointError as error:
+                    raise _diverged(str(error), epoch, step) from None
+                running["losses"][1] += alpha_loss
+                running["alpha_steps"] += 1
         weight_loss, loss_of_alphas = running["losses"].tolist()
         metrics = {"loss/weights": weight_loss / steps, "accuracy/validation": self.one_shot_accuracy(1)}
         if alpha_steps := int(running["alpha_steps"]):
@@ -303,20 +311,27 @@ class _Trainer:
         assert self.straight_through is not None
         return self.straight_through.draw(noise)
 
-    def weight_step(self, batch: Sequence[Minibatch], path: Sequence[int]) -> Tensor:
-        """Train the weights along one path, and return the loss ``()``."""
+    def weight_step(self, batch: Sequence[Minibatch], path: Sequence[int], diverged: Tensor) -> Tensor:
+        """Train the weights along one path, and return the loss ``()``; ``diverged`` counts steps as in ``epoch``."""
+        loss = self.backward(batch, path)
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        # This has to precede clipping, which makes infinite gradients finite.
+        diverged[0].logical_or_(~torch.stack([loss, nn.utils.get_total_norm(gradients)]).isfinite().all())
+        diverged[1] += diverged[0]
+        nn.utils.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
+        self.optimizer.step()
+        self.schedule.step()
+        return loss
+
+    def backward(self, batch: Sequence[Minibatch], path: Sequence[int]) -> Tensor:
+        """Compute the gradients of the weights along one path, and return the loss ``()``."""
 
         def loss_of(micro_batch: Minibatch) -> Tensor:
             with self.accelerator.autocast():
                 return micro_batch.loss(self.supernet(micro_batch.images, path))
 
         in_order = self.config.micro_batches is not None
-        loss = backward(batch, loss_of, self.parameters, self.accelerator, in_order=in_order)
-        self.check_finite(loss, batch, path)
-        nn.utils.clip_grad_value_(self.parameters, self.config.optimizer.gradient_clip)
-        self.optimizer.step()
-        self.schedule.step()
-        return loss
+        return backward(batch, loss_of, self.parameters, self.accelerator, in_order=in_order)
 
     def sweep(self) -> PathLosses:
         """Losses of fair paths, all on the same images of the alpha split; the paths are divided among processes."""
@@ -341,29 +356,34 @@ class _Trainer:
             )
         return PathLosses(columns, found, epochs)
 
-    def check_finite(self, loss: Tensor, batch: Sequence[Minibatch], path: Sequence[int]) -> None:
-        """Raise on all processes for a loss or gradient that is not finite, and name the row where that begins."""
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        # This has to precede clipping, which makes infinite gradients finite.
-        if torch.stack([loss, nn.utils.get_total_norm(gradients)]).isfinite().all():
+    def check_finite(self, epoch: int, step: int, diverged: Tensor) -> None:
+        """Raise on all processes if a loss or gradient up to this step was not finite, and name the first one.
+
+        The weights are still those before that step, so it is repeated to see in which row it begins.
+        """
+        unchecked, self.unchecked = self.unchecked, {}
+        lost = int(diverged[1])
+        if not lost:
             return
+        first = step + 1 - lost
+        if first not in unchecked:  # it came before an interruption
+            raise _diverged("a loss or gradient", epoch, first)
+        batch, path = unchecked[first]
         rows: list[int] = []
 
         def note(row: int) -> Callable[..., None]:
             return lambda _module, _inputs, output: None if output.isfinite().all() else rows.append(row)
 
         hooks = [self.supernet.cells(i)[j].register_forward_hook(note(i)) for i, j in enumerate(path)]
-        with torch.no_grad():
-            for micro_batch in batch:
-                self.supernet(micro_batch.images, path)
+        self.backward(batch, path)
         for hook in hooks:
             hook.remove()
         if rows := gather_object(sorted(rows)[:1]):
-            raise FloatingPointError(f"the output of row {min(rows)}")
+            raise _diverged(f"the output of row {min(rows)}", epoch, first)
         # In the backward pass the deepest row comes first.
         bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()
                for p in self.supernet.cells(i)[j].parameters())]  # fmt: skip
-        raise FloatingPointError(f"the gradient of row {bad[-1]}" if bad else "the gradient outside of all rows")
+        raise _diverged(f"the gradient of row {bad[-1]}" if bad else "the gradient outside of all rows", epoch, first)
 
     def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""
@@ -414,6 +434,13 @@ def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], pr
             f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got none with alpha_every "
             f"= {config.alpha_every} and alpha_start = {config.alpha_start}; lower them, or alphas never change"
         )
+
+
+def _diverged(found: str, epoch: int, step: int) -> DivergedError:
+    return DivergedError(
+        f"expected finite losses and gradients, got NaN or infinity in {found}, epoch {epoch}, step {step}; try a "
+        "lower learning rate, or a normalization"
+    )
 
 
 def _collapsed(history: NDArray[np.float64]) -> str | None:

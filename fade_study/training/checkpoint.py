@@ -20,10 +20,12 @@ from torch import Tensor, distributed
 from fade_study import interrupt
 from fade_study.exceptions import StorageError
 
-__all__ = ["Checkpoint", "Progress", "Stateful"]
+__all__ = ["CHECK_EVERY", "Checkpoint", "Progress", "Stateful"]
 
 DIGEST = hashlib.sha256
 """Hash of the content, which it precedes in the file."""
+CHECK_EVERY = 16
+"""Number of steps after which a training asks its device, or the other processes, and has to wait for the answer."""
 
 
 class Checkpoint:
@@ -150,8 +152,9 @@ class Progress:
         Raises:
             Interrupted: between two steps, after a signal to any of the processes; the state has been saved.
         """
+        alone = self._accelerator.num_processes == 1
         while self._step < count:
-            if number := self._signal():
+            if (alone or self._step % CHECK_EVERY == 0) and (number := self._signal()):
                 self._save()
                 raise interrupt.Interrupted(number)
             yield self._step

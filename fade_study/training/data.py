@@ -118,11 +118,12 @@ class Batches:
     def next(self) -> list[Minibatch]:
         """This process's micro-batches of the next batch."""
         if self._done == self.steps:
-            self._order, self._done = torch.randperm(len(self.split), generator=self.generator), 0
+            order = torch.randperm(len(self.split), generator=self.generator)
+            self._order, self._done = order.to(self.split.labels.device), 0
         start = self._done * self.batch_size
         self._done += 1
         batch = self._order[start : start + self.batch_size]
-        parts = [batch[part].to(self.split.labels.device) for part in self._parts]
+        parts = [batch[part] for part in self._parts]
         return [Minibatch(self.split.images[index], self.split.labels[index], len(batch)) for index in parts]
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,7 +132,7 @@ class Batches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a position."""
-        self._order, self._done = state["order"], state["done"]
+        self._order, self._done = state["order"].to(self.split.labels.device), state["done"]
 
 
 @dataclass(frozen=True, slots=True)

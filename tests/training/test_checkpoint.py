@@ -9,7 +9,7 @@ import torch
 from fade_study import Dag, HyperArchitecture, interrupt
 from fade_study.config import BilevelConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.exceptions import DivergedError, StorageError
-from fade_study.training import train_from_scratch, train_hyper_architecture
+from fade_study.training import bilevel, train_from_scratch, train_hyper_architecture
 from fade_study.training.checkpoint import Checkpoint
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(3, ((0, 1), (1, 2)))
@@ -197,19 +197,40 @@ def test_a_divergence_is_told_with_its_row(digits, row, monkeypatch):
         hyper(digits)
 
 
-def test_an_infinite_gradient_is_told_though_clipping_would_hide_it(digits, monkeypatch):
+@pytest.fixture
+def infinite_from(monkeypatch):
+    """Makes gradients of row 1 infinite from a backward pass on; the test undoes it by setting it to 10,000."""
     from fade_study.nn import Supernet
 
-    before = Supernet.__init__
+    before, passes = Supernet.__init__, {"first": 0, "done": -1}
 
     def broken(self, *arguments, **options):
         before(self, *arguments, **options)
+        self.macro.classifier.weight.register_hook(lambda _: passes.update(done=passes["done"] + 1))
         for weights in self.rows[1].parameters():
-            weights.register_hook(lambda gradient: gradient / 0)
+            weights.register_hook(lambda gradient: gradient / 0 if passes["done"] >= passes["first"] else gradient)
 
     monkeypatch.setattr(Supernet, "__init__", broken)
-    with pytest.raises(DivergedError, match=r"in the gradient of row 1, epoch 0, step 0"):
-        hyper(digits)
+    return passes
+
+
+@pytest.mark.parametrize("step", [0, 3, 4, 13])
+def test_an_infinite_gradient_is_told_though_clipping_would_hide_it(digits, infinite_from, step, monkeypatch):
+    monkeypatch.setattr(bilevel, "CHECK_EVERY", 4)
+    infinite_from["first"] = step
+    epoch, within = divmod(step, digits.weight.steps(32))
+    with pytest.raises(DivergedError, match=rf"in the gradient of row 1, epoch {epoch}, step {within}; try"):
+        hyper(digits, "marginal")
+
+
+def test_a_step_that_diverged_is_told_after_an_interruption(digits, infinite_from, tmp_path, monkeypatch):
+    infinite_from["first"] = 3
+    Signal(monkeypatch, 6)
+    with pytest.raises(interrupt.Interrupted):
+        hyper(digits, "marginal", checkpoint=tmp_path / "state.pt")
+    infinite_from["first"] = 10_000
+    with pytest.raises(DivergedError, match=r"in a loss or gradient, epoch 0, step 3; try"):
+        hyper(digits, "marginal", checkpoint=tmp_path / "state.pt")
 
 
 def test_alphas_that_collapse_early_are_told(digits):

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -50,20 +52,14 @@ def trainings(folder):
 
 
 def main(folder):
-    """Output of a separate process: results, and the host's synchronizations if the GPU is pretended."""
-    if os.environ.get("ACCELERATE_TORCH_DEVICE") != "gpu:0":
-        print(json.dumps({"numbers": trainings(folder)}))
-        return
-    from tests import pretended_gpu
-
-    with pretended_gpu.Mode():
-        numbers = trainings(folder)
-    print(json.dumps({"numbers": numbers, "waits": pretended_gpu.waits}))
+    """Print the results in a separate process, on the pretended GPU if its device is that one."""
+    pretended = os.environ.get("ACCELERATE_TORCH_DEVICE") == "gpu:0"
+    with import_module("tests.pretended_gpu").Mode() if pretended else nullcontext():
+        print(json.dumps(trainings(folder)))
 
 
-def run(folder, **device):
-    folder.mkdir()
-    code = f"from pathlib import Path; from tests.training.test_gpu import main; main(Path({str(folder)!r}))"
+def run(code, **device):
+    """What a separate process prints that runs the code."""
     environment = {key: value for key, value in os.environ.items() if key != "ACCELERATE_USE_CPU"} | device
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
@@ -71,24 +67,49 @@ def run(folder, **device):
     return json.loads(done.stdout)
 
 
+def trained(folder, **device):
+    """Results in a separate process."""
+    folder.mkdir()
+    code = f"from pathlib import Path; from tests.training.test_gpu import main; main(Path({str(folder)!r}))"
+    return run(code, **device)
+
+
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("processor") / "runs", ACCELERATE_USE_CPU="true")["numbers"]
+    return trained(tmp_path_factory.mktemp("processor") / "runs", ACCELERATE_USE_CPU="true")
 
 
 @pytest.mark.slow
 def test_no_training_mixes_devices(processor, tmp_path):
-    found = run(tmp_path / "runs", ACCELERATE_TORCH_DEVICE="gpu:0")
-    assert found["numbers"] == processor
-    assert found["waits"], "the GPU was not used"
+    assert trained(tmp_path / "runs", ACCELERATE_TORCH_DEVICE="gpu:0") == processor
+
+
+def test_the_host_does_not_wait_in_a_weight_step():
+    """It waits once for each CHECK_EVERY steps, however many there are, and otherwise as often in short epochs."""
+    code = (
+        "from fade_study.training.checkpoint import CHECK_EVERY\n"
+        "from collections import Counter; from tests import pretended_gpu; from tests.training.test_gpu import *\n"
+        "data = load_data(DataConfig(name='digits', limit=600))\n"
+        "def waits(batch_size):\n"
+        "    pretended_gpu.waits.clear()\n"
+        "    train_hyper_architecture(CELLS, data, BilevelConfig(epochs=1, batch_size=batch_size, sweep_paths=9))\n"
+        "    train_from_scratch(CELLS.architecture([0, 2]), data, ScratchConfig(epochs=1, batch_size=batch_size))\n"
+        "    checks = -(-data.weight.steps(batch_size) // CHECK_EVERY)\n"
+        "    return pretended_gpu.waits - Counter({'bilevel.py:check_finite': checks})\n"
+        "with pretended_gpu.Mode():\n"
+        "    print(json.dumps([waits(32), waits(8)]))\n"
+    )
+    few, many = run(code, ACCELERATE_TORCH_DEVICE="gpu:0")
+    assert few, "the GPU was not used"
+    assert many == few
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_path):
     """Only one of two runs stops and resumes the marginal training."""
-    found = run(tmp_path / "runs")["numbers"]
-    assert found == run(tmp_path / "again", FADE_NEVER_STOP="true")["numbers"]
+    found = trained(tmp_path / "runs")
+    assert found == trained(tmp_path / "again", FADE_NEVER_STOP="true")
     for name, numbers in processor.items():
         assert found[name] == pytest.approx(numbers, abs=0.05), name
 
