@@ -31,6 +31,7 @@ ATTEMPTS = 2
 """Number of attempts at a task whose worker dies."""
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
+REMEDY = "if that is -9, or a GPU's, memory has run out: use fewer workers or smaller batches"
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables by which processes of a launcher find each other."""
 LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -67,7 +68,7 @@ class _TaskFuture(Future[Any]):
 
 
 class Workers(Executor):
-    """Spawned worker processes. A task whose worker is killed is retried once; other tasks are not affected.
+    """Spawned worker processes. A task whose worker is killed, or whose GPU runs out of memory, is retried once.
 
     Arguments are sent by PyTorch's pickling, which puts tensors into shared memory, so that all tasks share one copy of
     a data set.
@@ -108,12 +109,12 @@ class Workers(Executor):
             error = attempt.exception()
             if error is None:
                 future.set_result(attempt.result())
-            elif not isinstance(error, ProcessExpired):
+            elif (lack := _lack(error)) is None:
                 future.set_exception(error)
             elif attempts > 1:
                 self._attempt(future, task, attempts - 1)
             else:
-                future.set_exception(WorkerDiedError(_death(error)))
+                future.set_exception(WorkerDiedError(f"{lack} in each of {ATTEMPTS} attempts; {REMEDY}"))
 
         try:
             running = self._pool.schedule(_run, task)
@@ -146,11 +147,13 @@ def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *erro
         say(kind, *error)
 
 
-def _death(error: ProcessExpired) -> str:
-    return (
-        f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
-        f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
-    )
+def _lack(error: BaseException) -> str | None:
+    """What a task lacked that is worth another attempt: a worker that lives, or memory; None for its own error."""
+    if isinstance(error, ProcessExpired):
+        return f"expected a worker process to live until its task was done, got exit code {error.exitcode}"
+    if type(error).__name__ == "OutOfMemoryError":  # of a GPU; PyTorch is not imported here, as it takes seconds
+        return f"expected memory for a training on the GPU of a worker, got: {error}:"
+    return None
 
 
 def _start(fractions: MutableSequence[float]) -> None:

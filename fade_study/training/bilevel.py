@@ -40,6 +40,7 @@ from fade_study.training.session import (
     check_alike,
     copy_from_main,
     fingerprint,
+    on_device,
     schedule,
     session,
 )
@@ -214,7 +215,7 @@ class _Trainer:
         self.config = config
         self.accelerator = accelerator
         self.generator = generator
-        self.data = data.to(accelerator.device)
+        self.data = on_device(data, accelerator.device)
         supernet = Supernet(
             hyper_architecture, data.image_shape, data.classes, network, share_weights=config.share_weights
         )

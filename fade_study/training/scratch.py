@@ -24,6 +24,7 @@ from fade_study.training.session import (
     check_alike,
     copy_from_main,
     fingerprint,
+    on_device,
     open_accelerator,
     schedule,
     session,
@@ -93,7 +94,7 @@ def train_from_scratch(
         )
         identity = f"scratch {known}"
         check_alike(accelerator, data=data.digest, training=identity)
-        data = data.to(accelerator.device)
+        data = on_device(data, accelerator.device)
         model = Network(architecture, data.image_shape, data.classes, network).to(accelerator.device)
         copy_from_main(model.parameters(), accelerator)
         size, cost = parameters(model), flops(model, data.image_shape)

@@ -32,6 +32,7 @@ __all__ = [
     "check_gpus",
     "copy_from_main",
     "fingerprint",
+    "on_device",
     "open_accelerator",
     "schedule",
     "session",
@@ -39,6 +40,8 @@ __all__ = [
 ]
 
 _training = threading.RLock()
+_on_gpu: dict[tuple[str, torch.device], Data] = {}
+"""The last data set that was copied to a GPU."""
 EVALUATION_BATCH = 1024
 """Largest number of images in a batch of an evaluation. It is large and fixed, since supernets use batch statistics."""
 TIMEOUT = timedelta(hours=1)
@@ -137,6 +140,16 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             torch.set_autocast_cache_enabled(casts[1])
             if device.type == "cuda":  # elsewhere there is nothing to free, and collecting garbage takes half a second
                 accelerator.free_memory()
+
+
+def on_device(data: Data, device: torch.device) -> Data:
+    """A data set on a device. A GPU keeps the last one, which most trainings of a process share."""
+    if device.type == "cpu":
+        return data
+    if (data.digest, device) not in _on_gpu:
+        _on_gpu.clear()
+        _on_gpu[data.digest, device] = data.to(device)
+    return _on_gpu[data.digest, device]
 
 
 def surroundings(accelerator: Accelerator) -> dict[str, str]:

@@ -29,6 +29,15 @@ def die(marker=None):
     return "alive"
 
 
+def run_out(marker=None):
+    """A task that runs out of a GPU's memory; given the path of a file, only the first time."""
+    if marker is None or not marker.exists():
+        if marker is not None:
+            marker.touch()
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return "enough"
+
+
 def half(marker):
     report(0.5)
     marker.touch()
@@ -54,6 +63,13 @@ def test_processes_run_elsewhere():
         with pytest.raises(ArithmeticError, match="diverged"):
             executor.submit(fail).result()
     assert os.getpid() not in pids
+
+
+def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(tmp_path):
+    with open_executor("processes:1") as executor:
+        assert executor.submit(run_out, tmp_path / "marker").result() == "enough"
+        with pytest.raises(WorkerDiedError, match=r"CUDA out of memory: in each of 2 attempts.*use fewer workers"):
+            executor.submit(run_out).result()
 
 
 def test_a_task_whose_worker_is_killed_once_is_done_by_another(tmp_path):
