@@ -13,26 +13,6 @@ from pydantic import Field
 
 from fade_study.exceptions import ConfigError
 
-__all__ = [
-    "SWEEP_IMAGES",
-    "BilevelConfig",
-    "DataConfig",
-    "Estimator",
-    "Folder",
-    "NetworkConfig",
-    "NonNegative",
-    "NonNegativeFloat",
-    "Normalization",
-    "OptimizerConfig",
-    "Positive",
-    "PositiveFloat",
-    "Schedule",
-    "ScratchConfig",
-    "Seed",
-    "sentences",
-    "settings",
-]
-
 T = TypeVar("T")
 Normalization = Literal["none", "cell", "vertex"]
 Schedule = Literal["constant", "cosine"]

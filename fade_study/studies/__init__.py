@@ -1,3 +1,1 @@
 """The experiments: flat scripts, one for each, with their settings and presets."""
-
-__all__: list[str] = []

@@ -21,16 +21,6 @@ from fade_study.studies.schemas import SearchConfig
 from fade_study.studies.trainings import ScratchTrainings, is_truth
 from fade_study.training import Data
 
-__all__ = [
-    "Difference",
-    "against_random_search",
-    "difference",
-    "final_accuracies",
-    "random_searches",
-    "random_table",
-    "regime",
-]
-
 FINAL_SEED = 2000
 """First seed of the trainings from scratch by which nothing is chosen."""
 DRAWS = 2000

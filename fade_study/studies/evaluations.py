@@ -19,8 +19,6 @@ from fade_study.studies.trainings import ScratchTrainings
 from fade_study.study import Evaluation, OpenEvaluation
 from fade_study.training import Data
 
-__all__ = ["Evaluations", "accuracy_metrics", "accuracy_text", "evaluated", "is_due"]
-
 POLL_SECONDS = 2.0
 """Seconds between two looks at evaluations of other processes."""
 

@@ -13,8 +13,6 @@ from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.data import load_data
 
-__all__ = ["Finished", "read_finished", "winner"]
-
 
 class Finished(NamedTuple):
     """The searches of a command, with what their trainings need."""

@@ -24,8 +24,6 @@ from fade_study.studies.trainings import ScratchTrainings, is_truth
 from fade_study.training import Data, recipe
 from fade_study.training.session import open_accelerator
 
-__all__ = ["EARLY_SEED", "Case", "all_paths", "as_trainings", "choose_paths", "open_cases", "train_scratch"]
-
 EARLY_SEED = 1000
 """Seed of short trainings. The ground truth never uses it, since predictors must not share its noise."""
 

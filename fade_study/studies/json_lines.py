@@ -10,8 +10,6 @@ from typing import Any
 
 from fade_study.exceptions import DataError
 
-__all__ = ["append_line", "read_lines"]
-
 
 def read_lines(file: str | Path) -> Iterator[dict[str, Any]]:
     """The objects of a file, which need not exist. A last line that a kill has cut off is left out.

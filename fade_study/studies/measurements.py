@@ -26,8 +26,6 @@ from fade_study.training.alphas import fair_paths
 from fade_study.training.proxies import PROXIES
 from fade_study.training.session import session
 
-__all__ = ["measure_architectures", "measure_cells"]
-
 PROXY_IMAGES = 64
 """Number of images on which zero-cost proxies are computed."""
 CHUNK = 25

@@ -11,8 +11,6 @@ from fade_study.config import NetworkConfig
 from fade_study.nn import Classifier, Network
 from fade_study.training import Data
 
-__all__ = ["keep_model"]
-
 
 def keep_model(
     run: tracking.Run,

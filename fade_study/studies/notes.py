@@ -31,22 +31,6 @@ if TYPE_CHECKING:
     from fade_study.tracking import Run, SearchRecord
     from fade_study.training import Data, HyperResult, ScratchResult
 
-__all__ = [
-    "PICTURES",
-    "analysis",
-    "benchmark",
-    "comparison",
-    "hyper",
-    "outcome",
-    "scratch",
-    "search",
-    "searches",
-    "table",
-    "training",
-    "unfinished",
-    "validation",
-]
-
 PICTURES = ("best_architecture", "finals", "best", "ranks", "predictors", "trajectory", "accuracy", "alpha", "costs")
 """Names of the figures that descriptions show, in this order, where a run has them."""
 MOST_ROWS = 40

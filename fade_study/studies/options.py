@@ -19,8 +19,6 @@ import yaml
 from fade_study.config import sentences
 from fade_study.exceptions import ConfigError
 
-__all__ = ["Setting", "fields_of", "meanings", "parse_config", "settings_of", "shown"]
-
 T = TypeVar("T")
 DEFAULT_PRESET = "fashion14"
 LONGEST_PRESET = 20_000

@@ -22,8 +22,6 @@ from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.training.session import open_accelerator, surroundings
 
-__all__ = ["accuracies", "best_so_far", "find", "log", "recipe_of", "write"]
-
 ARENA_VERSION = 4
 """Raised when a change of the code changes the result of a search."""
 

@@ -14,8 +14,6 @@ from torch.overrides import TorchFunctionMode
 from fade_study import Architecture, Dag
 from fade_study.nn import DagCell, Network, Supernet
 
-__all__ = ["all_branches", "arithmetic_floor", "edge_by_edge", "plain_cell"]
-
 
 def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
     """Plain DARTS with hard Gumbel-softmax: every cell runs, and its output is multiplied by its hard factor.

@@ -19,8 +19,6 @@ from fade_study.training import HyperResult, combined_alpha
 from fade_study.training.bilevel import effects_of
 from fade_study.training.proxies import PROXIES
 
-__all__ = ["Evidence", "Measured", "Prediction", "cell_effects", "early", "names", "predict"]
-
 Array = NDArray[np.float64]
 SIZES = ("operations", "longest_path", "parameters", "flops")
 TRAINED = ("short_trainings", "chains")

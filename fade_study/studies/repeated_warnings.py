@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-__all__ = ["count_repeated_warnings", "recorded", "result_of"]
-
 T = TypeVar("T")
 
 

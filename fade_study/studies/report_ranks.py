@@ -22,8 +22,6 @@ from fade_study.studies.predictors import Evidence, predict
 from fade_study.studies.schemas import ValidationConfig
 from fade_study.training import combined_alpha
 
-__all__ = ["Judged", "judge", "report", "row_coefficients"]
-
 Array = NDArray[np.float64]
 
 

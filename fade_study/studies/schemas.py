@@ -27,19 +27,6 @@ from fade_study.config import (
 from fade_study.generation import RowHistory
 from fade_study.studies.options import meanings
 
-__all__ = [
-    "AnalyzeConfig",
-    "BenchmarkConfig",
-    "ComparisonConfig",
-    "EvaluateConfig",
-    "SamplerConfig",
-    "ScaleConfig",
-    "SearchConfig",
-    "SpaceConfig",
-    "TrainConfig",
-    "ValidationConfig",
-]
-
 MOST_PATHS = 1_000_000
 """Largest number of paths of a hyper-architecture that are all listed."""
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]

@@ -28,8 +28,6 @@ from fade_study.tracking import SearchRecord
 from fade_study.training import Data
 from fade_study.urls import place
 
-__all__ = ["BEST_RANKED", "SearchLog", "tell_regime"]
-
 BEST_RANKED = 5
 """Number of architectures of each generation in the table of ranks."""
 USEFUL = 0.3

@@ -23,8 +23,6 @@ from fade_study.studies.worlds import World
 from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
 
-__all__ = ["CONTROLS", "SEARCHERS", "Outcome", "Searcher", "check_budget", "names", "run_search"]
-
 CONTROLS = ("oracle", "shuffled")
 SEVEN_FEATURES = (*fade_study.PAPER_FEATURES, "operations", "longest_path", "sources", "sinks")
 Alphas = Literal["supernet", "straight-through", "oracle", "shuffled", "ignored", "none"]

@@ -45,15 +45,6 @@ from fade_study.training.checkpoint import Checkpoint
 from fade_study.training.distributed import Processes
 from fade_study.training.session import open_accelerator, surroundings
 
-__all__ = [
-    "ScratchTrainings",
-    "Trainer",
-    "is_truth",
-    "repetition_seeds",
-    "submit",
-    "train_hyper",
-]
-
 T = TypeVar("T")
 
 

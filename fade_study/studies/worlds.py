@@ -19,8 +19,6 @@ from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.trainings import repetition_seeds
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
 
-__all__ = ["Tabulated", "Trained", "World", "open_world"]
-
 Array = NDArray[np.float64]
 EXPLAINING = (*PAPER_FEATURES, "operations", "longest_path", "density", "mean_degree", "sources", "sinks")
 """Features of the linear model that extends a table of a sample to all architectures."""
