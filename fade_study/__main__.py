@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import ast
 import difflib
-import runpy
 import sys
 from pathlib import Path
 
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "search": "search",
-    "validate": "validate_ranks",
-    "compare": "compare",
-    "evaluate": "evaluate",
-    "train": "train",
-    "analyze": "analyze",
-    "deliver": "deliver",
-    "benchmark": "benchmark",
-    "scale": "scale",
+    "search": ("search", "SearchConfig"),
+    "validate": ("validate_ranks", "ValidationConfig"),
+    "compare": ("compare", "ComparisonConfig"),
+    "evaluate": ("evaluate", "EvaluateConfig"),
+    "train": ("train", "TrainConfig"),
+    "analyze": ("analyze", "AnalyzeConfig"),
+    "deliver": ("deliver", "DeliverConfig"),
+    "benchmark": ("benchmark", "BenchmarkConfig"),
+    "scale": ("scale", "ScaleConfig"),
 }
-"""Modules of ``fade_study.studies`` by command."""
+"""By command: module of ``fade_study.studies``, whose function of this name is called, and class of its settings."""
 STUDIES = Path(__file__).parent / "studies"
 
 
 def main() -> None:
-    """Run the command that the first argument names, as ``python -m`` would run its module."""
+    """Run the command that the first argument names."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
@@ -35,16 +34,21 @@ def main() -> None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"did you mean {close[0]}?" if close else "`fade --help` lists them"
         sys.exit(f"expected a command, one of {', '.join(COMMANDS)}, got {name!r}; {meant}")
+    from fade_study.studies import command, schemas
+
     sys.argv[1:] = arguments
-    runpy.run_module(f"fade_study.studies.{COMMANDS[name]}", run_name="__main__", alter_sys=True)
+    module, settings = COMMANDS[name]
+    command.run_command(module, name, command.read_command(getattr(schemas, settings), name, _about(module)))
+
+
+def _about(module: str) -> str:
+    """The docstring of a module of studies, which is read and not imported, since that would take seconds."""
+    return ast.get_docstring(ast.parse((STUDIES / f"{module}.py").read_text(encoding="utf-8"))) or ""
 
 
 def _help() -> str:
     lines = ["usage: fade COMMAND [--preset NAME] [--setting value ...]", ""]
-    for command, module in COMMANDS.items():
-        # The module is read and not imported, which would take seconds.
-        code = (STUDIES / f"{module}.py").read_text(encoding="utf-8")
-        lines.append(f"  {command:10} {(ast.get_docstring(ast.parse(code)) or '').splitlines()[0]}")
+    lines += [f"  {command:10} {_about(module).splitlines()[0]}" for command, (module, _) in COMMANDS.items()]
     return "\n".join([*lines, "", "`fade COMMAND --help` lists the settings of a command, with its presets."])
 
 

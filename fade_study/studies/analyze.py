@@ -8,12 +8,6 @@ mlflow run . -e analyze -P run_id=ID
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import AnalyzeConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(AnalyzeConfig)
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +19,14 @@ from fade_study.analysis import cells, trajectory
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
 from fade_study.studies import notes
+from fade_study.studies.schemas import AnalyzeConfig
 from fade_study.tracking import SearchRecord
 
 MOST_COLUMNS = 16
 """Largest number of generations whose architectures are drawn; of a longer search, they are evenly spaced."""
 
 
-def main(config: AnalyzeConfig) -> None:
+def analyze(config: AnalyzeConfig) -> None:
     """Analyze the search of a run, or all searches of a run together."""
     tracking.check_server()
     records = tracking.read_searches(config.run_id)
@@ -42,13 +37,13 @@ def main(config: AnalyzeConfig) -> None:
         )
     tags = {tracking.schema.ANALYZED: config.run_id}
     with tracking.start_study("analysis", config, "cpu", tags=tags, name=f"analyze {config.run_id[:8]}") as run:
-        text = analyze(records, run)
+        text = report(records, run)
         print(text)
         run.note(notes.analysis("analyze", config.run_id, records, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
 
 
-def analyze(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
+def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
     """Log trend, movement and coverage of searches as metrics and figures of a run, and return them as text."""
     searches = list(records.values())
     features = searches[0].features
@@ -143,7 +138,3 @@ def drawable(key: str) -> Architecture:
         except InvalidInputError:
             found.append(Named(one))
     return Architecture(tuple(found))
-
-
-if __name__ == "__main__":
-    run_command(main, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -10,12 +10,6 @@ the losses and gradients of these with the supernet's.
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import BenchmarkConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(BenchmarkConfig)
-
 import os
 import subprocess
 import sys
@@ -43,6 +37,7 @@ from fade_study.execution import open_executor
 from fade_study.nn import Network, Supernet
 from fade_study.studies import notes
 from fade_study.studies.plain import all_branches, arithmetic_floor, edge_by_edge
+from fade_study.studies.schemas import BenchmarkConfig
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.alphas import alpha_loss, gumbel_noise
 from fade_study.training.data import Minibatch
@@ -426,7 +421,3 @@ def ask_and_tell(study: fade_study.FadeStudy) -> None:
     """Ask for a generation and tell uniform alphas, without a training."""
     batch = study.ask()
     study.tell(batch, np.full(batch.hyper_architecture.shape, 1 / batch.hyper_architecture.width))
-
-
-if __name__ == "__main__":
-    run_command(benchmark, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -13,7 +13,8 @@ import signal
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,14 +34,10 @@ TYPED = "FADE_TYPED"
 """Environment variable that passes the command that the user typed, such as ``mlflow run .``, as a JSON list."""
 
 
-def read_command(cls: type[T], presets: str | None = None) -> T:
-    """Read the configuration from the command line.
+def read_command(cls: type[T], name: str, about: str = "") -> T:
+    """Read the configuration of the command ``name``, whose presets lie in the folder of that name, if there are any.
 
-    Studies call it before they import PyTorch and MLflow, so that a misspelled setting is refused at once.
-
-    Args:
-        cls: Class of the configuration.
-        presets: Name of the study's folder of presets; None if it has none.
+    This comes before PyTorch and MLflow are imported, so that a misspelled setting is refused at once.
     """
     go_to_caller()
     for stream in (sys.stdout, sys.stderr):
@@ -50,12 +47,12 @@ def read_command(cls: type[T], presets: str | None = None) -> T:
     if {"-h", "--help"} & {*sys.argv}:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that `fade search --help | head` ends without an error
     with _told():
-        about = sys.modules["__main__"].__doc__ or ""
-        return parse_config(cls, None if presets is None else CONFIGS / presets, about=about)
+        folder = CONFIGS / name
+        return parse_config(cls, folder if folder.is_dir() else None, about=about)
 
 
-def run_command(study: Callable[[T], Any], config: T) -> None:
-    """Run a study; one that is refused leaves no files behind."""
+def run_command(module: str, name: str, config: Any) -> None:
+    """Run a function of a module of studies; a study that is refused leaves no files behind."""
     launched = "RANK" in os.environ
     main = os.environ.get("RANK", "0") == "0"
     interrupt.handle_signals(twice=not launched)
@@ -81,7 +78,7 @@ def run_command(study: Callable[[T], Any], config: T) -> None:
                 )
             if processes is not None and processes > 1 and not launched:
                 sys.exit(launch(processes))
-            study(config)
+            getattr(import_module(f"fade_study.studies.{module}"), name)(config)
         except interrupt.Interrupted:
             if main:
                 # The signal is not named, since MLflow turns Ctrl-C into SIGTERM.
@@ -164,7 +161,7 @@ def launch(processes: int) -> int:
         max_restarts=0,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "fade_study.studies.search", *sys.argv[1:])
+        elastic_launch(config, sys.executable)("-m", "fade_study", "search", *sys.argv[1:])
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code  # the shell's exit code for a signal

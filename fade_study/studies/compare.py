@@ -7,12 +7,6 @@ mlflow run . -e compare -P preset=digits -P mode=tabular -P seeds=200
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import ComparisonConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(ComparisonConfig, "compare")
-
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +22,7 @@ from fade_study.statistics import arena, trend
 from fade_study.studies import notes, outcomes
 from fade_study.studies.analyze import analyze, movement_lines
 from fade_study.studies.repeated_warnings import recorded, result_of
+from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
 from fade_study.studies.trainings import submit
 from fade_study.studies.worlds import Trained, World, open_world
@@ -168,7 +163,3 @@ def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.R
         anchor[name] = grid, arena.anytime([(x, tests) for x, (tests, _) in zip(spent, accuracies, strict=True)], grid)
     run.figure(comparison.draw_anytime(best, HIGHLIGHT, "test accuracy of the best so far"), "figures/best.png")
     run.figure(comparison.draw_anytime(anchor, HIGHLIGHT, "test accuracy of the anchor"), "figures/anchor.png")
-
-
-if __name__ == "__main__":
-    run_command(compare, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

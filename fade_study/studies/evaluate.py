@@ -6,12 +6,6 @@ mlflow run . -e evaluate -P run_id=ID -P every=2
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import EvaluateConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(EvaluateConfig)
-
 import dataclasses
 from concurrent.futures import Executor
 
@@ -22,7 +16,7 @@ from fade_study.studies import notes
 from fade_study.studies.analyze import analyze
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text, is_due
 from fade_study.studies.finished import architecture_of, read_finished
-from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.schemas import EvaluateConfig, SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
@@ -86,7 +80,3 @@ def evaluations_text(record: SearchRecord) -> str:
         lines += [f"Best, chosen by validation accuracy: {record.evaluated[best]} (generation {best})"]
         lines += [f"  test accuracy {tests[best]}, n = {len(record.evaluations[best])}"]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    run_command(evaluate, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

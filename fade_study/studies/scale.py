@@ -6,12 +6,6 @@ mlflow run . -e scale
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import ScaleConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(ScaleConfig)
-
 import multiprocessing
 import os
 import resource
@@ -37,6 +31,7 @@ from fade_study.exceptions import ClusterError
 from fade_study.execution import open_executor
 from fade_study.studies import notes
 from fade_study.studies.repeated_warnings import recorded
+from fade_study.studies.schemas import ScaleConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training import Data, ScratchResult
 from fade_study.training.data import load_data
@@ -206,7 +201,3 @@ def _run_cluster(workers: int, pipe: Connection) -> None:
     cluster.wait_for_workers(workers)
     pipe.send(cluster.scheduler_address)
     multiprocessing.Event().wait()
-
-
-if __name__ == "__main__":
-    run_command(scale, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -437,3 +437,8 @@ class ScaleConfig:
     workers: Positive = 500
     recorded: Positive = 1_000
     seed: Seed = 0
+
+
+@settings
+class DeliverConfig:
+    """Delivery of records, which has no settings."""

@@ -7,12 +7,6 @@ mlflow run . -e search -P preset=smoke -P generations=3 -P study=first
 
 from __future__ import annotations
 
-from fade_study.studies.command import again, read_command, run_command
-from fade_study.studies.schemas import SearchConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(SearchConfig, "search")
-
 import dataclasses
 import time
 import uuid
@@ -28,7 +22,9 @@ from fade_study.builders import builders_of, describe_network
 from fade_study.execution import open_executor
 from fade_study.studies import notes
 from fade_study.studies.analyze import analyze
+from fade_study.studies.command import again
 from fade_study.studies.evaluations import Evaluations
+from fade_study.studies.schemas import SearchConfig
 from fade_study.studies.search_log import SearchLog, tell_regime
 from fade_study.studies.trainings import Trainer
 from fade_study.tracking import SearchRecord
@@ -206,7 +202,3 @@ def one_per_seed(config: SearchConfig) -> list[SearchConfig]:
         dataclasses.replace(config, seed=seed, seeds=1, study=f"{config.study}-{seed}")
         for seed in range(config.seed, config.seed + config.seeds)
     ]
-
-
-if __name__ == "__main__":
-    run_command(search, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -5,12 +5,6 @@ mlflow run . -e train -P run_id=... -P epochs=100
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import TrainConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(TrainConfig)
-
 import dataclasses
 from pathlib import Path
 
@@ -20,6 +14,7 @@ from fade_study.studies import notes
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text
 from fade_study.studies.finished import architecture_of, read_finished, winner
 from fade_study.studies.models import keep_model
+from fade_study.studies.schemas import TrainConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training.session import open_accelerator
 
@@ -59,7 +54,3 @@ def train(config: TrainConfig) -> None:
         best = max(found, key=lambda name: found[name].validation)
         keep_model(run, architecture, trainings.states[best], data, search.network, config.register)
         print(tracking.look_at(run.experiment, run.id))
-
-
-if __name__ == "__main__":
-    run_command(train, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -7,12 +7,6 @@ mlflow run . -e validate -P preset=digits
 
 from __future__ import annotations
 
-from fade_study.studies.command import read_command, run_command
-from fade_study.studies.schemas import ValidationConfig
-
-if __name__ == "__main__":  # before the imports that take seconds
-    CONFIG = read_command(ValidationConfig, "validate")
-
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -28,6 +22,7 @@ from fade_study.studies.ground_truth import Case, open_cases, plan, train_scratc
 from fade_study.studies.measurements import measure_architectures, measure_cells
 from fade_study.studies.predictors import Evidence, Measured, early, names
 from fade_study.studies.report_ranks import Judged, judge, report
+from fade_study.studies.schemas import ValidationConfig
 from fade_study.studies.trainings import repetition_seeds, train_hyper
 from fade_study.training import Data, HyperResult
 from fade_study.training.bilevel import check_schedule
@@ -140,7 +135,3 @@ def validate_case(
         by_cell=measure_cells(hyper_architecture, steps, predictors, data, config, executor, later),
     )
     return judge(case.name, evidence, table.ground_truth, predictors, config)
-
-
-if __name__ == "__main__":
-    run_command(validate, CONFIG)  # pyright: ignore[reportPossiblyUnboundVariable]
