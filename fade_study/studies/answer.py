@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from fade_study import Architecture, Dag
+from fade_study import Architecture, Dag, tracking
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.builders import describe_network
+from fade_study.config import NetworkConfig
+from fade_study.nn import Classifier, Network
 from fade_study.seeding import RANDOM_SEARCHES, RANDOM_TABLES
 from fade_study.studies.json_lines import read_lines
 from fade_study.studies.schemas import SearchConfig
@@ -129,3 +132,22 @@ def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
     network = describe_network(config.network, [Dag])
     wanted = {"data": data.digest, "network": network, "estimator": config.bilevel.estimator}
     return next((one for one in read_lines(REGIMES) if wanted.items() <= one.items()), None)
+
+
+def keep_model(
+    run: tracking.Run,
+    architecture: Architecture,
+    state: dict[str, Tensor],
+    data: Data,
+    network: NetworkConfig,
+    register: str | None,
+) -> None:
+    """Log a trained network as the model ``best`` of a run, registered under a name if one is given."""
+    untrained = Network(architecture, data.image_shape, data.classes, network)
+    classifier = Classifier(untrained, state, data.mean, data.deviation)
+    try:
+        run.model("best", classifier, data.image_shape, data.labels, register=register)
+    except RuntimeError as error:  # PyTorch can't export every operation that a user may have registered
+        warnings.warn(f"the network is not kept as a model, since PyTorch can't export it: {error}", stacklevel=2)
+    else:
+        print(f"Kept as a model: mlflow.pytorch.load_model('runs:/{run.id}/best')")

@@ -9,17 +9,19 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import Executor
 
-from fade_study import tracking
+from fade_study import Architecture, Dag, tracking
 from fade_study.benchmarks import Scratch
+from fade_study.builders import builders_of
 from fade_study.execution import open_executor
+from fade_study.nn import check_operation
 from fade_study.studies import notes
 from fade_study.studies.analyze import analyze
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text, is_due
-from fade_study.studies.finished import architecture_of, read_finished
 from fade_study.studies.schemas import EvaluateConfig, SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data
+from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 
 
@@ -52,13 +54,28 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     return evaluated
 
 
+def read_finished(run_id: str) -> tuple[dict[str, SearchRecord], dict[str, SearchConfig], Data]:
+    """Records and settings of the searches of a run, by run id, and their images.
+
+    Raises:
+        InvalidInputError: (a ``ValueError``) for no such search, and for other images, builders or operations than its.
+    """
+    records = tracking.read_searches(run_id)
+    configs = {one: SearchConfig(**tracking.read_config(one)) for one in records}
+    data = load_data(next(iter(configs.values())).data)
+    for one, config in configs.items():
+        tracking.check_conditions(one, data, builders_of([Dag]))
+        check_operation(config.network)
+    return records, configs, data
+
+
 def evaluate_one(
     record: SearchRecord, config: EvaluateConfig, search: SearchConfig, data: Data, executor: Executor
 ) -> SearchRecord:
     """A search's record with the trainings that it lacks. Only more trainings of a generation replace those it has."""
     last = len(record.cells) - 1
     chosen = [t for t in range(last + 1) if is_due(t, config.every, last=t == last)]
-    architectures = {t: architecture_of(record.evaluated[t]) for t in chosen}
+    architectures = {t: Architecture.from_key(record.evaluated[t]) for t in chosen}
     wanted = [(architecture, seed) for architecture in architectures.values() for seed in range(config.seeds)]
     first = {architecture.key: t for t, architecture in reversed(architectures.items())}
     found = ScratchTrainings(wanted, data, search.scratch, search.network, executor, generations=first).collect()

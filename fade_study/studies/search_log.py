@@ -18,11 +18,11 @@ from fade_study.studies.answer import (
     against_random_search,
     difference,
     final_accuracies,
+    keep_model,
     random_table,
     regime,
 )
 from fade_study.studies.evaluations import accuracy_text, evaluated
-from fade_study.studies.models import keep_model
 from fade_study.studies.schemas import SearchConfig
 from fade_study.tracking import SearchRecord
 from fade_study.training import Data

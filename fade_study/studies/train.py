@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fade_study import tracking
+from fade_study import Architecture, InvalidInputError, tracking
 from fade_study.execution import open_executor
 from fade_study.studies import notes
+from fade_study.studies.answer import keep_model
+from fade_study.studies.evaluate import read_finished
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text
-from fade_study.studies.finished import architecture_of, read_finished, winner
-from fade_study.studies.models import keep_model
 from fade_study.studies.schemas import TrainConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.training.session import open_accelerator
@@ -25,10 +25,15 @@ FIRST_SEED = 3000
 def train(config: TrainConfig) -> None:
     """Train with every seed, and keep the network with the best validation accuracy."""
     tracking.check_server()
-    finished = read_finished(config.run_id)
-    run_id, record = next(iter(finished.records.items()))
-    search, data = finished.configs[run_id], finished.data
-    architecture = winner(record) if config.architecture is None else architecture_of(config.architecture)
+    records, searches, data = read_finished(config.run_id)
+    run_id, record = next(iter(records.items()))
+    search, key = searches[run_id], config.architecture
+    if key is None and record.best is None:
+        raise InvalidInputError(
+            "expected a search with architectures trained from scratch, got one without; mlflow run . -e evaluate "
+            "trains them"
+        )
+    architecture = Architecture.from_key(record.evaluated[record.best or 0] if key is None else key)
     scratch = search.scratch
     if config.epochs is not None:
         scratch = dataclasses.replace(scratch, epochs=config.epochs)
