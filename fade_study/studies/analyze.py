@@ -9,12 +9,11 @@ mlflow run . -e analyze -P run_id=ID
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fade_study import Architecture, Dag, tracking
+from fade_study import Architecture, tracking
 from fade_study.analysis import cells, trajectory
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
@@ -116,25 +115,7 @@ def draw_architectures(record: SearchRecord, run: tracking.Run) -> None:
     count, winner = len(record.evaluated), record.best
     spaced: list[int] = np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()
     shown = sorted({*spaced} if winner is None else {*spaced, winner})
-    architectures = {generation: drawable(record.evaluated[generation]) for generation in shown}
+    architectures = {generation: Architecture.from_key(record.evaluated[generation]) for generation in shown}
     tests = {g: [scratch.test for scratch in found] for g, found in record.evaluations.items()}
     figure = cells.draw_generations(architectures, tests, winner, "evaluated architectures by generation")
     run.figure(figure, "figures/generations.png")
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A cell of which only the key is known, since it is no Dag."""
-
-    key: str
-
-
-def drawable(key: str) -> Architecture:
-    """The architecture with this key, for drawings."""
-    found = []
-    for one in key.split("|"):
-        try:
-            found.append(Dag.from_key(one))
-        except InvalidInputError:
-            found.append(Named(one))
-    return Architecture(tuple(found))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,16 +34,6 @@ USEFUL = 0.3
 """Rank correlation from which on ranks are worth their price."""
 
 
-class Rank(NamedTuple):
-    """A line of the table of best-ranked architectures."""
-
-    generation: int
-    rank: int
-    fade_rank: float
-    architecture: str
-    """Key of the architecture."""
-
-
 class SearchLog:
     """The record of one search, as a context that writes the table of ranks at its end or when it is interrupted.
 
@@ -52,7 +42,7 @@ class SearchLog:
 
     def __init__(self, study: fade_study.FadeStudy, config: SearchConfig, run: tracking.Run) -> None:
         self.study, self.config, self.run = study, config, run
-        self.ranks: list[Rank] = []
+        self.ranks: list[dict[str, Any]] = []
         self.finals: list[NDArray[np.float64]] = []
         """Test accuracies of the answer, and of the first generation's anchor architecture, trained anew."""
         self.gain: Difference | None = None
@@ -65,7 +55,7 @@ class SearchLog:
 
     def __exit__(self, *_: object) -> None:
         if self.ranks:
-            self.run.rows([rank._asdict() for rank in self.ranks], "ranks.json")
+            self.run.rows(self.ranks, "ranks.json")
 
     def generations(self) -> None:
         """Record the generations that are new."""
@@ -77,7 +67,8 @@ class SearchLog:
             paths, scores = fade_study.ranking.top_k(one.alpha, BEST_RANKED)
             for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
                 key = one.batch.hyper_architecture.architecture(path).key
-                self.ranks.append(Rank(one.batch.number, rank, score, key))
+                line = {"generation": one.batch.number, "rank": rank, "fade_rank": score, "architecture": key}
+                self.ranks.append(line)
         self.recorded += len(told)
 
     def _metrics(self, one: fade_study.Generation) -> dict[str, float]:
