@@ -47,12 +47,7 @@ class Difference(NamedTuple):
 def final_accuracies(
     architectures: Sequence[Architecture], data: Data, config: SearchConfig, executor: Executor
 ) -> tuple[list[Array], dict[str, Tensor] | None]:
-    """Test accuracies of each architecture in ``final_seeds`` trainings by which nothing was chosen.
-
-    Returns:
-        Accuracies ``(seeds,)`` of each architecture, and the state of the first architecture's network with the first
-        seed; None if its worker was killed.
-    """
+    """Test accuracies ``(seeds,)`` of each in trainings by which nothing was chosen, and the first one's first network."""
     seeds = range(FINAL_SEED, FINAL_SEED + config.final_seeds)
     wanted = [(architecture, seed) for architecture in architectures for seed in seeds]
     folder = Path(config.checkpoint_dir)
@@ -83,13 +78,7 @@ def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[
     """Test accuracies that random searches end with, ``(DRAWS,)``.
 
     Each search trains random architectures of the table once and picks the one with the best validation accuracy. Its
-    result is the test accuracy of another training of that architecture.
-
-    Args:
-        table: Table of random architectures, with two seeds or more for each.
-        trainings: Number of trainings in a search.
-        seed: Seed for the draws.
-        index: Numbers of the architectures to draw from, which may repeat; None for all.
+    result is the test accuracy of another training of that architecture. ``index`` restricts it to some architectures.
     """
     truth = table.ground_truth
     index = np.arange(len(table.paths)) if index is None else index

@@ -73,13 +73,9 @@ def all_paths(shape: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def choose_paths(paths: NDArray[np.int64], half: str, count: int | Literal["all"], seed: int) -> NDArray[np.int64]:
-    """Choose some paths of a hyper-architecture, in the order in which they were given.
+    """Choose some of the paths ``(n, d)``, in their order, so that the columns of a row are as equally frequent as possible.
 
-    Args:
-        paths: All paths to choose from, ``(n, d)``.
-        half: ``both``, ``selection`` or ``report``; the last two are disjoint halves that do not depend on the seed.
-        count: Number of paths. They are chosen so that the columns of a row are as equally frequent as possible.
-        seed: Seed for the choice.
+    The halves ``selection`` and ``report`` are disjoint and do not depend on the seed.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for a count larger than the number of paths.
@@ -121,20 +117,9 @@ def train_scratch(
 ) -> tuple[Table, list[int]]:
     """Train the ground truth of a case, and the same architectures for other numbers of epochs as predictors of it.
 
-    Args:
-        case: Hyper-architecture, and which of its architectures are judged.
-        early_epochs: The other numbers of epochs.
-        data: Images, from ``load_data``.
-        config: Settings of the validation.
-        executor: Executor of the trainings.
-        after: Work that follows, as a multiple of this one; see :func:`fade_study.execution.phase`.
-
-    Returns:
-        A table whose first trainings are the ground truth, and the numbers of the case's architectures in it: those of
-        which no training failed.
-
-    Raises:
-        WorkerDiedError: if too few architectures are left.
+    Returns a table whose first trainings are the ground truth, and the numbers of those of the case's architectures in
+    it of which no training failed. Raises a ``WorkerDiedError`` if too few are left. The work that follows is ``after``
+    times as much as this.
     """
     architectures = [case.hyper_architecture.architecture(path) for path in case.paths.tolist()]
     plans = plan(case, early_epochs, config)

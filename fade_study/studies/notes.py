@@ -46,18 +46,7 @@ def search(
     gain: Difference | None,
     run: Run,
 ) -> str:
-    """Description of a finished search.
-
-    Args:
-        study: The study.
-        config: Settings of the search.
-        data: Its images.
-        record: Its record.
-        finals: Test accuracies of its answer, and of the first generation's anchor architecture, trained anew; empty
-            if they were not.
-        gain: Difference of their means, if there are several of each.
-        run: Its run.
-    """
+    """Description of a finished search; ``finals`` are those of :class:`SearchLog`, empty if nothing was trained anew."""
     name, last = study.optuna_study.study_name, study.generation(study.n_generations - 1)
     depth, width = last.alpha.shape
     what = f"study `{name}`: {study.n_generations} generations of {depth} × {width} cells on {data.name}"
@@ -127,16 +116,7 @@ def searches(
     experiment: str,
     figures: Collection[str],
 ) -> str:
-    """Description of several searches of one command.
-
-    Args:
-        names: Names of their studies, by id of their runs.
-        records: Their records, likewise.
-        config: Settings of the command.
-        text: Their analysis.
-        experiment: Id of the experiment.
-        figures: Figures of the command's run.
-    """
+    """Description of several searches of one command; names of studies and records by id of their runs."""
     tests = {run_id: _best(record) for run_id, record in records.items()}
     known = [np.mean([one.test for one in found]) for found in tests.values() if found]
     rows = [
@@ -157,15 +137,7 @@ def searches(
 def analysis(
     command: str, run_id: str, records: Mapping[Any, SearchRecord], text: str, figures: Collection[str]
 ) -> str:
-    """Description of an analysis, or of a later evaluation, of searches.
-
-    Args:
-        command: ``analyze`` or ``evaluate``.
-        run_id: Id of the run of the searches.
-        records: Their records.
-        text: The analysis.
-        figures: Figures of its own run.
-    """
+    """Description of an analysis (``analyze``), or of a later evaluation (``evaluate``), of searches."""
     tests = [np.mean([one.test for one in found]) for record in records.values() if (found := _best(record))]
     return _note(
         f"Searches of run `{run_id}`: test accuracy of the winners {_mean(tests, 'searches')}; "
@@ -182,14 +154,7 @@ def validation(
     config: ValidationConfig,
     figures: Collection[str],
 ) -> str:
-    """Description of a validation of ranks.
-
-    Args:
-        judged: What came out for each hyper-architecture.
-        coefficients: Spearman coefficients of predictors, as means over hyper-architectures, with their core-seconds.
-        config: Settings of the validation.
-        figures: Figures of its run.
-    """
+    """Description of a validation of ranks; ``coefficients`` are means over hyper-architectures, with core-seconds."""
     reports = [one.report for one in judged]
     ceilings = [report.ceiling for report in reports if report.ceiling is not None]
     ceiling = f"limit {np.mean(ceilings):.2f}" if ceilings else "limit unknown"
@@ -292,14 +257,7 @@ def scratch(architecture: str, seed: int, result: ScratchResult, chance: float) 
 
 
 def training(architecture: str, accuracies: Sequence[float], epochs: int, run_id: str) -> str:
-    """Description of the training of an architecture with several seeds, whose best network is kept.
-
-    Args:
-        architecture: Its key.
-        accuracies: Test accuracies, one per seed.
-        epochs: Number of epochs.
-        run_id: Id of the run of the search.
-    """
+    """Description of the training of an architecture with several seeds, whose best network is kept."""
     return _note(
         f"Test accuracy {_mean(accuracies)} after {epochs} epochs.",
         f"Architecture: {_cells(architecture)}, with the images and settings of run `{run_id}`",

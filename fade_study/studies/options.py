@@ -28,15 +28,9 @@ LIMITS = {"gt": ">", "ge": ">=", "lt": "<"}
 
 
 def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None = None, about: str = "") -> T:
-    """Read a configuration from a preset and the command line.
+    """Read a configuration from a preset and the command line; ``about`` is what ``--help`` prints first.
 
-    Args:
-        cls: Class of the configuration.
-        folder: Folder of presets: ``--preset NAME`` reads ``folder/NAME.yaml``, or the file NAME if that is the path
-            of a YAML file. None if the study has no presets.
-        argv: Arguments ``--preset NAME``, and ``--dotted.name value`` for each setting that differs from the preset;
-            those of the process by default.
-        about: What the command does, with examples, which ``--help`` prints first.
+    ``--preset NAME`` reads ``folder/NAME.yaml``, or the file NAME if that is the path of a YAML file.
 
     Raises:
         ConfigError: With all unknown names, wrong types and values out of range in the preset and the command line.
@@ -191,13 +185,7 @@ class Setting(NamedTuple):
 
 
 def settings_of(cls: type[Any], default: Any = dataclasses.MISSING, prefix: str = "") -> Iterator[Setting]:
-    """All settings of a configuration class and of its sections.
-
-    Args:
-        cls: The class.
-        default: Instance that holds the defaults; those of the class if it is left out.
-        prefix: Prefix of the names, for a section.
-    """
+    """All settings of a class and its sections, with dotted names; an instance may hold the defaults."""
     for field in fields_of(cls, default):
         if dataclasses.is_dataclass(field.type):
             section: Any = field.type

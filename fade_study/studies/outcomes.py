@@ -52,16 +52,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
 def find(
     recipes: Mapping[str, str], wanted: Collection[tuple[str, int]], file: str | None
 ) -> dict[tuple[str, int], Outcome]:
-    """Outcomes on record by searcher and seed. Those that only MLflow or only the file has are copied to the other.
-
-    Args:
-        recipes: Recipe of each searcher.
-        wanted: Searchers and seeds to look for.
-        file: Path of the file, which need not exist; None for MLflow alone.
-
-    Raises:
-        DataError: (a ``ValueError``) for a line of the file that is not the outcome of a search.
-    """
+    """Outcomes on record by searcher and seed. Those that only MLflow or only the file has are copied to the other."""
     logged = {
         (name, seed): _outcome(json.loads(text), record)
         for name, recipe in recipes.items()

@@ -16,16 +16,7 @@ from fade_study.nn import DagCell, Network, Supernet
 
 
 def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
-    """Plain DARTS with hard Gumbel-softmax: every cell runs, and its output is multiplied by its hard factor.
-
-    Args:
-        supernet: Supernet whose cells run.
-        images: Images ``(B, C, H, W)``.
-        factors: Soft Gumbel-softmax sample ``(d, w)``.
-
-    Returns:
-        Class scores ``(B, classes)``.
-    """
+    """Plain DARTS: every cell runs, and its output is multiplied by its hard factor, of a soft sample ``(d, w)``."""
     hard = torch.zeros_like(factors).scatter_(1, factors.argmax(dim=1, keepdim=True), 1.0)
     hard = hard - factors.detach() + factors  # straight-through
 
@@ -36,16 +27,7 @@ def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
 
 
 def edge_by_edge(network: Network, architecture: Architecture, images: Tensor) -> Tensor:
-    """A network as the paper describes it, with one convolution for every edge.
-
-    Args:
-        network: Network of DAGs of convolutions.
-        architecture: Architecture of the network.
-        images: Images ``(B, C, H, W)``.
-
-    Returns:
-        Class scores ``(B, classes)``.
-    """
+    """Class scores ``(B, classes)`` of a network as the paper has it, with one convolution for every edge."""
     cells = zip(cast(Any, architecture), cast(Any, network.cells), strict=True)
     return network.macro(images, [partial(plain_cell, dag, cell) for dag, cell in cells])
 

@@ -82,13 +82,7 @@ def names(early_epochs: Sequence[int], chosen: Sequence[str] | None) -> list[str
 
 
 def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Prediction:
-    """Scores by a predictor.
-
-    Args:
-        name: Name of the predictor.
-        evidence: What it may use.
-        resamples: Number B of replicates and permutations.
-        seed: Seed for both.
+    """Scores by a predictor, with ``resamples`` replicates and permutations.
 
     Raises:
         InvalidInputError: if the predictor is not available, with the reason as its message.

@@ -90,14 +90,9 @@ def judge(
 
 
 def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float | None]:
-    """For each row, Spearman's coefficient of its alphas with the mean accuracies of the architectures of its cells.
+    """For each row, Spearman's coefficient of its alphas with the mean accuracies ``(n,)`` of the architectures of its cells.
 
     None if all cells of a row have the same alpha or accuracy.
-
-    Args:
-        alpha: Alphas ``(d, w)``.
-        paths: Columns of the architectures, ``(n, d)``.
-        accuracies: Mean accuracies over seeds, ``(n,)``.
     """
     coefficients: list[float | None] = []
     for row, columns in zip(alpha, paths.T, strict=True):

@@ -44,16 +44,7 @@ def search_once(
     *,
     go_on: str | None = None,
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
-    """One search: its study, the id of its run, and its record.
-
-    Args:
-        config: Settings of the search.
-        data: Images, from ``load_data``.
-        executor: Executor for trainings from scratch and for repetitions.
-        processes: Processes that train each hyper-architecture together.
-        device: Kind of device, for the record.
-        go_on: Command that continues a new study, which is said as soon as nothing can refuse it any more.
-    """
+    """One search: its study, the id of its run, and its record. A new study says how to ``go_on`` once nothing refuses it."""
     begin = time.perf_counter()
     study = open_study(config, data)
     has_settled = settled(study, config)

@@ -98,14 +98,7 @@ SEARCHERS: dict[str, Searcher] = {
 
 
 def names(chosen: tuple[str, ...] | None, mode: str, baseline: str, *, straight_through: bool = False) -> list[str]:
-    """Searchers to compare, the baseline among them.
-
-    Args:
-        chosen: Names of searchers. None for all but the repairs, the slow ``gp`` in tabular mode, and
-            ``straight_through`` if its training is not configured.
-        mode: ``train`` or ``tabular``.
-        baseline: Name of the searcher that all are compared with.
-        straight_through: Whether a training by the paper's estimator is configured.
+    """Searchers to compare, the baseline among them; none means all but the repairs, and the slow ``gp`` in tabular mode.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for an unknown name.

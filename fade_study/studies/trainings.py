@@ -51,18 +51,8 @@ T = TypeVar("T")
 class ScratchTrainings:
     """Trainings of architectures from scratch, which begin at once.
 
-    Args:
-        wanted: Architectures and seeds.
-        data: Images, from ``load_data``.
-        config: Settings of the trainings.
-        network: Macro-architecture.
-        executor: Executor that trains.
-        table: Table of trainings that are not repeated, as those in the tracking store aren't.
-        checkpoints: Folder of the states in which a stopped training resumes, if the executor's tasks see this folder.
-        generations: For each architecture's key, the generation that it is trained for, if any.
-        done: Trainings that the caller knows, which a tracking server that is away can't tell.
-        keep_states: Architecture keys and seeds of trainings whose networks are kept in ``states``. They are always
-            trained, even if their results are known.
+    What a table, the tracking store or ``done`` has is not repeated, unless the network is to be kept (``keep_states``, by
+    key and seed). ``generations`` names the generation that an architecture is trained for, by its key.
     """
 
     def __init__(
@@ -222,21 +212,8 @@ def train_hyper(
 ) -> list[HyperResult]:
     """Train a hyper-architecture once for each seed, each time with a child run of its own.
 
-    A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where
-    several processes train together. Otherwise they go through the executor.
-
-    Args:
-        generation: Number of the generation, for the record.
-        hyper_architecture: d rows of w cells.
-        data: Images, from ``load_data``.
-        config: Settings of the trainings.
-        network: Macro-architecture.
-        seeds: One for each training.
-        executor: Executor for several trainings.
-        paths: Columns ``(n, d)`` whose one-shot accuracies are measured in each supernet.
-        weights: Weights to begin with, one for each seed.
-        checkpoints: Folder of the states in which a stopped training resumes, until they are removed.
-        processes: Processes that train together.
+    A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where several
+    processes train together. Otherwise they go through the executor. ``paths`` ``(n, d)`` are measured in each supernet.
     """
     begin = [None] * len(seeds) if weights is None else weights
     here = len(seeds) == 1 or (processes is not None and processes.count > 1)
@@ -321,15 +298,7 @@ def _finish_hyper(
 
 
 class Trainer:
-    """Trains what a search asks for, and tells it.
-
-    Args:
-        study: The search.
-        config: Settings of the search.
-        data: Images, from ``load_data``.
-        executor: Executor for several repetitions.
-        processes: Processes that train each hyper-architecture together.
-    """
+    """Trains what a search asks for, and tells it."""
 
     def __init__(
         self,

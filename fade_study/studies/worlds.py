@@ -25,13 +25,7 @@ EXPLAINING = (*PAPER_FEATURES, "operations", "longest_path", "density", "mean_de
 
 
 class Trained:
-    """A world in which everything is trained but the oracle, which knows a table of the same trainings from scratch.
-
-    Args:
-        config: Settings of the comparison.
-        data: Images to train on.
-        table: Table whose marginal accuracies the oracle knows.
-    """
+    """A world in which everything is trained but the oracle, which knows a table of the same trainings from scratch."""
 
     def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
         self.config, self.data, self.table = config, data, table
@@ -86,13 +80,9 @@ class Trained:
 class Tabulated:
     """A world whose accuracies come from a table, and whose alphas are the table's marginal accuracies with noise.
 
-    If the table has all architectures of its cells, each evaluation draws one of an architecture's trainings. If it is
-    a sample, accuracies come from a linear model of the cells' graph features in each row, and the residuals of the
-    sample are the noise.
-
-    Args:
-        config: Settings of the comparison.
-        table: Table of trainings from scratch, with the same cells in every row.
+    If the table has all architectures of its cells, each evaluation draws one of an architecture's trainings. If it is a
+    sample, accuracies come from a linear model of the cells' graph features in each row, and the residuals of the sample are
+    the noise.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for a table with different rows, or of other trainings than the settings'.
