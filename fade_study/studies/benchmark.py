@@ -17,10 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -56,8 +55,7 @@ MATRIX = 1024
 """Rows and columns of the matrices whose product measures the CPU's peak performance."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """The size of a training problem."""
 
     image_shape: tuple[int, int, int]
@@ -141,60 +139,39 @@ def in_turn(actions: Mapping[K, Callable[[], Any]], repetitions: int) -> dict[K,
 
 
 class Problem:
-    """A supernet, the network of one of its paths, a batch, and steps that train them.
+    """A supernet, or the network of one of its paths, with a batch and steps that train it."""
 
-    Both are built when they are first used, so that the memory of one is not counted as the other's.
-    """
-
-    def __init__(self, hyper: fade_study.HyperArchitecture, shape: Shape, seed: int) -> None:
+    def __init__(self, hyper: fade_study.HyperArchitecture, shape: Shape, seed: int, *, alone: bool = False) -> None:
         torch.manual_seed(seed)
-        self.hyper, self.shape = hyper, shape
         images = torch.randn(shape.batch_size, *shape.image_shape).contiguous(memory_format=torch.channels_last)
         self.batch = Minibatch(images, torch.randint(CLASSES, (shape.batch_size,)), shape.batch_size)
         self.logits = torch.zeros(hyper.shape, requires_grad=True)
         self.noise = gumbel_noise(hyper.shape, torch.Generator().manual_seed(seed))
         self.path: list[int] = self.noise.argmax(dim=1).tolist()
         self.architecture = hyper.architecture(self.path)
+        size = shape.image_shape, CLASSES, shape.network
+        self.module: Any = Network(self.architecture, *size) if alone else Supernet(hyper, *size)
+        self.adam = adam(self.module, OPTIMIZER)
 
-    @cached_property
-    def supernet(self) -> Supernet:
-        """The supernet."""
-        return Supernet(self.hyper, self.shape.image_shape, CLASSES, self.shape.network)
-
-    @cached_property
-    def network(self) -> Network:
-        """The network of the path."""
-        return Network(self.architecture, self.shape.image_shape, CLASSES, self.shape.network)
-
-    @cached_property
-    def supernet_adam(self) -> torch.optim.Adam:
-        """Optimizer of the supernet's weights."""
-        return adam(self.supernet, OPTIMIZER)
-
-    @cached_property
-    def network_adam(self) -> torch.optim.Adam:
-        """Optimizer of the network's weights."""
-        return adam(self.network, OPTIMIZER)
-
-    def train(self, module: nn.Module, optimizer: torch.optim.Optimizer, scores: Tensor) -> None:
+    def train(self, scores: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Finish a training step whose forward pass gave class scores ``(B, classes)``."""
-        loss = self.batch.loss(scores)
+        loss, optimizer = self.batch.loss(scores), optimizer or self.adam
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_value_(module.parameters(), OPTIMIZER.gradient_clip)
+        nn.utils.clip_grad_value_(self.module.parameters(), OPTIMIZER.gradient_clip)
         optimizer.step()
 
     def network_step(self) -> None:
-        """Take a training step of the path's network."""
-        self.train(self.network, self.network_adam, self.network(self.batch.images))
+        """Take a training step of the network."""
+        self.train(self.module(self.batch.images))
 
     def weight_step(self, path: Sequence[int] | None = None) -> None:
         """Take a weight step of the supernet."""
-        self.train(self.supernet, self.supernet_adam, self.supernet(self.batch.images, path or self.path))
+        self.train(self.module(self.batch.images, path or self.path))
 
     def alpha_step(self) -> None:
         """Take an alpha step, without the update of the d·w logits."""
-        torch.autograd.grad(alpha_loss(self.supernet, self.batch, self.factors(), self.path), self.logits)
+        torch.autograd.grad(alpha_loss(self.module, self.batch, self.factors(), self.path), self.logits)
 
     def factors(self) -> Tensor:
         """Soft Gumbel-softmax sample ``(d, w)``."""
@@ -206,41 +183,34 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
     sampler = fade_study.samplers.PseudoGradientSampler(0.3, seed=config.seed)
     batch = fade_study.create_study(space=fade_study.DagSpace(5), depth=DEPTH, sampler=sampler).ask()
     hyper = fade_study.HyperArchitecture(tuple(cells[:width] for cells in batch.hyper_architecture.rows))
-    problem = Problem(hyper, shape, config.seed)
-    supernet, network, images = problem.supernet, problem.network, problem.batch.images
+    whole, alone = (Problem(hyper, shape, config.seed, alone=alone) for alone in (False, True))
+    supernet, network, images = whole.module, alone.module, whole.batch.images
     foreach_adam = torch.optim.Adam(network.parameters(), foreach=True)
     matrix = torch.randn(MATRIX, MATRIX)
-
-    def all_branches_alpha_step() -> None:
-        # includes gradients of all weights, as in a plain implementation that calls backward()
-        problem.batch.loss(all_branches(supernet, images, problem.factors())).backward()
 
     def bfloat16_step() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             scores = network(images)
-        problem.train(network, problem.network_adam, scores.float())
+        alone.train(scores.float())
 
     seconds = in_turn(
         {
-            "network": problem.network_step,
-            "weight": problem.weight_step,
-            "alpha": problem.alpha_step,
-            "floor": arithmetic_floor(supernet, images, problem.path),
+            "network": alone.network_step,
+            "weight": whole.weight_step,
+            "alpha": whole.alpha_step,
+            "floor": arithmetic_floor(supernet, images, whole.path),
             "matrix": lambda: matrix @ matrix,
-            "all weight": lambda: problem.train(
-                supernet, problem.supernet_adam, all_branches(supernet, images, problem.factors())
-            ),
-            "all alpha": all_branches_alpha_step,
-            "edges": lambda: problem.train(
-                network, problem.network_adam, edge_by_edge(network, problem.architecture, images)
-            ),
-            "foreach": lambda: problem.train(network, foreach_adam, network(images)),
+            "all weight": lambda: whole.train(all_branches(supernet, images, whole.factors())),
+            # includes gradients of all weights, as in a plain implementation that calls backward()
+            "all alpha": lambda: whole.batch.loss(all_branches(supernet, images, whole.factors())).backward(),
+            "edges": lambda: alone.train(edge_by_edge(network, alone.architecture, images)),
+            "foreach": lambda: alone.train(network(images), foreach_adam),
             "bfloat16": bfloat16_step,
         },
         config.repetitions,
     )
     with FlopCounterMode(display=False) as counter:
-        problem.weight_step()
+        whole.weight_step()
     flops = counter.get_total_flops() / seconds["weight"]
     sent = sum(p.grad.nbytes for p in supernet.parameters() if p.grad is not None)
     memory = peak_memory(lambda: supernet_training(hyper, shape)) / peak_memory(lambda: network_training(hyper, shape))
@@ -284,7 +254,8 @@ def supernet_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None
 def network_training(hyper: fade_study.HyperArchitecture, shape: Shape) -> None:
     """Take as many steps of the largest network of these cells."""
     largest = tuple(max(cells, key=lambda cell: len(cell.key)) for cells in hyper.rows)
-    problem = Problem(fade_study.HyperArchitecture(tuple((cell,) for cell in largest)), shape, seed=0)
+    single = fade_study.HyperArchitecture(tuple((cell,) for cell in largest))
+    problem = Problem(single, shape, seed=0, alone=True)
     for _ in range(hyper.width):
         problem.network_step()
 
