@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fade_study.benchmarks import Scratch
+from fade_study.statistics.arena import summary_table
 from fade_study.statistics.resampling import p_text
 from fade_study.studies.command import again
 from fade_study.tracking.pictures import small_path
@@ -192,23 +193,12 @@ def comparison(standings: Sequence[Standing], config: ComparisonConfig, figures:
     """Description of a comparison of searchers, best first."""
     best = standings[0]
     base = next(row for row in standings if row.searcher == config.baseline)
-    rows = [
-        (
-            row.searcher,
-            f"{row.final:.4f} [{row.low:.4f}, {row.high:.4f}]",
-            ""
-            if row.p_holm is None
-            else f"{row.difference:+.4f} [{row.difference_low:+.4f}, {row.difference_high:+.4f}]",
-            "" if row.p_holm is None else p_text(row.p_holm),
-        )
-        for row in standings
-    ]
     different = [row.searcher for row in standings if row.p_holm is not None and row.p_holm < 0.05]
     return _note(
         f"Best of {len(standings)} searchers: {best.searcher}, final test accuracy {best.final:.3f} [{best.low:.3f}, "
         f"{best.high:.3f}]; {base.searcher} {base.final:.3f}; {config.seeds} paired seeds, {config.budget} steps.",
         _pictures(figures),
-        table(("searcher", "final test accuracy, 95 %", f"difference to {base.searcher}, 95 %", "Holm"), rows),
+        _code(summary_table(standings)),
         _list(
             "Caveats",
             [
