@@ -163,8 +163,6 @@ class SearchConfig(_StudyConfig):
             Leave it out where a launcher such as ``torchrun`` starts them.
         repetitions: Number of trainings of each hyper-architecture, whose alphas are averaged. Several trainings go
             through the executor.
-        carry_over: Whether the training of each hyper-architecture starts with the previous one's weights for cells
-            (or edges, with ``bilevel.share_weights``) that are the same. They are kept in ``checkpoint_dir``.
         checkpoint_dir: Folder of checkpoints, from which an interrupted search is resumed.
         max_failures: Number of trainings of one hyper-architecture that may diverge before the search gives up.
         patience: Number of generations without a change of any anchor's cell after which the search stops; null never
@@ -187,7 +185,6 @@ class SearchConfig(_StudyConfig):
     sampler: SamplerConfig = SamplerConfig()
     processes: Positive = 1
     repetitions: Positive = 1
-    carry_over: bool = False
     checkpoint_dir: Folder = "checkpoints"
     max_failures: NonNegative = 3
     patience: Positive | None = None

@@ -98,7 +98,6 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
         "data": data.digest,
         "evaluation_seeds": config.evaluation_seeds,
         "repetitions": config.repetitions,
-        "carry_over": config.carry_over,
     }
     return fade_study.create_study(
         space=config.space.open(),

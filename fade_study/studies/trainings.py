@@ -206,7 +206,6 @@ def train_hyper(
     seeds: Sequence[int],
     executor: Executor,
     paths: Sequence[Sequence[int]] = (),
-    weights: Sequence[Mapping[str, Tensor] | None] | None = None,
     checkpoints: Path | None = None,
     processes: Processes | None = None,
 ) -> list[HyperResult]:
@@ -215,7 +214,6 @@ def train_hyper(
     A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where several
     processes train together. Otherwise they go through the executor. ``paths`` ``(n, d)`` are measured in each supernet.
     """
-    begin = [None] * len(seeds) if weights is None else weights
     here = len(seeds) == 1 or (processes is not None and processes.count > 1)
     checkpoints = checkpoints if here or shares_files(executor) else None
     files = [hyper_file(checkpoints, hyper_architecture, config, seed) for seed in seeds]
@@ -228,10 +226,9 @@ def train_hyper(
             network=network,
             seed=seed,
             paths=paths,
-            weights=first,
             checkpoint=file,
         )
-        for seed, first, file in zip(seeds, begin, files, strict=True)
+        for seed, file in zip(seeds, files, strict=True)
     }
     if here:
         return [
@@ -314,8 +311,6 @@ class Trainer:
         """Number of trainings that diverged, by generation."""
         if study.n_generations:  # a process that was killed just after it told the last one has left its checkpoints
             self._forget(study.generation(study.n_generations - 1).batch)
-        if config.carry_over:
-            self._read_weights(study.n_generations - 1)  # where they are missing, before anything is trained
 
     def train(self, batch: fade_study.Batch) -> list[HyperResult] | None:
         """All repetitions of a hyper-architecture; None where one diverged, so that the generation is failed.
@@ -333,7 +328,6 @@ class Trainer:
                     self.config.network,
                     repetition_seeds(batch.seed, self.config.repetitions),
                     self.executor,
-                    weights=self._read_weights(batch.number - 1) if self.config.carry_over else None,
                     checkpoints=self.folder,
                     processes=self.processes,
                 )
@@ -347,13 +341,10 @@ class Trainer:
             return None
 
     def tell(self, batch: fade_study.Batch, results: Sequence[HyperResult]) -> None:
-        """Tell the study what was trained, once its weights are kept, and remove the checkpoints."""
+        """Tell the study what was trained, and remove the checkpoints."""
         alpha = combined_alpha(results, self.config.bilevel.estimator, batch.hyper_architecture)
         one_shot = float(np.mean([result.accuracy for result in results]))
         seconds = sum(result.seconds for result in results)
-        if self.config.carry_over:
-            self._weights_file(batch.number).save([result.weights for result in results])
-            self._weights_file(batch.number - 2).remove()  # a crash before tell would need the last generation's again
         details = {"one_shot_accuracy": one_shot, "seconds": seconds}
         self.study.tell(batch, alpha, one_shot_accuracy=one_shot, details=details)
         self._forget(batch)
@@ -367,22 +358,3 @@ class Trainer:
     def _forget(self, batch: fade_study.Batch) -> None:
         for seed in repetition_seeds(batch.seed, self.config.repetitions):
             forget(hyper_file(self.folder, batch.hyper_architecture, self.config.bilevel, seed))
-
-    def _weights_file(self, generation: int) -> Checkpoint:
-        """Where the weights of a generation's supernets are kept for the next one."""
-        file = checkpoint_file(self.folder, "weights", self.study.identity, generation)
-        assert file is not None
-        return Checkpoint(file)
-
-    def _read_weights(self, generation: int) -> list[dict[str, Tensor]]:
-        """Weights of each repetition's supernet, with which the next generation begins; none before the first."""
-        if generation < 0:
-            return [{} for _ in range(self.config.repetitions)]
-        file = self._weights_file(generation)
-        weights = file.load()
-        if weights is None:
-            raise fade_study.DataError(
-                f"expected the weights of generation {generation} in {file.path}, with which the next one begins, got "
-                "no such file; give the checkpoint_dir of the search that left them"
-            )
-        return weights
