@@ -165,8 +165,6 @@ class SearchConfig(_StudyConfig):
             through the executor.
         checkpoint_dir: Folder of checkpoints, from which an interrupted search is resumed.
         max_failures: Number of trainings of one hyper-architecture that may diverge before the search gives up.
-        patience: Number of generations without a change of any anchor's cell after which the search stops; null never
-            stops early.
         evaluate: Architecture of a generation that is trained from scratch: the ``best_ranked`` one of its
             hyper-architecture, or that of the ``anchor`` (as in the paper).
         evaluate_every: Number of generations from one evaluation from scratch to the next; the last generation is
@@ -187,7 +185,6 @@ class SearchConfig(_StudyConfig):
     repetitions: Positive = 1
     checkpoint_dir: Folder = "checkpoints"
     max_failures: NonNegative = 3
-    patience: Positive | None = None
     evaluate: Literal["anchor", "best_ranked"] = "best_ranked"
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2

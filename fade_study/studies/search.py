@@ -47,9 +47,8 @@ def search_once(
     """One search: its study, the id of its run, and its record. A new study says how to ``go_on`` once nothing refuses it."""
     begin = time.perf_counter()
     study = open_study(config, data)
-    has_settled = settled(study, config)
     # Asks at once: where another process has the generation open, that one's record stays as it is.
-    batches = study.generations(0 if has_settled else config.generations)
+    batches = study.generations(config.generations)
     name = study.optuna_study.study_name
     tags = {tracking.schema.STUDY_NAME: name, tracking.schema.STUDY: study.identity}
     builders = builders_of([fade_study.Dag])
@@ -75,11 +74,6 @@ def search_once(
                 evaluations.begin(batch.number)
                 evaluations.collect()
                 bar.update()
-                has_settled = settled(study, config)
-                if has_settled:
-                    break
-        if has_settled:
-            print(f"Stopped: no anchor has changed its cell in the last {config.patience} generations")
         evaluations.finish()
         record = log.summary()
         log.answer(data, executor)
@@ -109,15 +103,6 @@ def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
         evaluate=config.evaluate,
         conditions=conditions,
     )
-
-
-def settled(study: fade_study.FadeStudy, config: SearchConfig) -> bool:
-    """Whether a search that is not finished has had no anchor that changed its cell in ``patience`` generations."""
-    patience, told = config.patience, study.n_generations
-    if not patience or told <= patience or told >= config.generations:
-        return False
-    rows = [study.history(row)[-patience - 1 :] for row in range(study.depth)]
-    return all(len({generation.cells[0] for generation in newest}) == 1 for newest in rows)
 
 
 # --- around the searches: processes, data, executor, several seeds ------------------------------------------------
