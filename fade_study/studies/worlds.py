@@ -5,11 +5,12 @@ Both count costs in training steps, and both have an oracle, which gives alphas 
 
 from __future__ import annotations
 
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table, load_table
@@ -27,8 +28,8 @@ EXPLAINING = (*PAPER_FEATURES, "operations", "longest_path", "density", "mean_de
 class Trained:
     """A world in which everything is trained but the oracle, which knows a table of the same trainings from scratch."""
 
-    def __init__(self, config: ComparisonConfig, data: Data, table: Table) -> None:
-        self.config, self.data, self.table = config, data, table
+    def __init__(self, config: ComparisonConfig, data: Data) -> None:
+        self.config, self.data = config, data
         self.hyper_steps = _hyper_steps(config, len(data.weight))
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
@@ -49,8 +50,10 @@ class Trained:
 
     def check_oracle(self) -> None:
         """Raise an InvalidInputError if the table is not of the same trainings from scratch."""
-        wanted = recipe(self.data, self.config.scratch, self.config.network, device=self.table.device)
-        if wanted not in self.table.recipe:  # that of a sample has a prefix
+        table = open_tabulated(self.config).table
+        if (
+            recipe(self.data, self.config.scratch, self.config.network, device=table.device) not in table.recipe
+        ):  # that of a sample has a prefix
             raise InvalidInputError(
                 "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
                 "leave the oracle out of searchers"
@@ -58,12 +61,7 @@ class Trained:
 
     def oracle(self, batch: Batch) -> Array:
         """Alphas ``(d, w)`` from true accuracies, free of cost."""
-        return self._truth.oracle(batch)
-
-    @cached_property
-    def _truth(self) -> Tabulated:
-        """Model of the table, fitted once and only if there is an oracle."""
-        return Tabulated(self.config, self.table)
+        return open_tabulated(self.config).oracle(batch)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
         """Train an architecture from scratch."""
@@ -122,12 +120,12 @@ class Tabulated:
         for seed in repetition_seeds(batch.seed, self.config.repetitions):
             # A cell has the same noise in whatever column it is.
             noise = SIMULATED_ALPHA.rng(seed).standard_normal(self.marginals.shape)
-            found.append(_softmax(utility + self.config.alpha_noise * self._of_cells(noise, batch)))
+            found.append(softmax(utility + self.config.alpha_noise * self._of_cells(noise, batch), axis=1))
         return np.mean(found, axis=0)
 
     def oracle(self, batch: Batch) -> Array:
         """Alphas ``(d, w)`` without noise."""
-        return _softmax(self._utility(batch))
+        return softmax(self._utility(batch), axis=1)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
         """Accuracies of one of an architecture's trainings, or simulated ones."""
@@ -168,13 +166,13 @@ estimator."""
 def open_world(config: ComparisonConfig, data: Data | None) -> World:
     """A world that trains on data, or one of a table if there are none."""
     # A Trained is not cached: every task brings its own copy of the data, which the cache would keep and never reuse.
-    return _open_tabulated(config) if data is None else Trained(config, data, load_table(config.table or "digits342"))
+    return open_tabulated(config) if data is None else Trained(config, data)
 
 
 @cache
-def _open_tabulated(config: ComparisonConfig) -> Tabulated:
+def open_tabulated(config: ComparisonConfig) -> Tabulated:
     """Made once in each process, since its many short searches share it."""
-    return Tabulated(config, load_table(config.table or "digits625"))
+    return Tabulated(config, load_table(config.table or {"train": "digits342", "tabular": "digits625"}[config.mode]))
 
 
 def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
@@ -216,8 +214,3 @@ def _regression(table: Table, mean: Array) -> Array:
     scaled = (values - values.mean(axis=0)) / values.std(axis=0)  # (n, f)
     model: Any = RidgeCV(np.logspace(-1, 4, 20)).fit(scaled[table.paths].reshape(len(mean), -1), mean)
     return model.coef_.reshape(table.hyper_architecture.depth, -1) @ scaled.T
-
-
-def _softmax(utility: Array) -> Array:
-    exponential = np.exp(utility - utility.max(axis=1, keepdims=True))
-    return exponential / exponential.sum(axis=1, keepdims=True)
