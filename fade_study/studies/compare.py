@@ -40,9 +40,7 @@ HIGHLIGHT = ("fade", "fade_best_ranked", "random", "champion", "oracle", "shuffl
 def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     """Run all searches of all searchers, and report which searcher is best."""
     begin = time.perf_counter()
-    searchers = names(
-        config.searchers, config.mode, config.baseline, straight_through=config.straight_through is not None
-    )
+    searchers = names(config)
     data = None if config.mode == "tabular" else load_data(config.data)
     if data is not None:
         check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(config.space.open())))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -136,10 +137,6 @@ class Supernets(NamedTuple):
     """Effects on the losses of the sweep, ``(R, d, w)``."""
     alpha: Array
     """Alphas ``(R, d, w)``."""
-    one_shot: float
-    """Mean one-shot accuracy."""
-    seconds: float
-    """Mean seconds of a training."""
 
 
 def collect() -> dict[tuple[str, str], Supernets]:
@@ -152,8 +149,6 @@ def collect() -> dict[tuple[str, str], Supernets]:
             epochs=np.array([line["epochs"] for line in found]) * UNIT,
             sweep=np.array([line["sweep"] for line in found]) * UNIT,
             alpha=np.array([line["alpha"] for line in found]),
-            one_shot=float(np.mean([line["one_shot"] for line in found])),
-            seconds=float(np.mean([line["seconds"] for line in found])),
         )
         for key, found in lines.items()
     }
@@ -223,13 +218,7 @@ def report() -> None:
         print(
             f"{name}: reliability {reliability(truth):.2f}, ceiling {noise_ceiling(truth) or float('nan'):.2f}; {known}"
         )
-    columns = [f"{name} {kind}" for kind in ("raw", "pooled") for name in tables]
-    print(
-        f"{'setting':32} {'part':24} {'supernets':>9} {'steps':>7} " + " ".join(f"{column:>20}" for column in columns)
-    )
-    for row in rows:
-        numbers = " ".join(f"{row[column]:20.2f}" for column in columns)
-        print(f"{row['setting']:32} {row['part']:24} {row['supernets']:9} {row['steps']:7} {numbers}")
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
     for (name, setting), supernets in found.items():
         if SETTINGS[setting].config.estimator == "straight-through":
             logs = np.log(np.maximum(supernets.alpha.mean(axis=0), 1e-300))

@@ -131,26 +131,18 @@ def _log_alpha(trainings: Sequence[HyperResult], estimator: Estimator, hyper_arc
     return np.log(np.maximum(combined_alpha(trainings, estimator, hyper_architecture), 1e-300))
 
 
-def _unpooled(trainings: Sequence[HyperResult], _: Evidence) -> Array:
-    return -average_effects([one.effects for one in trainings if one.effects is not None]).value
-
-
 def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
     effects = [path_effects(one.losses, evidence.hyper_architecture.width) for one in trainings]
     return -effects_of([one for one in effects if one is not None], evidence.hyper_architecture).value
 
 
-def _borda(trainings: Sequence[HyperResult], _: Evidence) -> Array:
-    return borda(np.stack([one.alpha for one in trainings]))
-
-
 TABLES: dict[str, Callable[[Sequence[HyperResult], Evidence], Array]] = {
     "fade": lambda trainings, e: _log_alpha(trainings, e.estimator, e.hyper_architecture),
-    "borda": _borda,
-    "unpooled": _unpooled,
+    "borda": (by_borda := lambda trainings, _: borda(np.stack([one.alpha for one in trainings]))),
+    "unpooled": lambda trainings, _: -average_effects([one.effects for one in trainings if one.effects]).value,
     "training_losses": _training_losses,
     "straight_through": lambda trainings, e: _log_alpha(trainings, "straight-through", e.hyper_architecture),
-    "straight_through_borda": _borda,
+    "straight_through_borda": by_borda,
     "straight_through_losses": _training_losses,
 }
 """Predictors that sum over rows what supernets say about the cells, ``(d, w)``."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from fade_study import tracking
@@ -125,11 +124,7 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
         ("architectures", architecture_table(judged)),
     ):
         run.rows(rows, f"{name}.json")
-        file = io.StringIO()
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-        run.text(file.getvalue(), f"{name}.csv")
+        run.text(pd.DataFrame(rows).to_csv(index=False), f"{name}.csv")
     draw(judged, entries, config, run)
     run.rename(f"validate {config.data.name} ρ={entries['fade'].estimate.value:.2f}")
     run.note(notes.validation(judged, entries, config, run.pictures))

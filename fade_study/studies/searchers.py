@@ -18,7 +18,7 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import InvalidInputError
 from fade_study.execution import report_epoch
 from fade_study.seeding import EVALUATION, SHUFFLE
-from fade_study.studies.schemas import SamplerConfig
+from fade_study.studies.schemas import ComparisonConfig, SamplerConfig
 from fade_study.studies.worlds import World
 from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
@@ -97,24 +97,23 @@ SEARCHERS: dict[str, Searcher] = {
 """By name: FaDE and variants, other searches on alphas, searches on accuracies, controls, repairs of FaDE."""
 
 
-def names(chosen: tuple[str, ...] | None, mode: str, baseline: str, *, straight_through: bool = False) -> list[str]:
-    """Searchers to compare, the baseline among them; none means all but the repairs, and the slow ``gp`` in tabular mode.
+def names(config: ComparisonConfig) -> list[str]:
+    """Searchers to compare, the baseline among them; by default all but the repairs, and the slow ``gp`` on tables.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for an unknown name.
     """
+    chosen = config.searchers
     if chosen is None:
         left_out = {name for name in SEARCHERS if name.startswith("fade_") and name != "fade_best_ranked"}
-        if not straight_through:
-            left_out.add("straight_through")
-        if mode == "tabular":
-            left_out.add("gp")
+        left_out |= {"straight_through"} if config.straight_through is None else set()
+        left_out |= {"gp"} if config.mode == "tabular" else set()
         chosen = tuple(name for name in SEARCHERS if name not in left_out)
-    wanted = list(dict.fromkeys((*chosen, baseline)))
+    wanted = list(dict.fromkeys((*chosen, config.baseline)))
     unknown = sorted(set(wanted) - set(SEARCHERS))
     if unknown:
         raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
-    if "straight_through" in wanted and not straight_through:
+    if "straight_through" in wanted and config.straight_through is None:
         raise InvalidInputError("searchers: expected straight_through.* settings for straight_through, got none")
     return wanted
 
