@@ -131,8 +131,6 @@ def describe(result: HyperResult) -> dict[str, Any]:
 class Supernets(NamedTuple):
     """All trainings of one setting on one hyper-architecture."""
 
-    epochs: Array
-    """Effects on training losses by epoch, ``(R, E, d, w)``."""
     sweep: Array
     """Effects on the losses of the sweep, ``(R, d, w)``."""
     alpha: Array
@@ -145,24 +143,9 @@ def collect() -> dict[tuple[str, str], Supernets]:
     for line in read_lines(LINES):
         lines[line["table"], line["setting"]].append(line)
     return {
-        key: Supernets(
-            epochs=np.array([line["epochs"] for line in found]) * UNIT,
-            sweep=np.array([line["sweep"] for line in found]) * UNIT,
-            alpha=np.array([line["alpha"] for line in found]),
-        )
+        key: Supernets(np.array([one["sweep"] for one in found]) * UNIT, np.array([one["alpha"] for one in found]))
         for key, found in lines.items()
     }
-
-
-def parts(supernets: Supernets) -> dict[str, Array]:
-    """Effects ``(R, d, w)`` from different losses: of the sweep, or of the training in some epochs."""
-    epochs = supernets.epochs.shape[1]
-    found = {"sweep": supernets.sweep, "second half": supernets.epochs[:, epochs // 2 :].mean(axis=1)}
-    if epochs > 1:
-        found["all but the first epoch"] = supernets.epochs[:, 1:].mean(axis=1)
-    if epochs >= 4:
-        found["last quarter"] = supernets.epochs[:, -(epochs // 4) :].mean(axis=1)
-    return found
 
 
 def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
@@ -172,26 +155,22 @@ def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
 
 
 def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: dict[str, Table]) -> list[dict]:
-    """Spearman's coefficients on each hyper-architecture, by part of the losses and number of supernets."""
+    """Spearman's coefficients on each hyper-architecture, by number of supernets."""
     rows = []
-    config = SETTINGS[setting].config
-    steps = config.steps(STEPS_PER_EPOCH)
-    known = {name: found[name, setting] for name in tables if (name, setting) in found}
+    steps = SETTINGS[setting].config.steps(STEPS_PER_EPOCH)
+    known = {name: found[name, setting].sweep for name in tables if (name, setting) in found}
     if len(known) < len(tables):
         return rows
-    smallest = min(len(supernets.sweep) for supernets in known.values())
-    for part in parts(next(iter(known.values()))):
-        for count in (k for k in (1, 2, 4, 8, 16) if k <= smallest):
-            values: dict[str, list[float]] = defaultdict(list)
-            for name, table in tables.items():
-                effects = parts(known[name])[part]
-                rng = np.random.default_rng(0)
-                for _ in range(DRAWS if count < len(effects) else 1):
-                    drawn = effects[rng.permutation(len(effects))[:count]]
-                    values[f"{name} raw"].append(rank(-drawn.mean(axis=0), table))
-                    values[f"{name} pooled"].append(rank(-pooled(drawn, table.hyper_architecture), table))
-            means = {key: float(np.mean(one)) for key, one in values.items()}
-            rows.append({"setting": setting, "part": part, "supernets": count, "steps": count * steps, **means})
+    smallest = min(map(len, known.values()))
+    for count in (k for k in (1, 2, 4, 8, 16) if k <= smallest):
+        values: dict[str, list[float]] = defaultdict(list)
+        for name, table in tables.items():
+            rng = np.random.default_rng(0)
+            for _ in range(DRAWS if count < len(known[name]) else 1):
+                drawn = known[name][rng.permutation(len(known[name]))[:count]]
+                values[name].append(rank(-pooled(drawn, table.hyper_architecture), table))
+        means = {key: float(np.mean(one)) for key, one in values.items()}
+        rows.append({"setting": setting, "supernets": count, "steps": count * steps, **means})
     return rows
 
 
@@ -233,10 +212,9 @@ def draw(rows: list[dict]) -> Figure:
         7.5, 4, "Ranks by the losses of the final sweep, mean of the two hyper-architectures where settings are chosen"
     )
     ax = figure.subplots()
-    chosen = [row for row in rows if row["part"] == "sweep"]
-    for number, setting in enumerate(dict.fromkeys(row["setting"] for row in chosen)):
-        own = [row for row in chosen if row["setting"] == setting]
-        values = [np.mean([row[f"{name} pooled"] for name in CHOOSING]) for row in own]
+    for number, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
+        own = [row for row in rows if row["setting"] == setting]
+        values = [np.mean([row[name] for name in CHOOSING]) for row in own]
         style = "os"[number // len(COLORS) % 2] + "-"
         steps = [row["steps"] for row in own]
         ax.plot(steps, values, style, color=COLORS[number % len(COLORS)], markersize=4, label=setting)
