@@ -156,7 +156,8 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
                 return [search_once(config, data, executor, processes, device, go_on=go_on if new else None)[0]]
             with tracking.start_study("search", config, device, data, name=f"{config.study}, all seeds") as run:
                 found = []
-                for one in one_per_seed(config):
+                for seed in range(config.seed, config.seed + config.seeds):
+                    one = dataclasses.replace(config, seed=seed, seeds=1, study=f"{config.study}-{seed}")
                     say = go_on if new and not found else None
                     found.append(search_once(one, data, executor, processes, device, go_on=say))
                 records = {run_id: record for _, run_id, record in found}
@@ -169,11 +170,3 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
     except interrupt.Interrupted:
         print(f"To go on: {go_on}")
         raise
-
-
-def one_per_seed(config: SearchConfig) -> list[SearchConfig]:
-    """The settings of the searches that a search with several seeds consists of."""
-    return [
-        dataclasses.replace(config, seed=seed, seeds=1, study=f"{config.study}-{seed}")
-        for seed in range(config.seed, config.seed + config.seeds)
-    ]
