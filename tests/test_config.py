@@ -265,7 +265,7 @@ def test_every_setting_has_a_meaning_that_stands_alone(study):
     [
         ("seed", "int >= 0, < 4294967296", "0"),
         ("study", "text|null", "null"),
-        ("carry_over", "bool", "false"),
+        ("bilevel.share_weights", "bool", "false"),
         ("bilevel.schedule", "constant|cosine", "constant"),
         ("bilevel.regularization", "float|[float, ...]", "0.1"),
         ("space.features", "[text, ...]", "[eccentricity_variance, degree_variance, vertices]"),

@@ -10,7 +10,7 @@ Two savings leave the estimator exactly as it is:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -49,8 +49,6 @@ class Supernet(nn.Module):
         channels, height, width = image_shape
         depth = hyper_architecture.depth
         self.macro = Macro(plan_macro((height, width), depth, config), channels, classes, config)
-        self._shared = share_weights
-        self._keys = [[cell.key for cell in cells] for cells in hyper_architecture.rows]
         self.rows = nn.ModuleList()
         for row, cells in enumerate(hyper_architecture.rows):
             shared = nn.ModuleDict() if share_weights else None
@@ -72,28 +70,6 @@ class Supernet(nn.Module):
         else:
             cells = [partial(_mixed, self.cells(row), column, factors[row]) for row, column in enumerate(path)]
         return self.macro(images, cells)
-
-    def weights(self) -> dict[str, Tensor]:
-        """All weights by names under which the supernet of another hyper-architecture has them as well.
-
-        The name of a cell's weights contains its row, its key, and the number of equal cells before it in the row. The
-        name of operations that a row shares contains the row only.
-        """
-        named = {f"macro.{name}": value for name, value in self.macro.state_dict().items()}
-        for row, keys in enumerate(self._keys):
-            for column, (key, cell) in enumerate(zip(keys, self.cells(row), strict=True)):
-                own = f"row{row}.{key}.{keys[:column].count(key)}"
-                for name, value in cell.state_dict().items():
-                    owner = f"row{row}" if self._shared and name.startswith("operations.") else own
-                    named[f"{owner}.{name}"] = value
-        return named
-
-    def carry_over(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy the weights of another supernet that exist here, too; all others keep their initial values."""
-        with torch.no_grad():
-            for name, value in self.weights().items():
-                if name in weights:
-                    value.copy_(weights[name])
 
     def cells(self, row: int) -> nn.ModuleList:
         """The w candidate cells of a row."""

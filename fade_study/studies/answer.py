@@ -47,7 +47,10 @@ class Difference(NamedTuple):
 def final_accuracies(
     architectures: Sequence[Architecture], data: Data, config: SearchConfig, executor: Executor
 ) -> tuple[list[Array], dict[str, Tensor] | None]:
-    """Test accuracies ``(seeds,)`` of each in trainings by which nothing was chosen, and the first one's first network."""
+    """Test accuracies ``(seeds,)`` of each in trainings by which nothing was chosen.
+
+    The second value is the state of the first network of the first architecture.
+    """
     seeds = range(FINAL_SEED, FINAL_SEED + config.final_seeds)
     wanted = [(architecture, seed) for architecture in architectures for seed in seeds]
     folder = Path(config.checkpoint_dir)

@@ -351,7 +351,7 @@ def measure_outside(preset: str) -> dict[str, Array]:
 
         python("-c", "from fade_study import tracking; tracking.check_server()")
         begin = time.perf_counter()
-        python("-m", "fade_study.studies.search", "--preset", preset, "--executor", "inline")
+        python("-m", "fade_study", "search", "--preset", preset, "--executor", "inline")
         command = time.perf_counter() - begin
         search, trainings = tracking.read_times(uri)
         return {

@@ -15,7 +15,7 @@ from fade_study.builders import builders_of
 from fade_study.execution import open_executor
 from fade_study.nn import check_operation
 from fade_study.studies import notes
-from fade_study.studies.analyze import analyze
+from fade_study.studies.analyze import report
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text, is_due
 from fade_study.studies.schemas import EvaluateConfig, SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
             )
             search.text(record.to_json(), tracking.schema.RECORD)
             print(f"Search {run_id}:\n{evaluations_text(record)}")
-        text = analyze(evaluated, run)
+        text = report(evaluated, run)
         print(text)
         run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))

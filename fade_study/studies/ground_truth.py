@@ -73,7 +73,7 @@ def all_paths(shape: tuple[int, int]) -> NDArray[np.int64]:
 
 
 def choose_paths(paths: NDArray[np.int64], half: str, count: int | Literal["all"], seed: int) -> NDArray[np.int64]:
-    """Choose some of the paths ``(n, d)``, in their order, so that the columns of a row are as equally frequent as possible.
+    """Choose some of the paths ``(n, d)``, in their order, so that the columns of a row are about equally frequent.
 
     The halves ``selection`` and ``report`` are disjoint and do not depend on the seed.
 

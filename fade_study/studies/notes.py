@@ -47,7 +47,7 @@ def search(
     gain: Difference | None,
     run: Run,
 ) -> str:
-    """Description of a finished search; ``finals`` are those of :class:`SearchLog`, empty if nothing was trained anew."""
+    """Description of a finished search; ``finals`` is as in :class:`SearchLog`, empty if nothing was trained anew."""
     name, last = study.optuna_study.study_name, study.generation(study.n_generations - 1)
     depth, width = last.alpha.shape
     what = f"study `{name}`: {study.n_generations} generations of {depth} × {width} cells on {data.name}"

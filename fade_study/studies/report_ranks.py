@@ -89,7 +89,7 @@ def judge(
 
 
 def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float | None]:
-    """For each row, Spearman's coefficient of its alphas with the mean accuracies ``(n,)`` of the architectures of its cells.
+    """For each row, Spearman's coefficient of its alphas with the mean accuracies ``(n,)`` of its cells' architectures.
 
     None if all cells of a row have the same alpha or accuracy.
     """

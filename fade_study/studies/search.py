@@ -21,7 +21,7 @@ from fade_study import interrupt, tracking
 from fade_study.builders import builders_of, describe_network
 from fade_study.execution import open_executor
 from fade_study.studies import notes
-from fade_study.studies.analyze import analyze
+from fade_study.studies.analyze import report
 from fade_study.studies.command import again
 from fade_study.studies.evaluations import Evaluations
 from fade_study.studies.schemas import SearchConfig
@@ -44,7 +44,7 @@ def search_once(
     *,
     go_on: str | None = None,
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
-    """One search: its study, the id of its run, and its record. A new study says how to ``go_on`` once nothing refuses it."""
+    """One search: its study, run id, and record. A new study says how to ``go_on`` once nothing refuses it."""
     begin = time.perf_counter()
     study = open_study(config, data)
     # Asks at once: where another process has the generation open, that one's record stays as it is.
@@ -161,7 +161,7 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
                     say = go_on if new and not found else None
                     found.append(search_once(one, data, executor, processes, device, go_on=say))
                 records = {run_id: record for _, run_id, record in found}
-                text = analyze(records, run)
+                text = report(records, run)
                 print(f"\nAll {config.seeds} searches:\n{text}")
                 names = {run_id: study.optuna_study.study_name for study, run_id, _ in found}
                 run.note(notes.searches(names, records, config, text, run.experiment, run.pictures))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import fade_study
 from fade_study import tracking
 from fade_study.analysis import cells, figures
-from fade_study.studies.analyze import analyze
+from fade_study.studies import analyze
 from fade_study.studies.answer import (
     Difference,
     against_random_search,
@@ -94,9 +94,9 @@ class SearchLog:
                    "figures/alpha_last_generation.png")  # fmt: skip
         anchors = cells.draw_architecture(study.architecture, f"the anchors' cells in generation {number}")
         run.figure(anchors, "figures/anchor_cells.png")
-        report = analyze({run.id: record}, run)
+        found = analyze.report({run.id: record}, run)
         self._best(record)
-        print(report)
+        print(found)
         print(f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}")
         return record
 

@@ -51,8 +51,8 @@ T = TypeVar("T")
 class ScratchTrainings:
     """Trainings of architectures from scratch, which begin at once.
 
-    What a table, the tracking store or ``done`` has is not repeated, unless the network is to be kept (``keep_states``, by
-    key and seed). ``generations`` names the generation that an architecture is trained for, by its key.
+    What a table, the tracking store or ``done`` has is not repeated, unless the network is to be kept (``keep_states``,
+    by key and seed). ``generations`` names the generation that an architecture is trained for, by its key.
     """
 
     def __init__(
@@ -211,8 +211,9 @@ def train_hyper(
 ) -> list[HyperResult]:
     """Train a hyper-architecture once for each seed, each time with a child run of its own.
 
-    A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where several
-    processes train together. Otherwise they go through the executor. ``paths`` ``(n, d)`` are measured in each supernet.
+    A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where
+    several processes train together. Otherwise they go through the executor. ``paths`` ``(n, d)`` are measured in each
+    supernet.
     """
     here = len(seeds) == 1 or (processes is not None and processes.count > 1)
     checkpoints = checkpoints if here or shares_files(executor) else None

@@ -78,9 +78,9 @@ class Trained:
 class Tabulated:
     """A world whose accuracies come from a table, and whose alphas are the table's marginal accuracies with noise.
 
-    If the table has all architectures of its cells, each evaluation draws one of an architecture's trainings. If it is a
-    sample, accuracies come from a linear model of the cells' graph features in each row, and the residuals of the sample are
-    the noise.
+    If the table has all architectures of its cells, each evaluation draws one of an architecture's trainings. If it is
+    a sample, accuracies come from a linear model of the cells' graph features in each row, and the residuals of the
+    sample are the noise.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for a table with different rows, or of other trainings than the settings'.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +81,6 @@ class HyperResult:
     """Seconds of the training, without ``path_seconds``."""
     path_seconds: float
     """Seconds of measuring ``path_accuracies``."""
-    weights: dict[str, Tensor] | None
-    """Weights of the supernet by name, if they were requested."""
 
 
 def train_hyper_architecture(
@@ -93,7 +91,6 @@ def train_hyper_architecture(
     network: NetworkConfig = NetworkConfig(),  # noqa: B008 - frozen
     seed: int = 0,
     paths: Sequence[Sequence[int]] = (),
-    weights: Mapping[str, Tensor] | None = None,
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[int, NDArray[np.float64], dict[str, float]], None] | None = None,
 ) -> HyperResult:
@@ -106,8 +103,6 @@ def train_hyper_architecture(
         network: Macro-architecture and normalization.
         seed: Seed for initialization, data order, paths and noise. The result is a function of the arguments.
         paths: Paths ``(n, d)`` whose one-shot accuracies are measured after the training.
-        weights: Weights of an earlier supernet, which initialize the cells that are the same; ``{}`` for none. If they
-            are given, the result holds the new weights (section 2.4: weight sharing among hyper-architectures).
         checkpoint: File for the state after each epoch. If it holds the state of the same training, that training is
             resumed, to the same result. Remove the file with ``Checkpoint.remove`` once the result is stored.
         on_epoch: Function that is called with the number of each epoch, alphas ``(d, w)`` and metrics, including the
@@ -127,13 +122,10 @@ def train_hyper_architecture(
             network=describe_network(network, (type(cell) for row in hyper_architecture.rows for cell in row)),
             seed=seed,
             processes=None if config.micro_batches else accelerator.num_processes,
-            carried=None if weights is None else sorted(weights),
         )
         check_alike(accelerator, data=data.digest, training=identity)
         check_schedule(config, data, hyper_architecture.shape, accelerator.num_processes)
         trainer = _Trainer(hyper_architecture, data, config, network, accelerator, generator)
-        if weights is not None:
-            trainer.supernet.carry_over(weights)
         copy_from_main([*trainer.supernet.parameters(), *trainer.logits], accelerator)
         progress = Progress(f"hyper {identity}", checkpoint, generator, trainer.parts, accelerator)
         for epoch, (alpha, metrics) in enumerate(progress.history):
@@ -150,7 +142,6 @@ def train_hyper_architecture(
         one_shot = trainer.one_shot_accuracy(config.one_shot_paths)
         seconds = progress.seconds
         path_accuracies = trainer.accuracies(paths)
-        kept = None if weights is None else {name: w.cpu().clone() for name, w in trainer.supernet.weights().items()}
         history = np.stack([alpha.numpy() for alpha, _ in progress.history])
         path_seconds = progress.seconds - seconds
     collapsed = _collapsed(history) if config.estimator == "straight-through" else None
@@ -171,7 +162,6 @@ def train_hyper_architecture(
         warning=warning,
         seconds=seconds,
         path_seconds=path_seconds,
-        weights=kept,
     )
 
 

@@ -20,7 +20,7 @@ import fade_study
 from tests.postgresql import free_port
 
 ARGUMENTS = ["--preset", "smoke", "--study", "s", "--generations", "3", "--bilevel.epochs", "3"]
-ARGUMENTS += ["--evaluate_every", "2", "--carry_over", "true"]
+ARGUMENTS += ["--evaluate_every", "2"]
 
 # Forked from a process that has imported everything, a search begins at once.
 processes = multiprocessing.get_context("forkserver")
@@ -44,7 +44,7 @@ def run_search(folder, uri, arguments, moment, delivery_seconds):
     with open("log", "a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-        from fade_study.studies import command, search
+        from fade_study.studies import command
         from fade_study.studies.schemas import SearchConfig
         from fade_study.tracking import runs
 
@@ -52,7 +52,7 @@ def run_search(folder, uri, arguments, moment, delivery_seconds):
         mlflow.set_tracking_uri(uri)
         if moment is not None:
             break_at(*moment)
-        command.run_command(search.search, command.read_command(SearchConfig, "search"))
+        command.run_command("search", "search", command.read_command(SearchConfig, "search"))
 
 
 def break_at(where, count, how):

@@ -18,7 +18,7 @@ from fade_study.studies import benchmark, plain
 
 @pytest.mark.slow
 def test_it_runs_and_records(project, mlflow_store):
-    command = [sys.executable, "-m", "fade_study.studies.benchmark", "--repetitions", "1", "--search", "smoke"]
+    command = [sys.executable, "-m", "fade_study", "benchmark", "--repetitions", "1", "--search", "smoke"]
     output = subprocess.run(command, cwd=project, env=os.environ, capture_output=True, text=True, check=True).stdout
     (run,) = mlflow.search_runs(output_format="list")
     assert run.data.tags["fade.kind"] == "benchmark"

@@ -28,9 +28,7 @@ def test_a_search_killed_at_random_moments_is_the_same_search(tmp_path, mlflow_t
             process.join()
         finish(folder)
         assert outcome(folder) == reference
-        # of the newest two generations, to carry over; twice, where a process was killed before it told one
-        states = {file.name.removesuffix(".previous") for file in (folder / "checkpoints").glob("*.pt*")}
-        assert len(states) == 2
+        assert not list((folder / "checkpoints").glob("*.pt*"))
     assert killed > 0.7 * KILLS
 
 

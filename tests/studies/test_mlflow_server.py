@@ -58,7 +58,7 @@ def test_down_until_the_end_what_is_missing_is_delivered_later(place, server, re
     assert process.exitcode == 1, log(place)
     assert f"Once it is back, `fade deliver` in {place} delivers them" in log(place)
     server.start()
-    command = [sys.executable, "-m", "fade_study.studies.deliver"]
+    command = [sys.executable, "-m", "fade_study", "deliver"]
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"MLFLOW_TRACKING_URI": server.uri, "PYTHONPATH": root}
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)

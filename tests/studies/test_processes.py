@@ -25,8 +25,8 @@ NO_LAUNCHER = {name: value for name, value in os.environ.items() if name not in 
 class Search:
     """A search in a process group of its own; the launcher, where it has several processes."""
 
-    def __init__(self, folder, processes, *arguments, study="fade_study.studies.search", **changes):
-        command = [sys.executable, "-m", study, *ARGUMENTS, "--processes", str(processes), *arguments]
+    def __init__(self, folder, processes, *arguments, **changes):
+        command = [sys.executable, "-m", "fade_study", "search", *ARGUMENTS, "--processes", str(processes), *arguments]
         uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "PYTHONPATH": str(ROOT)}
         with (folder / "log").open("a") as file:
             self.process = subprocess.Popen(
@@ -52,7 +52,7 @@ class Search:
         """One of its processes that train together."""
         for process in psutil.Process(self.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
-                if process.environ().get("RANK") == str(rank) and "fade_study.studies.search" in process.cmdline():
+                if process.environ().get("RANK") == str(rank) and "fade_study" in process.cmdline():
                     return process
         return pytest.fail(f"no process of rank {rank}")
 
@@ -150,7 +150,7 @@ def test_an_error_of_all_is_told_once(place):
 
 
 def test_other_studies_are_not_for_several_processes(place):
-    command = [sys.executable, "-m", "fade_study.studies.validate_ranks", "--preset", "smoke"]
+    command = [sys.executable, "-m", "fade_study", "validate", "--preset", "smoke"]
     launched = {"RANK": "0", "WORLD_SIZE": "2", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=place, env=NO_LAUNCHER | launched, capture_output=True, text=True, timeout=60, check=False

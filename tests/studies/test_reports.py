@@ -251,7 +251,7 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_for_is_told_of(folder
     folder, _ = folders
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     done = subprocess.run(
-        [*launcher, "-m", "fade_study.studies.search", "--preset", "smoke"],
+        [*launcher, "-m", "fade_study", "search", "--preset", "smoke"],
         cwd=folder,
         env=environment(PYTHONPATH=str(ROOT)),
         capture_output=True,
@@ -407,8 +407,8 @@ def test_a_clone_that_is_not_installed(folders):
         "def version(name):\n    if name.startswith('fade'): raise metadata.PackageNotFoundError(name)\n"
         "    return known(name)\n"
         "metadata.version = version\n"
-        "import runpy; sys.argv = ['search', '--preset', 'smoke', '--generations', '1']\n"
-        "runpy.run_module('fade_study.studies.search', run_name='__main__', alter_sys=True)"
+        "import runpy; sys.argv = ['fade', 'search', '--preset', 'smoke', '--generations', '1']\n"
+        "runpy.run_module('fade_study', run_name='__main__', alter_sys=True)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=environment(PYTHONPATH=str(ROOT)),

@@ -28,7 +28,6 @@ from fade_study.studies.evaluations import Evaluations
 from fade_study.studies.options import parse_config
 from fade_study.studies.schemas import SamplerConfig, SearchConfig
 from fade_study.studies.search import search as search_study
-from fade_study.studies.search import settled
 from fade_study.studies.search_log import BEST_RANKED, SearchLog
 from fade_study.training import load_data, recipe
 
@@ -56,7 +55,7 @@ def mlflow_run(project, *arguments):
 def search(project, *arguments, **options):
     # Ctrl-C works as in a terminal, also where these tests run in a shell's background, whose children ignore it.
     python = ["env", "--default-signal=INT", sys.executable]
-    command = [*python, "-m", "fade_study.studies.search", "--preset", "smoke", *arguments]
+    command = [*python, "-m", "fade_study", "search", "--preset", "smoke", *arguments]
     return subprocess.Popen(
         command,
         cwd=project,
@@ -310,7 +309,7 @@ def test_a_signal_ends_runs_as_killed_and_workers_with_them(project, mlflow_stor
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
 def test_several_seeds_are_several_searches_that_can_be_evaluated_later(project, mlflow_store):
-    arguments = ["--seeds", "2", "--generations", "3", "--evaluate_every", "0", "--carry_over", "true", "--study", "s"]
+    arguments = ["--seeds", "2", "--generations", "3", "--evaluate_every", "0", "--study", "s"]
     process = search(project, *arguments)
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -318,7 +317,7 @@ def test_several_seeds_are_several_searches_that_can_be_evaluated_later(project,
     parent = next(run for run in runs("search") if "mlflow.parentRunId" not in run.data.tags)
     searches = [run for run in runs("search") if run.info.run_id != parent.info.run_id]
     assert {run.data.tags["fade.study"] for run in searches} == {"s-0", "s-1"}
-    assert len(list((project / "checkpoints").glob("*.pt"))) == 4  # weights of two generations of each
+    assert not list((project / "checkpoints").glob("*.pt"))
 
     result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={parent.info.run_id}")
     assert f"mlflow run . -e evaluate -P run_id={parent.info.run_id} trains them" in result.stdout + result.stderr
@@ -333,16 +332,6 @@ def test_several_seeds_are_several_searches_that_can_be_evaluated_later(project,
     (hyper, *_) = runs("hyper")
     result = mlflow_run(project, "-e", "analyze", "-P", f"run_id={hyper.info.run_id}")
     assert "expected a run of kind search or comparison" in result.stdout + result.stderr
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_search_that_has_settled_stops(mlflow_store, capsys):
-    arguments = ["--preset", "smoke", "--generations", "9", "--patience", "1", "--sampler.step_size", "1e-9"]
-    search_study(parse_config(SearchConfig, CONFIGS / "search", arguments))
-    output = capsys.readouterr().out
-    assert "Stopped: no anchor has changed its cell in the last 1 generations" in output
-    assert "generation 1 from scratch" in output
-    assert "(3 of 9)" not in output
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -447,7 +436,7 @@ def test_record_of_a_generation_does_not_grow(monkeypatch):
             return result
 
         monkeypatch.setattr(optuna.storages.InMemoryStorage, name, counting)
-    config = SearchConfig(sampler=SamplerConfig(name="random-anchors"), generations=301, evaluate_every=0, patience=5)
+    config = SearchConfig(sampler=SamplerConfig(name="random-anchors"), generations=301, evaluate_every=0)
     study = fade_study.create_study(space=fade_study.DagSpace(3), depth=2, sampler=config.sampler.open(0))
     monkeypatch.setattr(trainings, "combined_alpha", lambda results, *_: results[0].alpha)
     run, counts = Recorder(), {}
@@ -462,7 +451,6 @@ def test_record_of_a_generation_does_not_grow(monkeypatch):
             evaluations.begin(batch.number)
             log.generations()
             evaluations.collect()
-            assert not settled(study, config)
             counts[batch.number] = len(reads), [name for _, name in run.written]
             assert {step for step, _ in run.written} == {batch.number}
             reads.clear()

@@ -85,13 +85,13 @@ def test_all_that_a_search_and_its_evaluation_record_is_named(mlflow_store, caps
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_all_that_a_comparison_and_its_analysis_record_is_named(mlflow_store):
-    from fade_study.studies.analyze import main
+    from fade_study.studies.analyze import analyze
     from fade_study.studies.compare import compare
 
     arguments = ["--preset", "smoke", "--searchers", "[fade]"]
     compare(parse_config(ComparisonConfig, CONFIGS / "compare", arguments))
     (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'comparison'", output_format="list")
-    main(AnalyzeConfig(run_id=run.info.run_id))
+    analyze(AnalyzeConfig(run_id=run.info.run_id))
     kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
     assert kinds == {"comparison", "search", "analysis"}
     assert unnamed() == set()

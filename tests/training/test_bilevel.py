@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from fade_study import Dag, HyperArchitecture, create_study, enumerate_dags, ranking
-from fade_study.nn import Supernet
 from fade_study.training import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, load_data
 from fade_study.training import train_hyper_architecture as train
 from fade_study.training.alphas import row_regularization
@@ -80,73 +79,6 @@ def test_paths_that_are_asked_for_are_measured(digits):
     plain = train(HYPER, digits, BilevelConfig(epochs=3, **FAST), seed=0)
     np.testing.assert_array_equal(result.alpha, plain.alpha)
     assert plain.path_accuracies.shape == (0,)
-
-
-@pytest.mark.parametrize("share_weights", [False, True])
-def test_a_supernet_takes_over_what_it_has_in_common_with_another(share_weights):
-    """Each row has one cell in common with the earlier one, in another column; other rows' cells don't count."""
-    a, b, c, d = enumerate_dags(3)[1:5]
-    large = enumerate_dags(4)[-1]
-
-    def build(*rows):
-        supernet = Supernet(HyperArchitecture(rows), (1, 8, 8), 5, NetworkConfig(), share_weights=share_weights)
-        with torch.no_grad():
-            for weights in supernet.parameters():  # also those that begin as 0 or 1
-                weights.add_(torch.randn(weights.shape))
-        return supernet
-
-    torch.manual_seed(0)
-    old, new = build((a, b), (c, d)), build((b, large), (d, a))
-    before = [{name: value.clone() for name, value in s.state_dict().items()} for s in (old, new)]
-    new.carry_over(old.weights())
-    images = torch.randn(4, 1, 8, 8)
-    assert torch.equal(new(images, [0, 0]), old(images, [1, 1]))  # the cells in common, and the macro-architecture
-    assert all(torch.equal(value, before[0][name]) for name, value in old.state_dict().items())
-    known = [{edge: conv for cell in old.cells(row) for edge, conv in cell.operations.items()} for row in (0, 1)]
-    carried = set()
-    for row in (0, 1):
-        unknown = new.cells(row)[1]
-        for name, value in unknown.state_dict().items():
-            kind, edge, rest = name.split(".")
-            if share_weights and kind == "operations" and edge in known[row]:
-                carried.add(row)
-                assert torch.equal(value, known[row][edge].state_dict()[rest])
-            else:
-                assert torch.equal(value, before[1][f"rows.{row}.1.{name}"])
-    assert carried == ({0, 1} if share_weights else set())
-    for value in new.parameters():
-        value.data.zero_()
-    assert all(torch.equal(value, before[0][name]) for name, value in old.state_dict().items())
-
-
-def test_copies_of_a_cell_in_a_row_keep_their_own_weights():
-    a, b = enumerate_dags(3)[1:3]
-    torch.manual_seed(0)
-    old, new = (Supernet(HyperArchitecture((row,)), (1, 8, 8), 5, NetworkConfig()) for row in ((a, a), (b, a, a)))
-    new.carry_over(old.weights())
-    images = torch.randn(4, 1, 8, 8)
-    for column in (0, 1):
-        assert torch.equal(new(images, [column + 1]), old(images, [column]))
-    assert not torch.equal(old(images, [0]), old(images, [1]))
-
-
-@pytest.mark.parametrize("share_weights", [False, True])
-def test_training_goes_on_from_weights_that_are_handed_over(digits, share_weights):
-    config = BilevelConfig(epochs=2, share_weights=share_weights, **FAST)
-    plain, first = (train(HYPER, digits, config, seed=0, weights=weights) for weights in (None, {}))
-    assert plain.weights is None
-    np.testing.assert_array_equal(plain.alpha_history, first.alpha_history)
-    handed = {name: value.clone() for name, value in first.weights.items()}
-    second, again = (train(HYPER, digits, config, seed=0, weights=first.weights) for _ in range(2))
-    assert second.epochs[0]["loss/weights"] < first.epochs[0]["loss/weights"] - 0.1
-    np.testing.assert_array_equal(second.alpha_history, again.alpha_history)
-    assert second.epochs == again.epochs
-    assert not np.array_equal(second.alpha, first.alpha)
-    torch.testing.assert_close(first.weights, handed, rtol=0, atol=0)  # not the ones that were trained on
-    still = BilevelConfig(
-        epochs=1, share_weights=share_weights, **{**FAST, "optimizer": OptimizerConfig(learning_rate=1e-12)}
-    )
-    torch.testing.assert_close(train(HYPER, digits, still, seed=5, weights=handed).weights, handed, rtol=0, atol=1e-9)
 
 
 def test_deeper_rows_are_slowed_down_more():
