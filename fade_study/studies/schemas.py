@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pydantic
@@ -65,14 +65,11 @@ class SpaceConfig:
         return DagSpace(self.max_vertices, min_vertices=self.min_vertices, features=self.features)
 
 
-def _check_paper(compared: BilevelConfig | None) -> BilevelConfig | None:
-    if compared is not None and compared.estimator != "straight-through":
-        raise ValueError(f"estimator: expected straight-through, got {compared.estimator}")
-    return compared
-
-
-Paper = Annotated[BilevelConfig | None, pydantic.AfterValidator(_check_paper)]
-"""Training by the paper's estimator."""
+def _check_straight_through(compared: BilevelConfig | None) -> list[str]:
+    """Problems of the settings ``straight_through``, which have to use the paper's estimator."""
+    if compared is None or compared.estimator == "straight-through":
+        return []
+    return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
 
 
 @settings
@@ -146,6 +143,20 @@ class _StudyConfig:
     bilevel: BilevelConfig = BilevelConfig()
     scratch: ScratchConfig = ScratchConfig()
 
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = self._problems()
+        rows = self.bilevel.regularization
+        if isinstance(rows, tuple) and len(rows) != self.depth:
+            problems.append(f"bilevel.regularization: expected one number or one per row ({self.depth}), got {rows}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problems(self) -> list[str]:
+        """Problems of several settings together, each naming the one to change."""
+        return []
+
 
 @settings
 class SearchConfig(_StudyConfig):
@@ -191,6 +202,14 @@ class SearchConfig(_StudyConfig):
     final_seeds: NonNegative = 0
     register: Annotated[str, Field(min_length=1)] | None = None
 
+    def _problems(self) -> list[str]:
+        images, parts = self.bilevel.batch_size, self.bilevel.micro_batches
+        if self.processes > images:
+            return [f"processes: expected up to {images}, an image of each batch for each, got {self.processes}"]
+        if parts is not None and parts % self.processes:
+            return [f"processes: expected a number that divides bilevel.micro_batches = {parts}, got {self.processes}"]
+        return []
+
 
 @settings
 class ValidationConfig(_StudyConfig):
@@ -227,7 +246,7 @@ class ValidationConfig(_StudyConfig):
     operations: Positive = 5
     scratch_seeds: Positive = 3
     repetitions: Positive = 4
-    straight_through: Paper = None
+    straight_through: BilevelConfig | None = None
     straight_through_repetitions: Positive = 2
     architectures: Annotated[int, Field(ge=4)] | Literal["all"] = "all"
     half: Literal["both", "selection", "report"] = "both"
@@ -236,8 +255,7 @@ class ValidationConfig(_StudyConfig):
     top: tuple[Positive, ...] = (1, 5, 10)
     resamples: Positive = 1000
 
-    @pydantic.model_validator(mode="after")
-    def _consistent(self) -> ValidationConfig:
+    def _problems(self) -> list[str]:
         problems = []
         if len({*self.tables}) < len(self.tables):
             problems.append(f"tables: expected each once, got {', '.join(self.tables)}")
@@ -249,9 +267,7 @@ class ValidationConfig(_StudyConfig):
                 f"early_epochs: expected different numbers, and not the {self.scratch.epochs} epochs of the ground "
                 f"truth, got {self.early_epochs}"
             )
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems + _check_straight_through(self.straight_through)
 
 
 @settings
@@ -288,12 +304,15 @@ class ComparisonConfig(_StudyConfig):
     searchers: tuple[str, ...] | None = None
     baseline: str = "random"
     repetitions: Positive = 1
-    straight_through: Paper = None
+    straight_through: BilevelConfig | None = None
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()
     table: str | None = None
     results: Folder | None = None
     alpha_noise: NonNegativeFloat = 1.0
+
+    def _problems(self) -> list[str]:
+        return _check_straight_through(self.straight_through)
 
 
 @settings
