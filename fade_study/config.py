@@ -25,6 +25,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 SWEEP_IMAGES = 1000
 """Number of images of the alpha split on which the paths of a trained supernet are compared."""
+OPERATIONS = ("convolution", "separable")
+"""Operations that are named without a module."""
 Folder = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
 """Path in which ``~`` stands for the user's home; a shell expands it only at the beginning of a word."""
 
@@ -92,6 +94,15 @@ class NetworkConfig:
     kernel_size: Positive = 3
     normalization: Normalization = "cell"
     operation: str = "convolution"
+
+    @pydantic.field_validator("operation")
+    @classmethod
+    def _named(cls, operation: str) -> str:
+        module, _, function = operation.partition(":")
+        names = [*module.split("."), function]
+        if operation in OPERATIONS or (all(name.isidentifier() for name in names) and module != "__main__"):
+            return operation  # It is imported later, where PyTorch is loaded: by a study's command and by each network.
+        raise ValueError(f"expected {', '.join(OPERATIONS)} or package.module:function that can be imported")
 
     @pydantic.field_validator("kernel_size")
     @classmethod

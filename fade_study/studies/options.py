@@ -21,6 +21,8 @@ from fade_study.exceptions import ConfigError
 
 T = TypeVar("T")
 DEFAULT_PRESET = "fashion14"
+LONGEST_PRESET = 20_000
+"""Largest number of characters of a preset; ours have fewer than 1,000."""
 LIMITS = {"gt": ">", "ge": ">=", "lt": "<"}
 """Signs for pydantic's limits of a number, in the types that users see."""
 
@@ -131,7 +133,11 @@ class _Loader(yaml.SafeLoader):
 
 def _read_preset(path: Path) -> dict[str, Any]:
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST_PRESET + 1)
+        if len(text) > LONGEST_PRESET:
+            raise yaml.YAMLError(f"more than {LONGEST_PRESET} characters")
+        settings = yaml.load(text, _Loader) or {}
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError([f"{path}: expected YAML, got {error}"]) from None
     if not isinstance(settings, dict):
