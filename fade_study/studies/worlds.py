@@ -50,10 +50,9 @@ class Trained:
 
     def check_oracle(self) -> None:
         """Raise an InvalidInputError if the table is not of the same trainings from scratch."""
-        table = open_tabulated(self.config).table
-        if (
-            recipe(self.data, self.config.scratch, self.config.network, device=table.device) not in table.recipe
-        ):  # that of a sample has a prefix
+        table = _table(self.config)
+        wanted = recipe(self.data, self.config.scratch, self.config.network, device=table.device)
+        if wanted not in table.recipe:  # that of a sample has a prefix
             raise InvalidInputError(
                 "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
                 "leave the oracle out of searchers"
@@ -172,7 +171,11 @@ def open_world(config: ComparisonConfig, data: Data | None) -> World:
 @cache
 def open_tabulated(config: ComparisonConfig) -> Tabulated:
     """Made once in each process, since its many short searches share it."""
-    return Tabulated(config, load_table(config.table or {"train": "digits342", "tabular": "digits625"}[config.mode]))
+    return Tabulated(config, _table(config))
+
+
+def _table(config: ComparisonConfig) -> Table:
+    return load_table(config.table or {"train": "digits342", "tabular": "digits625"}[config.mode])
 
 
 def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from pandas import testing as pd_testing
 
 from fade_study import Dag, tracking
 from fade_study.benchmarks import load_table
+from fade_study.config import BilevelConfig
 from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.statistics import trend
 from fade_study.studies import analyze
@@ -59,7 +60,7 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     assert len(runs("search")) == 6
     finals = {name: np.mean([outcome.final for outcome in found]) for name, found in again.items()}
     assert finals["fade"] == pytest.approx(parent.data.metrics["searcher/fade/final_accuracy"])
-    analyze.main(AnalyzeConfig(run_id=parent.info.run_id))
+    analyze.analyze(AnalyzeConfig(run_id=parent.info.run_id))
     assert "by the signs of whole searches" in capsys.readouterr().out
     (analysis,) = runs("analysis")
     assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
@@ -100,10 +101,10 @@ def test_an_oracle_of_trainings_may_know_a_sample():
     """The recipe of a sample has a prefix, since its seeds are the architectures' positions."""
     trained = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "digits"])
     data = load_data(trained.data)
-    Trained(trained, data, load_table("digits342")).check_oracle()
+    Trained(trained, data).check_oracle()
     other = dataclasses.replace(trained, scratch=dataclasses.replace(trained.scratch, epochs=1))
     with pytest.raises(InvalidInputError, match="expected a table of the same data, network and trainings"):
-        Trained(other, data, load_table("digits342")).check_oracle()
+        Trained(other, data).check_oracle()
 
 
 def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store):
@@ -143,15 +144,16 @@ def test_a_sample_is_extended_by_a_linear_model():
 
 
 def test_names_and_budgets(world):
-    assert "gp" not in names(None, "tabular", "random")
-    assert {"fade", "fade_best_ranked", "gp"} <= {*names(None, "train", "random")}
-    assert not {"straight_through", "fade_offset_03"} & {*names(None, "train", "random")}
-    assert "straight_through" in names(None, "train", "random", straight_through=True)
+    paper = BilevelConfig(estimator="straight-through", paths="alphas")
+    assert "gp" not in names(ComparisonConfig(mode="tabular"))
+    assert {"fade", "fade_best_ranked", "gp"} <= {*names(ComparisonConfig())}
+    assert not {"straight_through", "fade_offset_03"} & {*names(ComparisonConfig())}
+    assert "straight_through" in names(ComparisonConfig(straight_through=paper))
     with pytest.raises(InvalidInputError, match=r"expected straight_through\.\* settings"):
-        names(("straight_through",), "train", "random")
-    assert names(("tpe",), "train", "random") == ["tpe", "random"]
+        names(ComparisonConfig(searchers=("straight_through",)))
+    assert names(ComparisonConfig(searchers=("tpe",))) == ["tpe", "random"]
     with pytest.raises(InvalidInputError, match=r"expected names among fade, .*, got nobody"):
-        names(("nobody",), "train", "random")
+        names(ComparisonConfig(searchers=("nobody",)))
     check_budget(["fade", "random"], world, 3626)
     with pytest.raises(InvalidInputError, match=r"got 600; a generation of fade has 518: take"):
         check_budget(["random", "fade"], world, 600)

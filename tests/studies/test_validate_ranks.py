@@ -151,7 +151,7 @@ def result(rng, shape=(2, 3), paths=9):
     effects = path_effects(losses, shape[1])
     return HyperResult(
         alpha=alpha, alpha_history=alpha[None], accuracy=0.5, path_accuracies=rng.random(paths), losses=losses,
-        sweep=losses, effects=effects, epochs=(), warning=None, seconds=10.0, path_seconds=0.5, weights=None,
+        sweep=losses, effects=effects, epochs=(), warning=None, seconds=10.0, path_seconds=0.5,
     )  # fmt: skip
 
 
