@@ -7,8 +7,6 @@ import difflib
 import sys
 from pathlib import Path
 
-__all__ = ["COMMANDS", "main"]
-
 COMMANDS = {
     "search": ("search", "SearchConfig"),
     "validate": ("validate_ranks", "ValidationConfig"),

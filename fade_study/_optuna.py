@@ -13,8 +13,6 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
-__all__ = ["backend_of", "forget_cached_trials", "id_of", "inner_sampler", "reopen", "storage_of", "study_id_of"]
-
 
 def storage_of(study: Study) -> BaseStorage:
     """The storage of a study."""

@@ -9,8 +9,6 @@ from fade_study.cells import Cell, Dag
 from fade_study.cells.drawing import svg
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["Architecture", "HyperArchitecture"]
-
 
 @dataclass(frozen=True, slots=True)
 class Architecture:

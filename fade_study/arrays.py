@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["resolution", "to_array", "to_integer", "to_number"]
-
 RESOLUTIONS = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
 """Relative spacing of the number types in which the rows of a softmax do not sum to 1 within 1e-4."""
 

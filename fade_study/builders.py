@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["as_here", "build_cell", "builders_of", "check_builder", "check_sendable", "describe_network"]
-
 T = TypeVar("T")
 REMEDY = (
     "put it into a module that all processes can import and that registers it when imported; or keep the builder of "

@@ -20,18 +20,6 @@ from numpy.typing import NDArray
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = [
-    "Effects",
-    "PathLosses",
-    "average_effects",
-    "effects_to_alpha",
-    "losses_needed",
-    "marginal_effects",
-    "merge_same",
-    "path_effects",
-    "pool_effects",
-]
-
 Array = NDArray[np.float64]
 SHARES = (0.0, 0.1, 0.3, 1.0, 3.0)
 """Candidate variances for each component of the pooling model, in units of the mean square of the effects."""

@@ -5,18 +5,6 @@ Every message says what was expected, what it got instead, and what to do. Nothi
 
 from collections.abc import Sequence
 
-__all__ = [
-    "ClusterError",
-    "ConfigError",
-    "DataError",
-    "DivergedError",
-    "FadeError",
-    "InvalidInputError",
-    "OpenGenerationError",
-    "StorageError",
-    "WorkerDiedError",
-]
-
 
 class FadeError(Exception):
     """Root of all errors that fade_study raises on purpose."""

@@ -19,27 +19,6 @@ from fade_study.architecture import Architecture, HyperArchitecture
 from fade_study.cells import Cell
 from fade_study.cells.drawing import svg
 
-__all__ = [
-    "ALPHA",
-    "CELLS",
-    "DETAILS",
-    "EVALUATES",
-    "GENERATION",
-    "IDENTITY",
-    "OWNER",
-    "POINTS",
-    "SPACE",
-    "STUDY",
-    "Batch",
-    "CellTrial",
-    "Evaluation",
-    "OpenEvaluation",
-    "RowGeneration",
-    "RowHistory",
-    "anchor_names",
-    "row_history",
-]
-
 IDENTITY = "fade:identity"
 """Attribute of a study: a unique identifier, created with it."""
 STUDY = "fade:study"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-__all__ = ["Interrupted", "check", "handle_signals", "requested"]
-
 _number: int | None = None
 _twice = True
 

@@ -14,8 +14,6 @@ from fade_study._optuna import id_of, storage_of, study_id_of
 from fade_study.exceptions import StorageError
 from fade_study.generation import ALPHA, EVALUATES, GENERATION, IDENTITY
 
-__all__ = ["Past", "identity_of", "read_past"]
-
 FEW = 8
 """Largest number of trials that are read one by one; for more of them, one query reads all trials."""
 

@@ -12,32 +12,6 @@ from typing import Final
 
 import numpy as np
 
-__all__ = [
-    "BOOTSTRAP",
-    "CHOICE",
-    "EVALUATION",
-    "FINAL",
-    "HYPER_ARCHITECTURES",
-    "NULL",
-    "PERMUTED",
-    "PROPOSALS",
-    "RANDOM_SEARCHES",
-    "RANDOM_TABLES",
-    "REPETITION",
-    "REPETITION_CURVE",
-    "REPLICATES",
-    "SHUFFLE",
-    "SIGNS",
-    "SIMULATED_ACCURACY",
-    "SIMULATED_ALPHA",
-    "SPLIT",
-    "TIES",
-    "TRAINING",
-    "TRAINING_NOISE",
-    "VALIDATION",
-    "Stream",
-]
-
 
 class Stream:
     """Random numbers for one purpose.

@@ -30,8 +30,6 @@ from fade_study.analysis.style import (
 from fade_study.cells import Cell
 from fade_study.cells.drawing import RADIUS, Layout, control_point, layout
 
-__all__ = ["draw_architecture", "draw_generations"]
-
 INCHES = 0.36
 """Distance of two levels of a cell."""
 TEXT = 4.6

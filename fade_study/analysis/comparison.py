@@ -22,8 +22,6 @@ from fade_study.analysis.style import (
 )
 from fade_study.statistics.arena import Standing, check_baseline
 
-__all__ = ["draw_anytime", "draw_finals"]
-
 Array = NDArray[np.float64]
 
 

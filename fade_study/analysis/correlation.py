@@ -27,14 +27,6 @@ from fade_study.analysis.style import (
 )
 from fade_study.statistics.ranks import Curve, Estimate
 
-__all__ = [
-    "Entry",
-    "draw_marginals",
-    "draw_predictors",
-    "draw_ranks",
-    "draw_repetitions",
-]
-
 Array = NDArray[np.float64]
 SMALLEST_COST = 0.01
 """Seconds shown for a predictor without cost, because the axis is logarithmic."""

@@ -23,8 +23,6 @@ from fade_study.analysis.style import (
     wrapped_key,
 )
 
-__all__ = ["draw_alpha", "draw_alpha_history", "draw_costs"]
-
 SIZES = {"w =": "width w (columns)", "d =": "depth d (rows)", "batch size": "batch size (images)"}
 """Names of axes for the sizes that a benchmark varies."""
 

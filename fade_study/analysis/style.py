@@ -14,26 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from fade_study.statistics.arena import interval
 
-__all__ = [
-    "BLACK",
-    "BLUE",
-    "COLORS",
-    "DPI",
-    "FEWEST",
-    "GREEN",
-    "GREY",
-    "ORANGE",
-    "RED",
-    "SMALL",
-    "accuracy_interval",
-    "integers",
-    "legend_below",
-    "new_figure",
-    "rendered",
-    "set_title",
-    "wrapped_key",
-]
-
 DPI = 200
 SMALL = 8
 """Font size of legends and of many labels, in points."""

@@ -34,13 +34,6 @@ from fade_study.statistics.trend import (
     trend,
 )
 
-__all__ = [
-    "draw_coverage",
-    "draw_movement",
-    "draw_trajectories",
-    "draw_trend",
-]
-
 Array: TypeAlias = NDArray[np.float64]
 
 

@@ -21,8 +21,6 @@ from fade_study.exceptions import InvalidInputError
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["MAX_VERTICES", "Dag", "enumerate_dags"]
-
 MAX_VERTICES = 7
 """Largest number of vertices: 7 have 243,668 classes, which take a minute to list; 8 would have 20,286,025."""
 

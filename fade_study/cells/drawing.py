@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from fade_study.cells.dag import Dag
     from fade_study.cells.space import Cell
 
-__all__ = ["RADIUS", "Layout", "control_point", "layout", "svg"]
-
 RADIUS = 0.17
 """Radius of a vertex; the distance of two levels is 1."""
 BENDS = (0.0, 0.4, -0.4, 0.7, -0.7, 1.0, -1.0)

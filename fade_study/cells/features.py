@@ -13,16 +13,6 @@ from numpy.typing import NDArray
 from fade_study.cells.dag import Dag, enumerate_dags
 from fade_study.exceptions import InvalidInputError
 
-__all__ = [
-    "FEATURES",
-    "PAPER_FEATURES",
-    "SPECTRAL_FEATURES",
-    "Feature",
-    "feature_table",
-    "feature_values",
-    "find_feature",
-]
-
 Feature = Callable[[Dag], float]
 
 

@@ -17,14 +17,6 @@ from fade_study.cells.dag import Dag, check_vertices, enumerate_dags
 from fade_study.cells.features import PAPER_FEATURES, Feature, feature_values, find_feature
 from fade_study.exceptions import InvalidInputError
 
-__all__ = [
-    "Cell",
-    "CellSpace",
-    "DagSpace",
-    "SpaceDiagnostics",
-    "distant_cells",
-]
-
 
 class Cell(Protocol):
     """Protocol of cells."""

@@ -23,8 +23,6 @@ from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution.pickling import pack, unpack
 from fade_study.execution.progress import set_listener
 
-__all__ = ["ClusterExecutor"]
-
 CONNECT = 10.0
 """Timeout in seconds for the first connection to the scheduler."""
 AWAY = 300.0

@@ -25,8 +25,6 @@ from fade_study.builders import as_here
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution.progress import REFRESH, set_listener
 
-__all__ = ["InlineExecutor", "Workers", "end_with_parent"]
-
 ATTEMPTS = 2
 """Number of attempts at a task whose worker dies."""
 SLOTS = 4096

@@ -11,8 +11,6 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["pack", "unpack"]
-
 
 def pack(call: Any) -> tuple[bytes, dict[str, Any]]:
     """Pickle a call, such as a function with its arguments.

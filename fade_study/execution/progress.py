@@ -13,8 +13,6 @@ from tqdm.auto import tqdm
 
 from fade_study import interrupt
 
-__all__ = ["advance", "completed", "phase", "report", "report_epoch", "set_listener", "watch"]
-
 REFRESH = 0.5
 """Seconds between two updates of the progress bar."""
 EVERY = 60.0

@@ -15,9 +15,6 @@ from fade_study.cells import Dag
 from fade_study.config import Normalization
 from fade_study.nn.operation import build_operation
 
-__all__ = ["CellContext", "DagCell", "build_module"]
-
-
 SMALL_MAP = 256
 """Largest number of pixels of a map for which a sum of convolutions is computed as one convolution."""
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from fade_study.nn.network import Network
 
-__all__ = ["Classifier"]
-
 
 class Classifier(nn.Module):
     """A trained network with the normalization of its images, in evaluation mode.

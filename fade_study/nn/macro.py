@@ -13,8 +13,6 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.nn.cell import CellContext
 from fade_study.nn.operation import convolution
 
-__all__ = ["Macro", "MacroPlan", "plan_macro"]
-
 
 @dataclass(frozen=True, slots=True)
 class MacroPlan:

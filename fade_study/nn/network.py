@@ -10,8 +10,6 @@ from fade_study.config import NetworkConfig
 from fade_study.nn.cell import build_module
 from fade_study.nn.macro import Macro, plan_macro
 
-__all__ = ["Network", "flops", "parameters"]
-
 
 class Network(nn.Module):
     """A chain of cells.

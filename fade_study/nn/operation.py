@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from fade_study.config import NetworkConfig
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["build_operation", "check_operation", "convolution"]
-
 
 def build_operation(name: str, channels: int, kernel_size: int) -> nn.Module:
     """Build an operation ``(B, C, H, W) -> (B, C, H, W)`` with initial weights.

@@ -22,8 +22,6 @@ from fade_study.config import NetworkConfig
 from fade_study.nn.cell import build_module
 from fade_study.nn.macro import Macro, plan_macro
 
-__all__ = ["Supernet"]
-
 
 class Supernet(nn.Module):
     """All cells of a hyper-architecture in one macro-architecture.

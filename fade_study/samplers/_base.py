@@ -22,11 +22,9 @@ from fade_study._optuna import id_of, inner_sampler, storage_of
 from fade_study.arrays import to_integer
 from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
-from fade_study.generation import POINTS, STUDY, RowGeneration, RowHistory, anchor_names, row_history
+from fade_study.generation import POINTS, STUDY, RowHistory, anchor_names, row_history
 from fade_study.past import read_past
 from fade_study.seeding import PROPOSALS
-
-__all__ = ["RowGeneration", "RowHistory", "RowSampler", "check_width", "row_sampler"]
 
 
 class RowSampler(optuna.samplers.BaseSampler, abc.ABC):

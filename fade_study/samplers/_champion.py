@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from fade_study.generation import RowHistory
 from fade_study.samplers._base import RowSampler, check_width
 
-__all__ = ["ChampionSampler"]
-
 
 class ChampionSampler(RowSampler):
     """The cell with the largest alpha of the last generation against w - 1 random challengers.

@@ -9,8 +9,6 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.generation import RowHistory
 from fade_study.samplers._base import RowSampler, check_width
 
-__all__ = ["EvolutionStrategySampler"]
-
 
 class EvolutionStrategySampler(RowSampler):
     """The next anchor is the mean of the last points, weighted by their alphas; neighbors are normally distributed.

@@ -9,8 +9,6 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.generation import RowHistory
 from fade_study.samplers._base import RowSampler
 
-__all__ = ["PseudoGradientSampler"]
-
 
 class PseudoGradientSampler(RowSampler):
     """Move the anchor along the differences of alpha over a cross-shaped neighborhood of w = 1 + 2f points.

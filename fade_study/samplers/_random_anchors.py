@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 from fade_study.generation import RowHistory
 from fade_study.samplers._base import RowSampler, check_width
 
-__all__ = ["RandomAnchorSampler"]
-
 
 class RandomAnchorSampler(RowSampler):
     """All points are drawn at random in every generation, whatever the alphas are.

@@ -12,8 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["RegularizedEvolutionSampler"]
-
 
 class RegularizedEvolutionSampler(optuna.samplers.RandomSampler):
     """The parent is the best of a random sample of the most recent trials; its child has one row drawn at random.

@@ -9,8 +9,6 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.generation import RowHistory
 from fade_study.samplers._base import RowSampler, check_width
 
-__all__ = ["SuccessiveRejectsSampler"]
-
 FLOOR = 1e-6
 """Alphas are raised to this share of their row's largest one before their logarithm is taken."""
 

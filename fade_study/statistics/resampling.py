@@ -13,8 +13,6 @@ from scipy import stats
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import BOOTSTRAP, HYPER_ARCHITECTURES, NULL, PERMUTED
 
-__all__ = ["LEVEL", "PERMUTATIONS", "Estimate", "Resamples", "correlation", "mean_estimate", "p_text"]
-
 LEVEL = 0.95
 """Confidence level of all intervals."""
 PERMUTATIONS = 9999

@@ -18,8 +18,6 @@ from fade_study.study.settings import check_same, describe_sampler, describe_spa
 from fade_study.study.storage import open_storage, retried_on
 from fade_study.study.study import Evaluates, FadeStudy
 
-__all__ = ["create_study", "delete_study", "load_study"]
-
 
 def create_study(
     *,

@@ -15,8 +15,6 @@ from fade_study.generation import Batch
 if TYPE_CHECKING:
     from fade_study.study.study import FadeStudy
 
-__all__ = ["Loop"]
-
 
 class Loop:
     """Asks, evaluates and tells until it is stopped."""

@@ -29,8 +29,6 @@ from fade_study.generation import CELLS, EVALUATES, OWNER, Batch, OpenEvaluation
 from fade_study.past import read_past
 from fade_study.study.storage import retried
 
-__all__ = ["Beat", "OpenTrial", "claim", "claim_evaluation", "is_mine", "owner_name"]
-
 BEAT_SECONDS = 20.0
 """Between two heartbeats of an owner."""
 SILENT_SECONDS = 120.0

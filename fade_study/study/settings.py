@@ -13,8 +13,6 @@ import optuna
 from fade_study.cells import CellSpace
 from fade_study.exceptions import InvalidInputError
 
-__all__ = ["check_same", "describe_sampler", "describe_space", "flatten", "plain", "plain_details"]
-
 
 def describe_space(space: CellSpace) -> dict[str, Any]:
     """Identity of a space: its features, its cells, and their points."""

@@ -15,8 +15,6 @@ from fade_study.exceptions import FadeError, StorageError
 from fade_study.past import read_past
 from fade_study.urls import connect_arguments, masked, place
 
-__all__ = ["open_storage", "retried", "retried_on"]
-
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 5.0
 RETRY_SECONDS = 60.0

@@ -33,8 +33,6 @@ from fade_study.study.trials import Generation, Trials, details_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Evaluates", "FadeStudy"]
-
 Evaluates = Literal["anchor", "best_ranked"]
 
 

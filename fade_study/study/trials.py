@@ -19,8 +19,6 @@ from fade_study.ranking import top_k
 from fade_study.samplers import row_sampler
 from fade_study.seeding import TIES, TRAINING
 
-__all__ = ["Generation", "Trials", "details_of"]
-
 
 class Generation(NamedTuple):
     """Everything about a generation that was told."""

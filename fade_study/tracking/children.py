@@ -12,8 +12,6 @@ from fade_study.tracking.runs import Run, active_runs, open_run
 from fade_study.tracking.schema import ERROR, HYPER, KIND, NOTE, SEARCHER
 from fade_study.training import ScratchResult
 
-__all__ = ["log_failed_scratch", "log_scratch", "start_hyper", "start_outcome"]
-
 
 @contextmanager
 def start_hyper(

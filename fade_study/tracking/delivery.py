@@ -20,8 +20,6 @@ from fade_study.tracking.schema import NAME, NOTE, PARENT, TABLES, THIS_RUN
 from fade_study.tracking.server import ONCE, find_runs, is_away, may_refuse, request_settings, set_defaults
 from fade_study.urls import masked_url
 
-__all__ = ["OUTBOX", "deliver", "end_run", "open_outbox"]
-
 OUTBOX = Path("checkpoints") / "outbox.db"
 """File of the outbox, relative to the folder in which a command is started."""
 _open: tuple[str, Outbox] | None = None

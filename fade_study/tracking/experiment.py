@@ -11,8 +11,6 @@ import mlflow
 from fade_study.tracking.schema import KIND, NOTE
 from fade_study.tracking.server import MADE
 
-__all__ = ["describe_experiment", "own_experiment"]
-
 EXPERIMENT = "fade_study"
 """Experiment of new runs, unless the user names another one."""
 VIEW = "mlflow.sharedViewState."

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 
-__all__ = ["commit"]
-
 
 def commit() -> str:
     """Commit of the code, with ``-dirty`` if it has changed since; ``unknown`` unless git tracks this file.

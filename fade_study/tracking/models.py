@@ -14,8 +14,6 @@ import mlflow
 import numpy as np
 from mlflow.entities import LoggedModelOutput
 
-__all__ = ["deliver_model", "pack_model"]
-
 FLOAT = np.dtype("float32")
 
 

@@ -22,8 +22,6 @@ from filelock import FileLock, Timeout
 from fade_study.exceptions import FadeError, StorageError
 from fade_study.urls import masked
 
-__all__ = ["Outbox", "Record"]
-
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds until the next attempt after the first failure, and after many failures."""
 ATTEMPTS = 3

@@ -6,8 +6,6 @@ import io
 
 from PIL import Image
 
-__all__ = ["small", "small_path"]
-
 WIDEST = 640
 """Largest width of a picture, in pixels: a wider one would push the rest of the page off the screen."""
 

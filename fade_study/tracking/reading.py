@@ -18,8 +18,6 @@ from fade_study.tracking.server import find_runs, find_runs_or_none
 from fade_study.training import Data
 from fade_study.urls import masked, place
 
-__all__ = ["check_conditions", "find_outcomes", "find_scratch", "read_config", "read_searches", "read_times"]
-
 
 def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
     """Outcomes, as JSON, and records of the searches of earlier comparisons, by seed."""

@@ -17,8 +17,6 @@ from fade_study.benchmarks import Scratch
 from fade_study.exceptions import DataError
 from fade_study.study import FadeStudy
 
-__all__ = ["SearchRecord"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SearchRecord:

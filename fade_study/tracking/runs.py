@@ -51,15 +51,6 @@ from fade_study.urls import masked, masked_url, place
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DELIVERY_SECONDS",
-    "Run",
-    "active_runs",
-    "adopt",
-    "open_run",
-    "start_study",
-]
-
 PACKAGES = ("accelerate", "mlflow", "numpy", "optuna", "torch")
 FLUSH_SECONDS = 5.0
 """Seconds for which metrics may be buffered: a request for each epoch could take longer than a short epoch itself."""

@@ -8,39 +8,6 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "ANALYZED",
-    "BEST",
-    "BUILDERS",
-    "COMMIT",
-    "CONFIG",
-    "CONTINUED_BY",
-    "ERROR",
-    "HYPER",
-    "INHERITED",
-    "KIND",
-    "NAME",
-    "NON_FINITE",
-    "NOTE",
-    "OUTCOME",
-    "PARENT",
-    "RECORD",
-    "RECORDED",
-    "RUN_NAME",
-    "SCHEMA",
-    "SEARCHER",
-    "STUDY",
-    "STUDY_NAME",
-    "TABLES",
-    "THIS_RUN",
-    "VERSION",
-    "WARNING",
-    "Entry",
-    "Group",
-    "Kind",
-    "alpha_metrics",
-]
-
 SCHEMA = "2"
 """Version of the record, the value of the tag :data:`VERSION`; raised when names or meanings change."""
 Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation", "training"]

@@ -16,20 +16,6 @@ from fade_study.exceptions import InvalidInputError, StorageError
 from fade_study.tracking.schema import KIND
 from fade_study.urls import connect_arguments, masked, masked_url, place
 
-__all__ = [
-    "MADE",
-    "ONCE",
-    "check_server",
-    "find_runs",
-    "find_runs_or_none",
-    "is_away",
-    "look_at",
-    "may_refuse",
-    "redirected",
-    "request_settings",
-    "set_defaults",
-]
-
 RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 DEFAULTS = {

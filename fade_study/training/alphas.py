@@ -23,8 +23,6 @@ from fade_study.nn import Supernet
 from fade_study.training.data import Minibatch
 from fade_study.training.session import add_up
 
-__all__ = ["Marginal", "StraightThrough", "alpha_loss", "fair_paths", "gumbel_noise", "row_regularization"]
-
 
 class StraightThrough:
     """Hard Gumbel-softmax: forward along the sampled path, backward as if the soft sample had been used (section 2.2).

@@ -45,8 +45,6 @@ from fade_study.training.session import (
     session,
 )
 
-__all__ = ["HyperResult", "check_schedule", "combined_alpha", "effects_of", "train_hyper_architecture", "untrained"]
-
 BILEVEL_VERSION = 2
 """Version of the training, to be raised when a code change alters its results: older checkpoints are then ignored."""
 ONE_HOT = 0.99

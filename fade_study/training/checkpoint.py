@@ -20,8 +20,6 @@ from torch import Tensor, distributed
 from fade_study import interrupt
 from fade_study.exceptions import StorageError
 
-__all__ = ["CHECK_EVERY", "Checkpoint", "Progress", "Stateful"]
-
 DIGEST = hashlib.sha256
 """Hash of the content, which it precedes in the file."""
 CHECK_EVERY = 16

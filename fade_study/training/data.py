@@ -20,8 +20,6 @@ from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.seeding import SPLIT
 from fade_study.training.files import read_images
 
-__all__ = ["Batches", "Data", "Minibatch", "Split", "load_data"]
-
 SMALLEST_CLASS = 6
 """Smallest number of images of a class: one in the alpha split, one in the test split, four in the weight split."""
 OWN = DataConfig(name="own")

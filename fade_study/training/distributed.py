@@ -19,8 +19,6 @@ from fade_study.interrupt import Interrupted
 from fade_study.training.data import Data
 from fade_study.training.session import check_alike
 
-__all__ = ["Processes", "everywhere"]
-
 T = TypeVar("T")
 IDLE = timedelta(days=30)
 """Timeout of processes that wait for the main one, which may be busy alone or wait for evaluations."""

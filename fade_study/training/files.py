@@ -20,8 +20,6 @@ from fade_study.config import DataConfig
 from fade_study.datasets import FASHION14, FASHION14_TEST
 from fade_study.exceptions import DataError
 
-__all__ = ["read_fashion_mnist", "read_images"]
-
 FASHION_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",

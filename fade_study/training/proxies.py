@@ -19,8 +19,6 @@ from torch.overrides import TorchFunctionMode
 
 from fade_study.nn import Network
 
-__all__ = ["PROXIES", "grad_norm", "jacob_cov", "naswot", "snip", "synflow"]
-
 
 def grad_norm(network: Network, images: Tensor, labels: Tensor) -> float:
     """Sum of the norms of the loss gradients of all parameters."""

@@ -30,8 +30,6 @@ from fade_study.training.session import (
     session,
 )
 
-__all__ = ["ScratchResult", "recipe", "train_from_scratch"]
-
 RECIPE_VERSION = 2
 """Version of the training, to be raised when a code change alters its results: older results are then not reused."""
 

@@ -23,22 +23,6 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import TRAINING_NOISE
 from fade_study.training.data import Data, Minibatch, Split
 
-__all__ = [
-    "accuracy",
-    "adam",
-    "add_up",
-    "backward",
-    "check_alike",
-    "check_gpus",
-    "copy_from_main",
-    "fingerprint",
-    "on_device",
-    "open_accelerator",
-    "schedule",
-    "session",
-    "surroundings",
-]
-
 _training = threading.RLock()
 _on_gpu: dict[tuple[str, torch.device], Data] = {}
 """The last data set that was copied to a GPU."""
