@@ -8,19 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from fade_study import InvalidInputError
-from fade_study.analysis.style import (
-    BLUE,
-    COLORS,
-    FEWEST,
-    GREY,
-    RED,
-    SMALL,
-    accuracy_interval,
-    legend_below,
-    new_figure,
-)
-from fade_study.statistics.arena import Standing, check_baseline
+from fade_study.analysis import style
+from fade_study.statistics.arena import Standing
 
 Array = NDArray[np.float64]
 
@@ -30,33 +19,29 @@ def draw_finals(rows: Sequence[Standing], baseline: str = "random", controls: Co
 
     Intervals are those of single searchers. Two of them may overlap although the paired difference is significant, as
     the table shows.
-
-    Raises:
-        InvalidInputError: if the baseline is not among the rows.
     """
-    check_baseline(baseline, [row.searcher for row in rows])
     seeds = "–".join(map(str, sorted({row.seeds for row in rows})))
-    spread = ", 95 % intervals" if min(row.seeds for row in rows) >= FEWEST else ""
-    figure = new_figure(6, 0.27 * len(rows) + 1.7, f"final architectures, means of {seeds} seeds{spread}")
+    spread = ", 95 % intervals" if min(row.seeds for row in rows) >= style.FEWEST else ""
+    figure = style.new_figure(6, 0.27 * len(rows) + 1.7, f"final architectures, means of {seeds} seeds{spread}")
     ax = figure.subplots()
     ordered = sorted(rows, key=lambda row: row.final)
     groups = {
-        "searcher": (BLUE, [row for row in ordered if row.searcher not in {baseline, *controls}]),
-        "baseline": (RED, [row for row in ordered if row.searcher == baseline]),
-        "control": (GREY, [row for row in ordered if row.searcher in controls and row.searcher != baseline]),
+        "searcher": (style.BLUE, [row for row in ordered if row.searcher not in {baseline, *controls}]),
+        "baseline": (style.RED, [row for row in ordered if row.searcher == baseline]),
+        "control": (style.GREY, [row for row in ordered if row.searcher in controls and row.searcher != baseline]),
     }
     for label, (color, members) in groups.items():
         if members:
             heights = [ordered.index(row) for row in members]
             finals = np.array([row.final for row in members])
             ends = np.clip([[row.low, row.high] for row in members], 0, 1).T
-            errors = np.abs(ends - finals) if min(row.seeds for row in members) >= FEWEST else None
+            errors = np.abs(ends - finals) if min(row.seeds for row in members) >= style.FEWEST else None
             ax.errorbar(finals, heights, xerr=errors, fmt="o", color=color, markersize=5, capsize=2, label=label)
-    ax.axvline(next(row.final for row in rows if row.searcher == baseline), color=RED, ls="--", lw=1, zorder=0)
-    ax.set_yticks(range(len(ordered)), [row.searcher for row in ordered], fontsize=SMALL)
+    ax.axvline(next(row.final for row in rows if row.searcher == baseline), color=style.RED, ls="--", lw=1, zorder=0)
+    ax.set_yticks(range(len(ordered)), [row.searcher for row in ordered], fontsize=style.SMALL)
     ax.set(xlabel="test accuracy of the final architecture", ylabel="searcher")
     ax.grid(axis="x", linewidth=0.4, alpha=0.5)
-    legend_below(figure, ncols=3)
+    style.legend_below(figure, ncols=3)
     return figure
 
 
@@ -75,24 +60,26 @@ def draw_anytime(
             :func:`~fade_study.statistics.arena.anytime`.
         highlight: Searchers drawn bold, with the 95 % interval at each budget.
         ylabel: Name of the accuracies, such as "test accuracy of the current anchor".
-
-    Raises:
-        InvalidInputError: for shapes that don't fit, and for a curve without a budget at which all seeds have a value.
     """
-    drawn = {name: _checked_curve(name, *curve) for name, curve in curves.items()}
+    drawn = {}
+    for name, (grid, values) in curves.items():
+        begun = np.isfinite(values).all(axis=0)
+        drawn[name] = np.asarray(grid)[begun] / 1000, np.asarray(values)[:, begun]
     counts = sorted({len(values) for _, values in drawn.values()})
-    bands = ", 95 % intervals of bold curves" if counts[0] >= FEWEST else ""
-    figure = new_figure(7.5, 4.5, f"{ylabel}, mean of {'–'.join(map(str, counts))} seeds{bands}")
+    bands = ", 95 % intervals of bold curves" if counts[0] >= style.FEWEST else ""
+    figure = style.new_figure(7.5, 4.5, f"{ylabel}, mean of {'–'.join(map(str, counts))} seeds{bands}")
     ax = figure.subplots()
     start, end = min(x[0] for x, _ in drawn.values()), max(x[-1] for x, _ in drawn.values())
     lowest, highest = [], []
     # Highlighted curves come first, for they get solid lines and the colors that are easiest to tell apart.
     for number, name in enumerate(sorted(drawn, key=lambda name: name not in highlight)):
-        (x, values), bold, color = drawn[name], name in highlight, COLORS[number % len(COLORS)]
-        mean, style = values.mean(axis=0), ("-", "--", ":", "-.")[number // len(COLORS) % 4]
+        (x, values), bold, color = drawn[name], name in highlight, style.COLORS[number % len(style.COLORS)]
+        mean, dashes = values.mean(axis=0), ("-", "--", ":", "-.")[number // len(style.COLORS) % 4]
         low, high = mean, mean
-        ax.plot(x, mean, style, drawstyle="steps-post", color=color, label=name, lw=2.2 if bold else 1, zorder=2 + bold)
-        if bold and (ends := accuracy_interval(values)) is not None:
+        ax.plot(
+            x, mean, dashes, drawstyle="steps-post", color=color, label=name, lw=2.2 if bold else 1, zorder=2 + bold
+        )
+        if bold and (ends := style.accuracy_interval(values)) is not None:
             low, high = ends
             ax.fill_between(x, low, high, step="post", color=color, alpha=0.18, linewidth=0)
         lowest.append(low[x >= min(end / 5, x[-1])].min())
@@ -103,21 +90,8 @@ def draw_anytime(
     ax.grid(linewidth=0.4, alpha=0.5)
     best_first = sorted(ax.get_lines(), key=lambda line: -drawn[str(line.get_label())][1][:, -1].mean())
     place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0.0}
-    legend = ax.legend(handles=best_first, fontsize=SMALL, title="best at the end first", **place)
-    legend.get_title().set_fontsize(SMALL)
+    legend = ax.legend(handles=best_first, fontsize=style.SMALL, title="best at the end first", **place)
+    legend.get_title().set_fontsize(style.SMALL)
     for text in legend.get_texts():
         text.set_fontweight("bold" if text.get_text() in highlight else "normal")
     return figure
-
-
-def _checked_curve(name: str, grid: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
-    """Budgets in thousands and values ``(S, .)``, from where all seeds have a value."""
-    x, y = np.asarray(grid, dtype=float) / 1000, np.asarray(values, dtype=float)
-    if x.ndim != 1 or y.ndim != 2 or y.shape[1] != len(x):
-        raise InvalidInputError(f"expected budgets (G,) and values (S, G) of {name}, got {x.shape} and {y.shape}")
-    begun = np.isfinite(y).all(axis=0)
-    if not begun.any():
-        raise InvalidInputError(
-            f"expected a budget at which all seeds of {name} have a value, got none; widen the grid or leave it out"
-        )
-    return x[begun], y[:, begun]

@@ -12,33 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from fade_study import InvalidInputError
-from fade_study.analysis.style import (
-    BLUE,
-    FEWEST,
-    GREY,
-    RED,
-    accuracy_interval,
-    integers,
-    legend_below,
-    new_figure,
-)
-from fade_study.statistics.trend import (
-    PooledTrend,
-    Search,
-    checked_points,
-    checked_search,
-    generation_means,
-    movement,
-    p_text,
-    pooled_trend,
-    trend,
-)
+from fade_study.analysis import style
+from fade_study.statistics import trend as trends
 
 Array: TypeAlias = NDArray[np.float64]
 
 
 def draw_trend(
-    searches: Sequence[Search], seed: int = 0, tests: Mapping[int, Sequence[float]] = MappingProxyType({})
+    searches: Sequence[trends.Search], seed: int = 0, tests: Mapping[int, Sequence[float]] = MappingProxyType({})
 ) -> Figure:
     """Accuracies over generations with their means and the Theil–Sen line, of one search or several (Fig. 3b).
 
@@ -47,26 +28,26 @@ def draw_trend(
 
     Args:
         searches: Generations ``(n,)`` and accuracies ``(n,)`` of each search.
-        seed: Seed for :func:`pooled_trend`, which also raises the errors.
+        seed: Seed for :func:`~fade_study.statistics.trend.pooled_trend`, which also raises the errors.
         tests: Accuracies of a single search, one per seed of the training, by generation, for intervals of the means.
     """
-    pooled = pooled_trend(searches, seed)
-    pairs = [checked_search(*search) for search in searches]
-    figure = new_figure(6, 4.3, _title(pooled, pairs))
+    pooled = trends.pooled_trend(searches, seed)
+    pairs = [trends.checked_search(*search) for search in searches]
+    figure = style.new_figure(6, 4.3, _title(pooled, pairs))
     ax = figure.subplots()
     x, y = np.concatenate([np.stack(pair) for pair in pairs], axis=1)
-    generations, means = generation_means(pairs)
-    many = len(generations) < len(x)
-    ax.plot(x, y, "o", color=BLUE, ms=4, mew=0, alpha=0.35 if many else 1, label="evaluation, mean of its seeds")
+    found = _by_generation(pairs)
+    many = len(found) < len(x)
+    ax.plot(x, y, "o", color=style.BLUE, ms=4, mew=0, alpha=0.35 if many else 1, label="evaluation, mean of its seeds")
     if many:
-        ax.plot(generations, means, ".-", color=BLUE, label="mean")
+        ax.plot(list(found), [np.mean(values) for values in found.values()], ".-", color=style.BLUE, label="mean")
     ends = np.array([x.min(), x.max()])
-    intercept = np.mean([np.median(y) - trend(x, y).slope * np.median(x) for x, y in pairs])
-    ax.plot(ends, intercept + pooled.slope.value * ends, color=RED, label="Theil–Sen line", linewidth=2)
-    _add_intervals(ax, tests if len(pairs) == 1 else _by_generation(pairs))
+    intercept = np.mean([np.median(y) - trends.trend(x, y).slope * np.median(x) for x, y in pairs])
+    ax.plot(ends, intercept + pooled.slope.value * ends, color=style.RED, label="Theil–Sen line", linewidth=2)
+    _add_intervals(ax, tests if len(pairs) == 1 else found)
     ax.set(xlabel="generation", ylabel="test accuracy from scratch")
-    ax.xaxis.set_major_locator(integers())
-    legend_below(figure, ncols=2)
+    ax.xaxis.set_major_locator(style.integers())
+    style.legend_below(figure, ncols=2)
     return figure
 
 
@@ -74,11 +55,11 @@ def _add_intervals(ax: Axes, values: Mapping[int, Sequence[float]]) -> None:
     """Add the 95 % intervals of means of accuracies, by generation."""
     label = "95 % interval of the mean"
     for generation, accuracies in values.items():
-        ends = accuracy_interval(accuracies)
+        ends = style.accuracy_interval(accuracies)
         if ends is not None:
             mean = np.mean(accuracies)
             errors = np.abs(ends - mean)[:, None]
-            ax.errorbar(generation, mean, errors, fmt="none", color=GREY, capsize=2, lw=1, zorder=1, label=label)
+            ax.errorbar(generation, mean, errors, fmt="none", color=style.GREY, capsize=2, lw=1, zorder=1, label=label)
             label = None
 
 
@@ -97,76 +78,72 @@ def draw_trajectories(trajectories: Sequence[ArrayLike], features: Sequence[str]
         trajectories: Anchors ``(T, d, f)`` of each search; T may differ.
         features: Names of the f features.
     """
-    values = _padded([checked_points("trajectory", trajectory) for trajectory in trajectories])
+    values = _padded([trends.checked_points("trajectory", trajectory) for trajectory in trajectories])
     means = np.nanmean(values, axis=0)
     total, depth, width = means.shape
     count = f"{len(values)} searches" if len(values) > 1 else "one search"
-    figure = new_figure(max(2.7 * width + 0.5, 4.5), 1.25 * (depth + 1) + 0.9, f"anchors of {count} by generation")
+    figure = style.new_figure(
+        max(2.7 * width + 0.5, 4.5), 1.25 * (depth + 1) + 0.9, f"anchors of {count} by generation"
+    )
     axes = figure.subplots(depth + 1, width, sharex=True, sharey=True, squeeze=False)
     for j, feature in enumerate(features):
         axes[0, j].set_title(feature.replace("_", " "), fontsize=9)
         for i in range(depth):
-            axes[i, j].plot(values[:, :, i, j].T, ".-", ms=2, color=BLUE, linewidth=0.6, alpha=0.6, label="one search")
-            axes[i, j].plot(means[:, i, j], ".-", ms=4, color=RED, linewidth=1.5)
-        axes[depth, j].plot(means[:, :, j], color=GREY, linewidth=0.8, label="a row's mean")
+            axes[i, j].plot(
+                values[:, :, i, j].T, ".-", ms=2, color=style.BLUE, linewidth=0.6, alpha=0.6, label="one search"
+            )
+            axes[i, j].plot(means[:, i, j], ".-", ms=4, color=style.RED, linewidth=1.5)
+        axes[depth, j].plot(means[:, :, j], color=style.GREY, linewidth=0.8, label="a row's mean")
         axes[depth, j].plot(
-            means[:, :, j].mean(axis=1), ".-", ms=4, color=RED, linewidth=1.5, label="mean of the panel"
+            means[:, :, j].mean(axis=1), ".-", ms=4, color=style.RED, linewidth=1.5, label="mean of the panel"
         )
         axes[depth, j].set(xlabel="generation", ylim=(-0.05, 1.05), xlim=(-0.2, total - 0.8))
-    axes[0, 0].xaxis.set_major_locator(integers())
+    axes[0, 0].xaxis.set_major_locator(style.integers())
     for i in range(depth):
         axes[i, 0].set_ylabel(f"row {i}")
     axes[depth, 0].set_ylabel("all rows")
     figure.supylabel("anchor's coordinate (feature, scaled to [0, 1])", fontsize=10)
     handles = [axes[0, 0].lines[0], axes[depth, 0].lines[0], axes[depth, 0].lines[-1]]
-    legend_below(figure, handles=handles[1:] if len(values) == 1 else handles, ncols=3)
+    style.legend_below(figure, handles=handles[1:] if len(values) == 1 else handles, ncols=3)
     return figure
 
 
-def draw_movement(trajectories: Sequence[ArrayLike]) -> Figure:
-    """Length of the step into each generation, a panel per row: median and quartiles over searches ``(T, d, f)``.
+def draw_rows(series: Sequence[Array], start: int, title: str, label: str) -> Figure:
+    """A panel per row: median and quartiles over series ``(T, d)``, whose first entry belongs to generation ``start``.
 
-    A search counts until its last generation, so that a median may jump where one ends.
+    A series counts until its last entry, so that a median may jump where one ends.
     """
-    return _draw_rows(
-        [movement(one) for one in trajectories], 1, "length of the anchors' steps", "distance (scaled features)"
-    )
-
-
-def draw_coverage(coverages: Sequence[Array]) -> Figure:
-    """Share of cells held so far, a panel per row: median and quartiles over searches ``(T, d)``."""
-    return _draw_rows(coverages, 0, "cells that a row has held so far", "share of all cells")
-
-
-def _draw_rows(series: Sequence[Array], start: int, title: str, label: str) -> Figure:
-    """Median and quartiles over series ``(T, d)``, whose first entry belongs to generation ``start``."""
     values = _padded(series)
     low, median, high = np.nanquantile(values, [0.25, 0.5, 0.75], axis=0)
     depth = values.shape[2]
     if len(series) > 1:
-        title += f", medians{' and quartiles' if len(series) >= FEWEST else ''} of {len(series)} searches"
-    figure = new_figure(max(2 * depth + 0.6, 4.5), 2.9, title)
+        title += f", medians{' and quartiles' if len(series) >= style.FEWEST else ''} of {len(series)} searches"
+    figure = style.new_figure(max(2 * depth + 0.6, 4.5), 2.9, title)
     axes = figure.subplots(1, depth, sharex=True, sharey=True, squeeze=False)[0]
     x = np.arange(start, start + values.shape[1])
     for i, ax in enumerate(axes):
-        if len(series) >= FEWEST:
-            ax.fill_between(x, low[:, i], high[:, i], color=BLUE, alpha=0.25, linewidth=0, label="quartiles")
-        ax.plot(x, median[:, i], ".-", color=BLUE, label="median")
+        if len(series) >= style.FEWEST:
+            ax.fill_between(x, low[:, i], high[:, i], color=style.BLUE, alpha=0.25, linewidth=0, label="quartiles")
+        ax.plot(x, median[:, i], ".-", color=style.BLUE, label="median")
         ax.set_title(f"row {i}", fontsize=9)
         ax.set_xlabel("generation")
-        ax.xaxis.set_major_locator(integers())
+        ax.xaxis.set_major_locator(style.integers())
     axes[0].set(ylabel=label, ylim=(0, None))  # last, because it stops the automatic scaling of the shared axis
     if len(series) > 1:
-        legend_below(figure, handles=axes[0].get_legend_handles_labels()[0], ncols=2)
+        style.legend_below(figure, handles=axes[0].get_legend_handles_labels()[0], ncols=2)
     return figure
 
 
-def _title(pooled: PooledTrend, pairs: Sequence[tuple[Array, Array]]) -> str:
+def _title(pooled: trends.PooledTrend, pairs: Sequence[tuple[Array, Array]]) -> str:
     if len(pairs) > 1:
         counts = f"{pooled.evaluations} evaluations of {pooled.searches} searches"
-        return f"{counts}, mean r = {pooled.pearson or 'undefined'}, {p_text(pooled.signs_p)} (signs of searches)"
-    one = trend(*pairs[0])
-    said = "all of the same accuracy" if one.pearson is None else f"r = {one.pearson:.2f}, {p_text(one.pearson_p)}"
+        return (
+            f"{counts}, mean r = {pooled.pearson or 'undefined'}, {trends.p_text(pooled.signs_p)} (signs of searches)"
+        )
+    one = trends.trend(*pairs[0])
+    said = (
+        "all of the same accuracy" if one.pearson is None else f"r = {one.pearson:.2f}, {trends.p_text(one.pearson_p)}"
+    )
     return f"accuracy of {one.n} generations, {said}"
 
 

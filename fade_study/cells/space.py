@@ -52,10 +52,6 @@ class CellSpace(Protocol):
         ...
 
 
-FAR = 1e100
-"""Largest absolute coordinate of a query; its square is still finite."""
-
-
 @dataclass(frozen=True, slots=True)
 class SpaceDiagnostics:
     """How well features tell cells apart."""
@@ -146,9 +142,6 @@ class DagSpace:
     def __len__(self) -> int:
         return len(self._cells)
 
-    def __contains__(self, cell: object) -> bool:
-        return cell in self._index
-
     def __repr__(self) -> str:
         low, high = self._cells[0].vertices, self._cells[-1].vertices
         return f"DagSpace({high}, min_vertices={low}, features={self._features})"
@@ -171,7 +164,8 @@ class DagSpace:
             array = np.array(np.nan)
         if array.shape != (len(self._features),) or not np.isfinite(array).all():
             raise InvalidInputError(f"expected a finite point of shape ({len(self._features)},), got {point}")
-        distance = ((self._points - np.clip(array, -FAR, FAR)) ** 2).sum(axis=1)
+        # The square of a clipped coordinate is still finite.
+        distance = ((self._points - np.clip(array, -1e100, 1e100)) ** 2).sum(axis=1)
         tied = np.flatnonzero(distance <= distance.min() + 1e-12)
         candidates = np.concatenate([self._groups[i] for i in tied])
         return self._cells[candidates[0] if rng is None else rng.choice(candidates)]

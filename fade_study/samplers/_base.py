@@ -27,21 +27,22 @@ from fade_study.past import read_past
 from fade_study.seeding import PROPOSALS
 
 
-class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
+class RowSampler(optuna.samplers.RandomSampler, abc.ABC):
     """Base of all outer searches; a subclass implements :meth:`propose`.
 
     Public attributes are the settings of the search. They are stored with the study, which can be continued with the
-    same settings only, so name them like the constructor's arguments.
+    same settings only, so name them like the constructor's arguments. Params other than the anchors, of which a
+    FadeStudy has none, are drawn at random.
 
     Args:
         seed: Root of all random numbers; None takes the study's seed.
     """
 
     def __init__(self, *, seed: int | None = None) -> None:
+        super().__init__(seed)
         self.seed = seed
         self._space: CellSpace | None = None
         self._embedded: dict[str, NDArray[np.float64]] = {}
-        self._independent = optuna.samplers.RandomSampler(seed=seed)
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
@@ -122,16 +123,6 @@ class RowSampler(optuna.samplers.BaseSampler, abc.ABC):
             for row in range(settings["depth"])
         ]
         return self._checked(proposals, len(features))
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Draw params other than the anchors, of which a FadeStudy has none, uniformly at random."""
-        return self._independent.sample_independent(study, trial, param_name, param_distribution)
-
-    def reseed_rng(self) -> None:
-        """Reseed for Optuna's parallel loops; proposals do not depend on it."""
-        self._independent.reseed_rng()
 
     def _checked(self, proposals: Sequence[Any], features: int) -> NDArray[np.float64]:
         """Points ``(d, w, f)`` of all rows, clipped to the box, or an error."""

@@ -300,15 +300,13 @@ class Audit:
 
     additive_r2: float
     """Adjusted R² of the main effects of rows."""
-    pairwise_r2: float | None
-    """Adjusted R² with the interactions of all pairs of rows; None if there are too few architectures."""
     additive_spearman: float
     """Spearman coefficient of mean accuracies and the additive model's leave-one-out predictions. With many more
     architectures than effects, this is about the best that a rank which factorizes over rows can reach."""
 
 
 def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
-    """How much of the accuracies single rows and pairs of rows explain.
+    """How much of the accuracies single rows explain.
 
     Args:
         accuracies: Accuracies ``(n, S)`` or ``(n,)``.
@@ -326,20 +324,13 @@ def independence_audit(accuracies: ArrayLike, paths: ArrayLike) -> Audit:
     # For each row, the indicators of all columns but the first.
     single = [(columns[:, [i]] == np.unique(columns[:, i])[1:]).astype(float) for i in range(columns.shape[1])]
     additive = np.column_stack([np.ones(len(mean)), *single])
-    pairs = [a[:, :, None] * b[:, None, :] for i, a in enumerate(single) for b in single[i + 1 :]]
-    pairwise = np.column_stack([additive, *(pair.reshape(len(mean), -1) for pair in pairs)])
     if len(mean) < additive.shape[1] + 2:
         raise InvalidInputError(
             f"expected {additive.shape[1] + 2} architectures or more to fit {additive.shape[1]} effects of rows, got "
             f"{len(mean)}; evaluate more"
         )
     r2, predicted = _least_squares(additive, mean)
-    enough = len(mean) >= pairwise.shape[1] + 2
-    return Audit(
-        additive_r2=r2,
-        pairwise_r2=_least_squares(pairwise, mean)[0] if enough else None,
-        additive_spearman=float(_rank_correlation(predicted, mean)),
-    )
+    return Audit(additive_r2=r2, additive_spearman=float(_rank_correlation(predicted, mean)))
 
 
 def _least_squares(basis: Array, y: Array) -> tuple[float, Array]:

@@ -28,7 +28,6 @@ __all__ = [
     "checked_points",
     "checked_search",
     "coverage",
-    "generation_means",
     "moved",
     "movement",
     "p_text",
@@ -245,13 +244,6 @@ def coverage(cells: Cells, size: int) -> Array:
     if counts.max() > size:
         raise InvalidInputError(f"expected a size of {counts.max()} or more, got {size}; give len(space)")
     return counts / size
-
-
-def generation_means(pairs: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Evaluated generations ``(g,)``, and for each the mean over searches of the search's mean accuracy in it."""
-    generations = np.unique(np.concatenate([x for x, _ in pairs]))
-    means = [np.mean([y[x == one].mean() for x, y in pairs if one in x]) for one in generations]
-    return generations, np.array(means, dtype=float)
 
 
 def _kendall(x: Array, y: Array) -> float:

@@ -53,9 +53,12 @@ def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         run.series(list(enumerate(movement_metrics(searches[0]))))
         draw_architectures(searches[0], run)
     if max(map(len, trajectories)) > 1:
-        run.figure(trajectory.draw_movement(trajectories), "figures/movement.png")
+        moves = [trend.movement(one) for one in trajectories]
+        title, distance = "length of the anchors' steps", "distance (scaled features)"
+        run.figure(trajectory.draw_rows(moves, 1, title, distance), "figures/movement.png")
         coverages = [trend.coverage(record.cells, record.space) for record in searches]
-        run.figure(trajectory.draw_coverage(coverages), "figures/coverage.png")
+        title, share = "cells that a row has held so far", "share of all cells"
+        run.figure(trajectory.draw_rows(coverages, 0, title, share), "figures/coverage.png")
         lines.append(movement_lines(searches))
     series = [record.trend for record in searches if record.evaluations]
     if not series:

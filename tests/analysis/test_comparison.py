@@ -1,9 +1,7 @@
 import io
 
 import numpy as np
-import pytest
 
-from fade_study import InvalidInputError
 from fade_study.analysis.comparison import draw_anytime, draw_finals
 from fade_study.analysis.style import BLUE, GREY, RED
 from fade_study.statistics.arena import anytime, standings
@@ -32,8 +30,6 @@ def test_finals_are_drawn_best_on_top(finals):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["searcher", "baseline", "control"]
     dashed = next(line for line in ax.lines if line.get_linestyle() == "--")
     assert dashed.get_xdata()[0] == next(row.final for row in rows if row.searcher == "random")
-    with pytest.raises(InvalidInputError, match="'nobody'"):
-        draw_finals(rows, baseline="nobody")
 
 
 def test_anytime_curves_are_drawn_from_where_all_have_begun(finals):
@@ -77,10 +73,3 @@ def test_intervals_are_accuracies_of_three_seeds_or_more():
     two = {name: values[:2] for name, values in finals.items()}
     assert not draw_finals(standings(two)).axes[0].collections
     assert not draw_anytime({name: (x, y[:2]) for name, (x, y) in curves.items()}, list(finals)).axes[0].collections
-
-
-def test_curves_that_cannot_be_drawn_are_refused():
-    with pytest.raises(InvalidInputError, match="of late have a value"):
-        draw_anytime({"late": ([0, 1], np.array([[np.nan, np.nan], [0.1, 0.2]]))})
-    with pytest.raises(InvalidInputError, match="values \\(S, G\\) of flat"):
-        draw_anytime({"flat": ([0, 1], np.array([0.1, 0.2]))})

@@ -21,8 +21,8 @@ def drawn(figure):
     ("call", "said"),
     [
         (lambda: figures.draw_trajectories([], ["a"]), "got \\[\\]"),
-        (lambda: figures.draw_movement([np.zeros((3, 2, 1)), np.zeros((3, 1, 1))]), r"got \[\(2, 2\), \(2, 1\)\]"),
-        (lambda: figures.draw_movement([np.zeros((1, 2, 1))]), r"got \[\(0, 2\)\]"),
+        (lambda: figures.draw_rows([np.zeros((2, 2)), np.zeros((2, 1))], 1, "", ""), r"got \[\(2, 2\), \(2, 1\)\]"),
+        (lambda: figures.draw_rows([np.zeros((0, 2))], 1, "", ""), r"got \[\(0, 2\)\]"),
     ],
 )
 def test_shapes_are_checked(call, said):
@@ -67,16 +67,17 @@ def test_trajectories_have_a_panel_per_row_and_feature_and_the_mean_of_those_sti
 
 def test_movement_and_coverage_show_the_median_within_view(rng):
     trajectories = [np.cumsum(k * rng.random((6, 2, 3)), axis=0) for k in (1, 2, 9)]
-    axes = drawn(figures.draw_movement(trajectories)).axes
-    middle = np.median([tr.movement(one) for one in trajectories], axis=0)
+    moves = [tr.movement(one) for one in trajectories]
+    axes = drawn(figures.draw_rows(moves, 1, "steps", "distance")).axes
+    middle = np.median(moves, axis=0)
     for i, ax in enumerate(axes):
         np.testing.assert_allclose(ax.lines[0].get_ydata(), middle[:, i])
         np.testing.assert_array_equal(ax.lines[0].get_xdata(), [1, 2, 3, 4, 5])
         quartiles = ax.collections[0].get_paths()[0].vertices[:, 1]
         assert quartiles.max() < ax.get_ylim()[1], "the range of the y axis must not be that of the first panel"
-    assert not figures.draw_movement(trajectories[:2]).axes[0].collections, "no quartiles of two searches"
+    assert not figures.draw_rows(moves[:2], 1, "steps", "distance").axes[0].collections, "no quartiles of two searches"
     shares = [np.linspace(0, 0.1 * k, 4)[:, None] * [1, 5] for k in (1, 2, 3)]
-    axes = drawn(figures.draw_coverage(shares)).axes
+    axes = drawn(figures.draw_rows(shares, 0, "cells", "share")).axes
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), np.linspace(0, 1, 4))
     assert axes[1].get_ylim()[1] > 1
 

@@ -210,7 +210,6 @@ def test_the_audit_tells_sums_from_interactions(rng):
     products = sums + 3 * (paths[:, 0] == paths[:, 1])
     audit = independence_audit(products, paths)
     assert audit.additive_r2 < 0.9
-    assert audit.pairwise_r2 == pytest.approx(1)
     assert audit.additive_spearman < 1
     noise = independence_audit(rng.normal(size=(27, 2)), paths)
     assert abs(noise.additive_r2) < 0.5
@@ -226,7 +225,6 @@ def test_leave_one_out_predictions_are_those_of_models_fitted_without(rng):
 
 def test_too_few_architectures_for_an_audit(rng):
     paths = np.array(list(itertools.product(range(3), repeat=3)))
-    assert independence_audit(rng.normal(size=12), paths[:12]).pairwise_r2 is None
     with pytest.raises(ValueError, match="architectures or more to fit"):
         independence_audit(rng.normal(size=5), paths[[0, 4, 9, 13, 26]])
 
