@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -111,7 +112,8 @@ def wilcoxon_p(differences: ArrayLike) -> float:
     out (Wilcoxon, 1945); if all differences are 0, the p-value is 1.
     """
     values = np.asarray(differences, dtype=float)
-    return float(stats.wilcoxon(values[values != 0])[1]) if values.any() else 1.0
+    result: Any = stats.wilcoxon(values[values != 0]) if values.any() else None
+    return 1.0 if result is None else float(result.pvalue)
 
 
 def holm(p: ArrayLike) -> Array:
