@@ -159,16 +159,16 @@ def anytime(runs: Sequence[tuple[ArrayLike, ArrayLike]], grid: ArrayLike) -> Arr
 
 
 def summary_table(rows: Sequence[Standing]) -> str:
-    """Standings as a table of aligned text, in the order given; accuracies are fractions of 1."""
+    """Standings as a table of aligned text, in the order given, with intervals of three seeds or more."""
     header = ["searcher", "seeds", "final", "95 %", "difference", "95 %", "wins", "p", "p (Holm)"]
     lines = [
         [
             row.searcher,
             str(row.seeds),
             f"{row.final:.4f}",
-            f"[{row.low:.4f}, {row.high:.4f}]",
+            f"[{row.low:.4f}, {row.high:.4f}]" if row.seeds > 2 else "",
             f"{row.difference:+.4f}" if row.p is not None else "",
-            f"[{row.difference_low:+.4f}, {row.difference_high:+.4f}]" if row.p is not None else "",
+            f"[{row.difference_low:+.4f}, {row.difference_high:+.4f}]" if row.p is not None and row.seeds > 2 else "",
             f"{row.win_rate:.2f}" if row.win_rate is not None else "",
             *("" if p is None else f"{p:.3f}" if p >= 0.0005 else "<0.001" for p in (row.p, row.p_holm)),
         ]

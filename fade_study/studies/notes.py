@@ -172,7 +172,7 @@ def validation(
         caveats.append("One training per architecture: the noise of the ground truth is unknown.")
     return _note(
         f"Spearman correlation of FaDE-ranks with accuracy from scratch: {coefficients['fade'][0]} ({ceiling}); "
-        f"{sum(report.architectures for report in reports)} architectures of {len(judged)} hyper-architectures on "
+        f"{sum(report.architectures for report in reports)} architectures of {len(judged)} hyper-architecture{'s' * (len(judged) > 1)} on "
         f"{config.data.name}.",
         _pictures(figures),
         table(("predictor", "Spearman", "95 %", "p", "core-seconds"), rows),
@@ -192,11 +192,12 @@ def validation(
 def comparison(standings: Sequence[Standing], config: ComparisonConfig, figures: Collection[str]) -> str:
     """Description of a comparison of searchers, best first."""
     best = standings[0]
+    ends = f" [{best.low:.3f}, {best.high:.3f}]" if best.seeds > 2 else ""
     base = next(row for row in standings if row.searcher == config.baseline)
     different = [row.searcher for row in standings if row.p_holm is not None and row.p_holm < 0.05]
     return _note(
-        f"Best of {len(standings)} searchers: {best.searcher}, final test accuracy {best.final:.3f} [{best.low:.3f}, "
-        f"{best.high:.3f}]; {base.searcher} {base.final:.3f}; {config.seeds} paired seeds, {config.budget} steps.",
+        f"Best of {len(standings)} searchers: {best.searcher}, final test accuracy {best.final:.3f}{ends}; "
+        f"{base.searcher} {base.final:.3f}; {config.seeds} paired seeds, {config.budget} steps.",
         _pictures(figures),
         _code(summary_table(standings)),
         _list(
