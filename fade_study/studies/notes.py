@@ -170,10 +170,10 @@ def validation(
         caveats.append("One hyper-architecture: others may rank better or worse.")
     if any(report.seeds == 1 for report in reports):
         caveats.append("One training per architecture: the noise of the ground truth is unknown.")
+    count = "one hyper-architecture" if len(judged) == 1 else f"{len(judged)} hyper-architectures"
     return _note(
         f"Spearman correlation of FaDE-ranks with accuracy from scratch: {coefficients['fade'][0]} ({ceiling}); "
-        f"{sum(report.architectures for report in reports)} architectures of {len(judged)} hyper-architecture{'s' * (len(judged) > 1)} on "
-        f"{config.data.name}.",
+        f"{sum(report.architectures for report in reports)} architectures of {count} on {config.data.name}.",
         _pictures(figures),
         table(("predictor", "Spearman", "95 %", "p", "core-seconds"), rows),
         _list("Caveats", caveats),
