@@ -64,10 +64,10 @@ def of_equal_cells() -> Plan:
 
 
 def of_random_points() -> Plan:
-    """200 architectures of the cells nearest to random points, as random search draws them."""
+    """100 architectures of the cells nearest to random points, as random search draws them."""
     cells = tuple(SPACE)
     index = {cell: column for column, cell in enumerate(cells)}
-    points = np.random.default_rng(0).random((200, DEPTH, len(SPACE.features)))
+    points = np.random.default_rng(0).random((100, DEPTH, len(SPACE.features)))
     rng = np.random.default_rng(1)
     paths = np.array([[index[SPACE.nearest(point, rng)] for point in architecture] for architecture in points])
     return Plan(HyperArchitecture((cells,) * DEPTH), paths, 2)
