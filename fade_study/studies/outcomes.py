@@ -42,6 +42,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "space": dataclasses.asdict(config.space),
         "features": SEARCHERS[name].features,
         "evaluate": SEARCHERS[name].evaluate,
+        **({} if SEARCHERS[name].trained == 1 else {"trained": SEARCHERS[name].trained}),
         "repetitions": None if alphas == "none" else config.repetitions,
         "network": describe_network(config.network, [Dag]),
         "scratch": dataclasses.asdict(config.scratch),

@@ -39,6 +39,8 @@ class Searcher(NamedTuple):
     """Which architecture of a generation is trained from scratch."""
     features: tuple[str, ...] | None = None
     """Features of its space; None for the comparison's."""
+    trained: int = 1
+    """Number of best-ranked architectures of a generation that are trained from scratch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def _gp(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
 SEARCHERS: dict[str, Searcher] = {
     "fade": Searcher(_ours(), "supernet"),
     "fade_best_ranked": Searcher(_ours(), "supernet", "best_ranked"),
+    "fade_top_five": Searcher(_ours(), "supernet", "best_ranked", trained=5),
     "straight_through": Searcher(_ours(), "straight-through"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
     "evolution_strategy": Searcher(_ours(name="evolution-strategy"), "supernet"),
@@ -119,9 +122,9 @@ def names(config: ComparisonConfig) -> list[str]:
 
 
 def cost(searcher: str, world: World) -> int:
-    """Training steps of a generation: one training from scratch, and the hyper-architecture's if there is one."""
-    alphas = SEARCHERS[searcher].alphas
-    return world.scratch_steps + (0 if alphas == "none" else world.hyper_steps[alphas == "straight-through"])
+    """Training steps of a generation: of its trainings from scratch, and of the hyper-architecture if there is one."""
+    alphas, scratch = SEARCHERS[searcher].alphas, SEARCHERS[searcher].trained * world.scratch_steps
+    return scratch + (0 if alphas == "none" else world.hyper_steps[alphas == "straight-through"])
 
 
 def check_budget(searchers: list[str], world: World, budget: int) -> None:
@@ -138,8 +141,8 @@ def check_budget(searchers: list[str], world: World, budget: int) -> None:
 def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth: int, budget: int) -> Outcome:
     """Search until the budget is spent.
 
-    In every generation one architecture is trained from scratch: the anchor's or the best-ranked one. An architecture
-    that comes back is trained with another seed, and its mean counts.
+    In every generation the anchor's architecture or the best-ranked ones are trained from scratch; the record holds the
+    first of them. An architecture that comes back is trained with another seed, and its mean counts.
     """
     begin = time.perf_counter()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this
@@ -158,15 +161,17 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
         batch = study.ask()
         alpha = _alphas(searcher, batch, world)
         ranked = searcher.evaluate == "best_ranked"
-        architecture = batch.architecture
+        architectures = [batch.architecture]
+        if ranked:  # different paths may be the same architecture
+            paths = fade_study.ranking.top_k(alpha, 100)[0].tolist()
+            architectures = list(dict.fromkeys(map(batch.hyper_architecture.architecture, paths)))[: searcher.trained]
+        for architecture in architectures:
+            scratch = world.evaluate(architecture, EVALUATION.seed(seed, len(found[architecture])))
+            found[architecture].append(scratch)
+        evaluations[generation] = found[architectures[0]][-1:]
+        study.tell(batch, alpha, None if ranked else evaluations[generation][0].validation)
         if ranked:
-            architecture = batch.hyper_architecture.architecture(fade_study.ranking.top_k(alpha, 1)[0][0].tolist())
-        scratch = world.evaluate(architecture, EVALUATION.seed(seed, len(found[architecture])))
-        study.tell(batch, alpha, None if ranked else scratch.validation)
-        if ranked:
-            study.add_evaluation(generation, scratch.validation)
-        found[architecture].append(scratch)
-        evaluations[generation] = [scratch]
+            study.add_evaluation(generation, evaluations[generation][0].validation)
         report_epoch(budget // step, generation)
     best = max(found, key=lambda one: float(np.mean([scratch.validation for scratch in found[one]])))
     return Outcome(

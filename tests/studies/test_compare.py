@@ -93,6 +93,9 @@ def test_searches_are_a_function_of_their_seed(world):
     assert one.record.to_json() == again.record.to_json()
     assert one.record.to_json() != other.record.to_json()
     assert one.spent == tuple(range(518, 3627, 518))
+    top = run_search("fade_top_five", 0, world, DIGITS.sampler, 4, 3626)
+    assert top.spent == (1110, 2220, 3330)  # of a supernet and five trainings each
+    assert top.record.cells[0] == one.record.cells[0]
     paired = run_search("printed_sign", 0, world, DIGITS.sampler, 4, 3626)
     np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
 
