@@ -1,4 +1,4 @@
-"""Child runs: trainings of hyper-architectures and from scratch, and the searches of a comparison."""
+"""Child runs: trainings of hyper-architectures and from scratch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fade_study.architecture import HyperArchitecture
 from fade_study.benchmarks import Scratch
 from fade_study.tracking.runs import Run, active_runs, open_run
-from fade_study.tracking.schema import ERROR, HYPER, KIND, NOTE, SEARCHER
+from fade_study.tracking.schema import ERROR, HYPER, KIND, NOTE
 from fade_study.training import ScratchResult
 
 
@@ -31,21 +31,6 @@ def start_hyper(
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})
         run.json({"rows": keys}, HYPER)
-        yield run
-
-
-@contextmanager
-def start_outcome(searcher: str, seed: int, recipe: str, seconds: float) -> Iterator[Run]:
-    """The child run of a finished search within a comparison.
-
-    Args:
-        searcher: Name of the searcher.
-        seed: Seed of the search.
-        recipe: Hash of everything that determines the search except its seed.
-        seconds: Seconds that the search took.
-    """
-    with open_run(f"{searcher} seed{seed}", {KIND: "search", SEARCHER: searcher}, seconds) as run:
-        run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
         yield run
 
 

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+import pandas as pd
 import yaml
 
 from fade_study import __version__
@@ -58,6 +59,7 @@ class Run:
         self.kind = kind
         self.pictures: dict[str, bytes] = {}
         """Figures that were written here, by their paths."""
+        self._tables: dict[str, dict[str, str]] = {}
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -117,14 +119,6 @@ class Run:
                 self._put("file", small(png), file=small_path(file))
         self.tag(schema.NOTE, text)
 
-    def rename(self, name: str) -> None:
-        """Give the run another name."""
-        self.tag(schema.RUN_NAME, name)
-
-    def input(self, name: str, digest: str) -> None:
-        """Record the data set that the run trains on."""
-        self._put("input", name=name, digest=digest)
-
     def text(self, text: str, file: str) -> None:
         """Write a text artifact."""
         self._put("file", text.encode(), file=file)
@@ -133,13 +127,11 @@ class Run:
         """Write a JSON artifact."""
         self.text(json.dumps(values, indent=2), file)
 
-    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        """Write a table artifact, which the MLflow UI shows and compares."""
-        self._put("table", columns={name: list(values) for name, values in columns.items()}, file=file)
-
     def rows(self, rows: Sequence[Mapping[str, Any]], file: str) -> None:
-        """Write a table artifact, one or more rows that all have the same columns."""
-        self.table({column: [row[column] for row in rows] for column in rows[0]}, file)
+        """Write a table artifact of rows with the same columns, which the MLflow UI shows and compares."""
+        self.text(str(pd.DataFrame(rows).to_json(orient="split", index=False)), file)
+        self._tables[file] = {"path": file, "type": "table"}
+        self.tag(schema.TABLES, json.dumps(list(self._tables.values())))
 
     def figure(self, figure: Figure, file: str, *, svg: bool = True) -> None:
         """Write a figure artifact, with the title of this run before its own.
@@ -299,7 +291,7 @@ def start_study(
         )
         run.text(yaml.safe_dump(plain(settings), sort_keys=False), schema.CONFIG)
         if data is not None:
-            run.input(data.name, data.digest)
+            run._put("input", name=data.name, digest=data.digest)
         yield run
 
 
