@@ -29,8 +29,6 @@ ONCE = {RETRIES: "0"}
 """Environment variables for creating a run: MLflow must not retry, or it creates a second run if an answer is lost."""
 IMPATIENT = ONCE | {TIMEOUT: "10"}
 """Environment variables for the check before a study begins, when a user is waiting."""
-MOST_RUNS = 100_000
-"""Largest number of runs in one answer of the tracking server."""
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "CANCELLED")
 """MLflow's codes of transient errors: no answer, an HTTP status of 5xx, or a locked database."""
 AWAY_STATUS = (408, 429)
@@ -72,9 +70,7 @@ def request_settings(settings: Mapping[str, str]) -> Iterator[None]:
 
 def find_runs(condition: str) -> Any:
     """Runs of all experiments, newest first."""
-    return mlflow.search_runs(
-        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
-    )
+    return mlflow.search_runs(search_all_experiments=True, filter_string=condition, output_format="list")
 
 
 def find_runs_or_none(condition: str) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fade_study.config import BilevelConfig
-from fade_study.effects import Effects, PathLosses, effects_to_alpha, path_effects
+from fade_study.effects import PathLosses, effects_to_alpha, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.training.data import Minibatch
@@ -113,13 +113,9 @@ class Marginal:
         paths = np.array(self.paths, dtype=np.int64).reshape(-1, self.shape[0])
         return PathLosses(paths, losses, np.array(self.epochs, dtype=np.int64))
 
-    def effects(self) -> Effects | None:
-        """Effects of the columns; None while there are too few losses."""
-        return path_effects(self.seen(), self.shape[1])
-
     def alpha(self) -> NDArray[np.float64]:
         """Alphas ``(d, w)``, uniform while there are too few losses."""
-        effects = self.effects()
+        effects = path_effects(self.seen(), self.shape[1])
         return np.full(self.shape, 1 / self.shape[1]) if effects is None else effects_to_alpha(effects)
 
     def state_dict(self) -> dict[str, Any]:

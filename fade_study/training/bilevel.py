@@ -10,7 +10,9 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.ranking import marginals
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths, gumbel_noise
-from fade_study.training.checkpoint import CHECK_EVERY, Progress, Stateful
+from fade_study.training.checkpoint import CHECK_EVERY, Progress
 from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.session import (
     accuracy,
@@ -228,7 +230,7 @@ class _Trainer:
         if config.paths == "fair":
             steps = self.weight_batches.steps * config.epochs
             self.fair_paths = fair_paths(steps, (self.depth, self.width), generator)
-        self.parts: dict[str, Stateful] = {
+        self.parts: dict[str, Any] = {
             "supernet": self.supernet,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
@@ -376,12 +378,8 @@ class _Trainer:
 
     def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""
-        return np.array(
-            [
-                accuracy(lambda images, path=path: self.supernet(images, path), self.data.alpha, self.accelerator)
-                for path in paths
-            ]
-        )
+        split, accelerator = self.data.alpha, self.accelerator
+        return np.array([accuracy(partial(self.supernet, path=path), split, accelerator) for path in paths])
 
     def one_shot_accuracy(self, paths: int) -> float:
         """Mean one-shot accuracy of uniformly random paths."""

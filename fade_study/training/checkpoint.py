@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -86,18 +86,6 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
 
-class Stateful(Protocol):
-    """A part of a training whose state a checkpoint holds."""
-
-    def state_dict(self) -> Any:
-        """The state, as tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Restore a state."""
-        ...
-
-
 class Progress:
     """The progress of a training, from which it can be resumed to the same result.
 
@@ -108,7 +96,7 @@ class Progress:
         checkpoint: File for the state, which is saved after each epoch, and when a signal stops the training.
         generator: Generator of everything random in the training. The states of PyTorch's own generators are saved as
             well, since the user's operations may draw from them.
-        parts: Parts of the training by name.
+        parts: Parts of the training by name, each with ``state_dict`` and ``load_state_dict``.
         accelerator: Accelerator of the training.
     """
 
@@ -117,7 +105,7 @@ class Progress:
         identity: str,
         checkpoint: str | Path | None,
         generator: torch.Generator,
-        parts: Mapping[str, Stateful],
+        parts: Mapping[str, Any],
         accelerator: Accelerator,
     ) -> None:
         self.history: list[Any] = []

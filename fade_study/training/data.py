@@ -306,8 +306,6 @@ def _checked(
     classes, labels = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"{name}: expected two or more classes, got {len(classes)}; there is nothing to tell apart")
-    if len(images) < len(classes):
-        raise DataError(f"{name}: expected more images than classes, got {len(images)} for {len(classes)}")
     if images.ndim == 3:
         images = images[:, None]
     elif (layout or _layout(name, images.shape)) == "channels-last":
