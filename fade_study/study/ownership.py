@@ -199,19 +199,8 @@ def _started(pid: int) -> float | None:
         return None
 
 
-class Beat:
-    """The heartbeat of a trial's owner, renewed until it is stopped, garbage-collected, or the trial is lost."""
-
-    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
-        stopped = threading.Event()
-        self.stop = weakref.finalize(self, stopped.set)
-        """Stops it without waiting for the thread."""
-        # The thread holds no reference to this object, which could not be garbage-collected otherwise.
-        arguments = (storage, trial_id, stopped)
-        threading.Thread(target=_renew, args=arguments, name="fade_study heartbeat", daemon=True).start()
-
-
 def _renew(storage: BaseStorage, trial_id: int, stopped: threading.Event) -> None:
+    """Renew the heartbeat of this process's trial until it is stopped or the trial is lost."""
     while not stopped.wait(BEAT_SECONDS):
         with contextlib.suppress(Exception):  # whatever is wrong with the storage, the next heartbeat may reach it
             trial = storage.get_trial(trial_id)
@@ -235,7 +224,12 @@ class OpenTrial:
         self.trial_id = trial_id
         self.closed = False
         self._study, self._name = study, name
-        self._beat = Beat(storage_of(study), trial_id)
+        stopped = threading.Event()
+        self._stop_beat = weakref.finalize(self, stopped.set)
+        """Stops the heartbeat, without waiting for its thread; garbage collection of this object stops it as well."""
+        # The thread holds no reference to this object, which could not be garbage-collected otherwise.
+        arguments = (storage_of(study), trial_id, stopped)
+        threading.Thread(target=_renew, args=arguments, name="fade_study heartbeat", daemon=True).start()
         self._tried = False
         """Whether an attempt to finish it may have succeeded, although its answer was lost."""
 
@@ -307,4 +301,4 @@ class OpenTrial:
 
     def _close(self) -> None:
         self.closed = True
-        self._beat.stop()
+        self._stop_beat()
