@@ -45,14 +45,7 @@ def _close() -> None:
 
 
 def deliver(retry_seconds: float = 0.0) -> int:
-    """Deliver the records of this process and of dead ones.
-
-    Args:
-        retry_seconds: Seconds for which delivery is retried.
-
-    Returns:
-        Number of records that remain.
-    """
+    """Deliver the records of this process and of dead ones, with retries for a time; return how many remain."""
     return open_outbox().flush(retry_seconds)
 
 

@@ -71,13 +71,9 @@ class Run:
         return open_outbox().id_of(self.name)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, *, now: bool = True) -> None:
-        """Write metrics of one step. Non-finite values, which MLflow's charts can't show, are only counted.
+        """Write metrics of an epoch or generation. Non-finite values, which charts can't show, are only counted.
 
-        Args:
-            values: Metrics by name.
-            step: Epoch or generation.
-            now: Whether to write them at once. Otherwise they are written in one request with later ones, within
-                ``FLUSH_SECONDS`` seconds or when the run ends.
+        If not ``now``, they are written in one request with later ones, within ``FLUSH_SECONDS`` or when the run ends.
         """
         self.series([(step, values)], now=now)
 
@@ -134,13 +130,7 @@ class Run:
         self.tag(schema.TABLES, json.dumps(list(self._tables.values())))
 
     def figure(self, figure: Figure, file: str, *, svg: bool = True) -> None:
-        """Write a figure artifact, with the title of this run before its own.
-
-        Args:
-            figure: Figure, which gets the new title.
-            file: Path whose suffix is ``.png``.
-            svg: Whether to write the same as SVG, beside it.
-        """
+        """Write a figure as PNG and, beside it, as SVG, after putting the title of this run before its own."""
         from fade_study.analysis.style import rendered, set_title  # imported here since matplotlib takes long to import
 
         set_title(figure, f"{self.title}: {figure.get_suptitle()}")
@@ -173,10 +163,7 @@ active_runs: list[Run] = []
 def open_run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[Run]:
     """A child of the active run, if any; it ends FINISHED, FAILED after an error, or KILLED after an interrupt.
 
-    Args:
-        name: Its name in the user interface.
-        tags: Its tags.
-        seconds: Seconds ago that a child began, whose training is done before its run is written.
+    A child began ``seconds`` ago, since the run of a training may be written when the training is done.
     """
     tags = {schema.VERSION: schema.SCHEMA, **tags}
     outermost = not active_runs
@@ -266,19 +253,10 @@ def start_study(
 ) -> Iterator[Run]:
     """The run of a study: the one that ``mlflow run`` has created, or a new one.
 
-    Within the run of another study it is a child of that run, as one of several searches of a command.
-
-    Args:
-        kind: Value of the tag ``fade.kind``.
-        config: Dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
-        device: Device that trains.
-        data: Data set, if any, logged with its digest.
-        name: Name of the run; its kind by default.
-        tags: Further tags.
-        builders: The user's own builders of cells.
-
-    Raises:
-        StorageError: (an ``OSError``) at the end, if not everything could be delivered to the server.
+    Within the run of another study it is a child of that run, as one of several searches of a command. The dataclass of
+    settings becomes params ``config.…`` and the artifact ``config.yaml``; ``builders`` are the user's own builders of
+    cells. The default name is the kind. A ``StorageError`` at the end says that not everything could be delivered to
+    the server.
     """
     settings = dataclasses.asdict(config)
     if "storage" in settings:
@@ -296,13 +274,9 @@ def start_study(
 
 
 def adopt(run: Run, study: str, generations: int) -> None:
-    """Make a run the complete record of a study that it continues, by moving the children of earlier runs to it.
+    """Make a new run the complete record of the study that it continues, by moving the children of earlier runs to it.
 
-    Args:
-        run: New run of the study.
-        study: Identity of the study.
-        generations: Number of generations that the study was told. Hyper-architectures of later generations are
-            trained, or recorded, again.
+    The study was told ``generations`` generations; hyper-architectures of later ones are trained, or recorded, again.
     """
     adopted = set()
     for earlier in find_runs_or_none(f"tags.`{schema.STUDY}` = '{study}'"):

@@ -97,12 +97,7 @@ def redirected(uri: str) -> Iterator[None]:
 
 
 def look_at(experiment: str, run_id: str) -> str:
-    """How to look at a run in MLflow's user interface, which opens on another page by default.
-
-    Args:
-        experiment: Id of its experiment.
-        run_id: Id of the run.
-    """
+    """How to look at a run in MLflow's user interface, which opens on another page by default."""
     uri, page = mlflow.get_tracking_uri(), f"#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"Look at the run: {masked_url(uri).rstrip('/')}/{page}"
@@ -112,9 +107,7 @@ def look_at(experiment: str, run_id: str) -> str:
 def check_server() -> None:
     """Check, within seconds, that the tracking store can be read, and that ``MLFLOW_RUN_ID`` names a fresh run if set.
 
-    Raises:
-        StorageError: (an ``OSError``) if the store can't be read.
-        InvalidInputError: (a ``ValueError``) if ``MLFLOW_RUN_ID`` names a run that was used before.
+    If not, a ``StorageError`` or an ``InvalidInputError`` is raised.
     """
     set_defaults()
     uri, made = mlflow.get_tracking_uri(), os.environ.get(MADE[0])

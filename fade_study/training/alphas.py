@@ -27,11 +27,8 @@ from fade_study.training.session import add_up
 class StraightThrough:
     """Hard Gumbel-softmax: forward along the sampled path, backward as if the soft sample had been used (section 2.2).
 
-    Args:
-        supernet: Supernet, whose weights get no gradient from alpha steps.
-        logits: Initial alpha logits ``(d, w)``, on the CPU so that drawing a path does not wait for the device.
-        config: Settings of the training.
-        accelerator: Accelerator of the training.
+    The logits ``(d, w)`` are on the CPU, so that drawing a path does not wait for the device. The weights of the
+    supernet get no gradient from alpha steps.
     """
 
     def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
@@ -45,18 +42,10 @@ class StraightThrough:
         return (self.logits.detach() + noise).argmax(dim=1).tolist()
 
     def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float) -> Tensor:
-        """Take an alpha step.
+        """Take an alpha step with Gumbel noise ``(d, w)``; return the batch's loss ``()`` without regularization.
 
-        Args:
-            batch: This process's micro-batches of a batch of the alpha split.
-            noise: Gumbel noise ``(d, w)``.
-            remaining: Remaining share of the training, by which the regularization is scaled.
-
-        Returns:
-            The loss ``()`` of the whole batch, without regularization.
-
-        Raises:
-            FloatingPointError: for a gradient that is NaN or infinite.
+        The batch consists of this process's micro-batches of the alpha split. The regularization is scaled by the
+        remaining share of the training. A gradient that is NaN or infinite is a ``FloatingPointError``.
         """
         factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         path = factors.argmax(dim=1).tolist()
@@ -134,26 +123,16 @@ def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
-    """Random paths, one for each step, where each round of w steps takes every column of every row exactly once.
-
-    Args:
-        steps: Number of steps.
-        shape: Shape ``(d, w)`` of the hyper-architecture.
-        generator: Generator of the random permutation of each row in each round.
-    """
+    """Random paths ``(steps, d)``, where each round of w steps takes every column of every row exactly once."""
     depth, width = shape
     orders = torch.rand(-(-steps // width), depth, width, generator=generator).argsort(dim=2)
     return orders.transpose(1, 2).reshape(-1, depth)[:steps].tolist()
 
 
 def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> Tensor:
-    """Cross-entropy ``()`` along a path, with the straight-through gradient with respect to the factors.
+    """Cross-entropy ``()`` along a path ``(d,)``, with the straight-through gradient of the factors ``(d, w)``.
 
-    Args:
-        supernet: Supernet, whose weights get no gradient.
-        batch: Micro-batch of the alpha split.
-        factors: Soft Gumbel-softmax sample ``(d, w)``.
-        path: Columns ``(d,)``.
+    The factors are the soft Gumbel-softmax sample.
     """
     return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
 

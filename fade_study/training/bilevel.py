@@ -388,16 +388,9 @@ class _Trainer:
 
 
 def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], processes: int = 1) -> None:
-    """Check that a training has batches for all processes and enough steps for its estimator.
+    """Check that a training of shape ``(d, w)`` has batches for all processes and enough steps for its estimator.
 
-    Args:
-        config: Settings of the training.
-        data: Data set from ``load_data``.
-        shape: Shape ``(d, w)`` of the hyper-architecture.
-        processes: Number of processes that train together.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) if it has not.
+    If it has not, that is an ``InvalidInputError``.
     """
     for split in (data.weight, data.alpha):
         Batches(split, config.batch_size, torch.Generator(), micro_batches=config.micro_batches, ranks=processes)
