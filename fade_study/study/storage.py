@@ -74,10 +74,7 @@ def _is_away(error: BaseException) -> bool:
 
 
 def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
-    """An Optuna storage, from its URL or as it is; None keeps everything in memory.
-
-    One that can't be opened is a ``StorageError``.
-    """
+    """An Optuna storage, from its URL or as it is, or in memory for None; a ``StorageError`` if it can't be opened."""
     import sqlalchemy.exc
 
     def attempt() -> BaseStorage:

@@ -110,7 +110,7 @@ class Run:
 
         The id of the run replaces ``schema.THIS_RUN`` in the text.
         """
-        for file, png in list(self.pictures.items()):
+        for file, png in self.pictures.items():
             if small_path(file) in text:
                 self._put("file", small(png), file=small_path(file))
         self.tag(schema.NOTE, text)

@@ -130,10 +130,7 @@ def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -
 
 
 def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> Tensor:
-    """Cross-entropy ``()`` along a path ``(d,)``, with the straight-through gradient of the factors ``(d, w)``.
-
-    The factors are the soft Gumbel-softmax sample.
-    """
+    """Cross-entropy ``()`` along a path ``(d,)``, with the straight-through gradient of the soft sample ``(d, w)``."""
     return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
 
 
