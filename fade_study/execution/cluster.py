@@ -34,15 +34,10 @@ PAUSE = 1.0
 class ClusterExecutor(Executor):
     """Workers of a Dask cluster, which may join, leave and die.
 
-    If a worker dies, Dask gives its task to another one. If the scheduler dies, unfinished tasks are submitted to the
-    one that replaces it. If there is no worker, tasks wait for one. Objects with a ``digest`` are data sets, which are
-    sent once and not with every task.
-
-    Args:
-        address: Address of the scheduler, such as ``tcp://host:8786``.
-
-    Raises:
-        ClusterError: (a ``ConnectionError``) if no scheduler answers, or a worker is unsuitable.
+    The address is that of the scheduler, such as ``tcp://host:8786``; a ``ClusterError`` says that none answers, or
+    that a worker is unsuitable. If a worker dies, Dask gives its task to another one. If the scheduler dies, unfinished
+    tasks are submitted to the one that replaces it. If there is no worker, tasks wait for one. Objects with a
+    ``digest`` are data sets, which are sent once and not with every task.
     """
 
     shares_files = False

@@ -70,9 +70,6 @@ class Workers(Executor):
 
     Arguments are sent by PyTorch's pickling, which puts tensors into shared memory, so that all tasks share one copy of
     a data set.
-
-    Args:
-        count: Number of workers.
     """
 
     def __init__(self, count: int) -> None:

@@ -11,10 +11,9 @@ import cloudpickle
 
 
 def pack(call: Any) -> tuple[bytes, dict[str, Any]]:
-    """Pickle a call, such as a function with its arguments.
+    """Pickle a call, such as a function with its arguments; return it with the data sets that it does not contain.
 
-    Returns:
-        The pickled call, and the objects with a ``digest``, by digest, which it does not contain.
+    Data sets are the objects with a ``digest``, and are returned by digest.
     """
     file = io.BytesIO()
     pickler = _Pickler(file)

@@ -124,7 +124,8 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         }
     run.metrics({name: value for name, value in metrics.items() if value is not None})
     run.rows([dataclasses.asdict(row) for row in standings], "standings.json")
-    run.table({"seed": list(range(config.seed, config.seed + config.seeds)), **finals}, "finals.json")
+    by_seed = [{"seed": config.seed + i} | {name: x[i] for name, x in finals.items()} for i in range(config.seeds)]
+    run.rows(by_seed, "finals.json")
     run.figure(comparison.draw_finals(standings, config.baseline, CONTROLS), "figures/finals.png")
     draw_curves(found, config.budget, run)
     lines = [

@@ -72,7 +72,9 @@ def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
     """Log a finished search as a child run."""
     tests, validations = accuracies(outcome)
     steps = zip(outcome.spent, tests, validations, best_so_far(validations, tests), strict=True)
-    with tracking.start_outcome(name, seed, recipe, outcome.seconds) as run:
+    tags = {tracking.schema.KIND: "search", tracking.schema.SEARCHER: name}
+    with tracking.open_run(f"{name} seed{seed}", tags, outcome.seconds) as run:
+        run.params({"searcher": name, "seed": seed, "recipe": recipe})
         run.series(
             [
                 (spent, {"accuracy/test": test, "accuracy/validation": validation, "best/test_accuracy": best})

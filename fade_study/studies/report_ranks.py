@@ -126,7 +126,7 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
         run.rows(rows, f"{name}.json")
         run.text(pd.DataFrame(rows).to_csv(index=False), f"{name}.csv")
     draw(judged, entries, config, run)
-    run.rename(f"validate {config.data.name} ρ={entries['fade'].estimate.value:.2f}")
+    run.tag(tracking.schema.RUN_NAME, f"validate {config.data.name} ρ={entries['fade'].estimate.value:.2f}")
     run.note(notes.validation(judged, entries, config, run.pictures))
 
 

@@ -41,10 +41,8 @@ def claim(study: optuna.Study) -> optuna.Trial:
     """Claim the trial of the next generation for this process: the trial that is open, or a new one.
 
     An open trial is taken over if this process owns it or if its owner died. If several processes begin a trial at the
-    same moment, the trial with the lowest number wins.
-
-    Raises:
-        OpenGenerationError: (a ``RuntimeError``) where another living process has the generation open.
+    same moment, the trial with the lowest number wins. An ``OpenGenerationError`` says that another living process has
+    the generation open.
     """
     forget_cached_trials(study)
     begun, running = None, []
@@ -79,18 +77,12 @@ def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
 def claim_evaluation(
     study: optuna.Study, generation: int, trial: FrozenTrial, cells: Sequence[str], held: Collection[int]
 ) -> FrozenTrial | None:
-    """Create a running trial for the evaluation of a generation, owned by this process.
+    """Create a running trial that evaluates the architecture of a generation, and that this process owns.
 
-    Args:
-        study: Optuna's study.
-        generation: Number of a generation without a value.
-        trial: Trial with the params that the new one gets.
-        cells: Keys of the cells of the architecture that is evaluated, ``(d,)``.
-        held: Ids of the running trials that this object of the study has open.
-
-    Returns:
-        The trial; None where another living process evaluates the same architecture or has told the value meanwhile.
-        If several processes begin at the same moment, the trial with the lowest number wins.
+    It gets the params of ``trial`` and the keys ``cells`` ``(d,)``. None is returned where another living process
+    evaluates the same architecture or has told the value meanwhile. If several processes begin at the same moment, the
+    trial with the lowest number wins. The running trials with the ids ``held`` are those that this object of the study
+    has open.
     """
     rows = [[key] for key in cells]
 
@@ -199,19 +191,8 @@ def _started(pid: int) -> float | None:
         return None
 
 
-class Beat:
-    """The heartbeat of a trial's owner, renewed until it is stopped, garbage-collected, or the trial is lost."""
-
-    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
-        stopped = threading.Event()
-        self.stop = weakref.finalize(self, stopped.set)
-        """Stops it without waiting for the thread."""
-        # The thread holds no reference to this object, which could not be garbage-collected otherwise.
-        arguments = (storage, trial_id, stopped)
-        threading.Thread(target=_renew, args=arguments, name="fade_study heartbeat", daemon=True).start()
-
-
 def _renew(storage: BaseStorage, trial_id: int, stopped: threading.Event) -> None:
+    """Renew the heartbeat of this process's trial until it is stopped or the trial is lost."""
     while not stopped.wait(BEAT_SECONDS):
         with contextlib.suppress(Exception):  # whatever is wrong with the storage, the next heartbeat may reach it
             trial = storage.get_trial(trial_id)
@@ -221,21 +202,19 @@ def _renew(storage: BaseStorage, trial_id: int, stopped: threading.Event) -> Non
 
 
 class OpenTrial:
-    """The trial of a generation or an evaluation that one object of a study has open.
-
-    Args:
-        study: Optuna's study.
-        asked: The batch or evaluation that was handed out.
-        name: Its name in messages.
-        trial_id: Id of its trial.
-    """
+    """The trial of a batch or an evaluation that one object of a study has open; messages call it by its name."""
 
     def __init__(self, study: optuna.Study, asked: Batch | OpenEvaluation, name: str, trial_id: int) -> None:
         self.asked: Any = asked
         self.trial_id = trial_id
         self.closed = False
         self._study, self._name = study, name
-        self._beat = Beat(storage_of(study), trial_id)
+        stopped = threading.Event()
+        self._stop_beat = weakref.finalize(self, stopped.set)
+        """Stops the heartbeat, without waiting for its thread; garbage collection of this object stops it as well."""
+        # The thread holds no reference to this object, which could not be garbage-collected otherwise.
+        arguments = (storage_of(study), trial_id, stopped)
+        threading.Thread(target=_renew, args=arguments, name="fade_study heartbeat", daemon=True).start()
         self._tried = False
         """Whether an attempt to finish it may have succeeded, although its answer was lost."""
 
@@ -246,14 +225,10 @@ class OpenTrial:
         value: float | None = None,
         one_shot_accuracy: float | None = None,
     ) -> bool:
-        """Store how it ends. The state is written last and closes it, so that nothing is ever half told.
+        """Store how it ends, and return whether the sampler asked to stop the search.
 
-        Returns:
-            Whether the sampler asked to stop the search.
-
-        Raises:
-            InvalidInputError: (a ``ValueError``) where another process has finished it or taken it over.
-            StorageError: (an ``OSError``) where the storage does not answer; it stays open.
+        The state is written last and closes it, so that nothing is ever half told. An ``InvalidInputError`` says that
+        another process has finished it or taken it over. After a ``StorageError`` it stays open.
         """
         stop = retried(lambda: self._store(state, attributes, value, one_shot_accuracy), self._study)
         self._close()
@@ -307,4 +282,4 @@ class OpenTrial:
 
     def _close(self) -> None:
         self.closed = True
-        self._beat.stop()
+        self._stop_beat()

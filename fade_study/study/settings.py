@@ -47,11 +47,7 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Details of a caller as a storage gives them back.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) for what can't be stored.
-    """
+    """Details of a caller as a storage gives them back; an ``InvalidInputError`` for what can't be stored."""
     try:
         kept = plain(dict(details or {}))
         json.dumps(kept, allow_nan=False)

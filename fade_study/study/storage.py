@@ -29,10 +29,8 @@ Result = TypeVar("Result")
 def retried(operation: Callable[[], Result], study: optuna.Study) -> Result:
     """Call an operation on a study; retry it for :data:`RETRY_SECONDS` while the storage is busy or away.
 
-    A failed attempt may have changed the storage, if only its answer was lost. The operation has to check for that.
-
-    Raises:
-        StorageError: (an ``OSError``) where the storage stays away, or the study was deleted.
+    A failed attempt may have changed the storage, if only its answer was lost. The operation has to check for that. A
+    ``StorageError`` says that the storage stays away, or that the study was deleted.
     """
     try:
         return retried_on(storage_of(study), study.study_name, operation)
@@ -76,11 +74,7 @@ def _is_away(error: BaseException) -> bool:
 
 
 def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
-    """An Optuna storage, from its URL or as it is; None keeps everything in memory.
-
-    Raises:
-        StorageError: (an ``OSError``) where it can't be opened.
-    """
+    """An Optuna storage, from its URL or as it is, or in memory for None; a ``StorageError`` if it can't be opened."""
     import sqlalchemy.exc
 
     def attempt() -> BaseStorage:

@@ -32,14 +32,7 @@ class Generation(NamedTuple):
 
 
 class Trials:
-    """Reads and completes the trials of one study.
-
-    Args:
-        study: Optuna's.
-        space: the cells.
-        depth: number of rows d.
-        evaluate: which architecture of a generation is evaluated: ``anchor`` or ``best_ranked``.
-    """
+    """Reads and completes the trials of one study of d rows, and knows which architecture it evaluates."""
 
     def __init__(self, study: optuna.Study, space: CellSpace, depth: int, evaluate: str) -> None:
         self._study, self._space, self._depth, self._evaluate = study, space, depth, evaluate

@@ -5,7 +5,7 @@ Each study command makes a parent run; each training of a hyper-architecture or 
 """
 
 from fade_study.tracking import schema
-from fade_study.tracking.children import log_failed_scratch, log_scratch, start_hyper, start_outcome
+from fade_study.tracking.children import log_failed_scratch, log_scratch, start_hyper
 from fade_study.tracking.delivery import OUTBOX, deliver
 from fade_study.tracking.git import commit
 from fade_study.tracking.reading import (
@@ -17,12 +17,7 @@ from fade_study.tracking.reading import (
     read_times,
 )
 from fade_study.tracking.record import SearchRecord
-from fade_study.tracking.runs import (
-    DELIVERY_SECONDS,
-    Run,
-    adopt,
-    start_study,
-)
+from fade_study.tracking.runs import DELIVERY_SECONDS, Run, adopt, open_run, start_study
 from fade_study.tracking.server import check_server, look_at, redirected
 
 __all__ = [
@@ -40,12 +35,12 @@ __all__ = [
     "log_failed_scratch",
     "log_scratch",
     "look_at",
+    "open_run",
     "read_config",
     "read_searches",
     "read_times",
     "redirected",
     "schema",
     "start_hyper",
-    "start_outcome",
     "start_study",
 ]

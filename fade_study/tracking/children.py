@@ -1,4 +1,4 @@
-"""Child runs: trainings of hyper-architectures and from scratch, and the searches of a comparison."""
+"""Child runs: trainings of hyper-architectures and from scratch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fade_study.architecture import HyperArchitecture
 from fade_study.benchmarks import Scratch
 from fade_study.tracking.runs import Run, active_runs, open_run
-from fade_study.tracking.schema import ERROR, HYPER, KIND, NOTE, SEARCHER
+from fade_study.tracking.schema import ERROR, HYPER, KIND, NOTE
 from fade_study.training import ScratchResult
 
 
@@ -17,13 +17,9 @@ from fade_study.training import ScratchResult
 def start_hyper(
     generation: int, hyper_architecture: HyperArchitecture, seed: int, seconds: float = 0.0
 ) -> Iterator[Run]:
-    """The child run of the training of a hyper-architecture.
+    """The child run of the training of a hyper-architecture, which began ``seconds`` ago if it is done.
 
-    Args:
-        generation: Its generation; in a validation, which has none, its number.
-        hyper_architecture: d rows of w cells.
-        seed: Seed of the training.
-        seconds: Seconds ago that the training began, if it is done.
+    In a validation, which has no generations, ``generation`` is the number of the hyper-architecture.
     """
     name = f"hyper{generation}" if active_runs[-1].kind == "validation" else f"gen{generation} hyper"
     with open_run(name, {KIND: "hyper"}, seconds) as run:
@@ -31,21 +27,6 @@ def start_hyper(
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})
         run.json({"rows": keys}, HYPER)
-        yield run
-
-
-@contextmanager
-def start_outcome(searcher: str, seed: int, recipe: str, seconds: float) -> Iterator[Run]:
-    """The child run of a finished search within a comparison.
-
-    Args:
-        searcher: Name of the searcher.
-        seed: Seed of the search.
-        recipe: Hash of everything that determines the search except its seed.
-        seconds: Seconds that the search took.
-    """
-    with open_run(f"{searcher} seed{seed}", {KIND: "search", SEARCHER: searcher}, seconds) as run:
-        run.params({"searcher": searcher, "seed": seed, "recipe": recipe})
         yield run
 
 
@@ -57,19 +38,7 @@ def log_scratch(
     generation: int | None = None,
     note: str | None = None,
 ) -> Scratch:
-    """Write the child run of a finished training from scratch.
-
-    Args:
-        architecture: Key of the architecture.
-        recipe: Hash of everything that determines the result except architecture and seed.
-        seed: Seed of the training.
-        result: Result of the training.
-        generation: Generation that it was trained for, if any.
-        note: Description, in Markdown.
-
-    Returns:
-        What the run holds of the result.
-    """
+    """Write the child run of a finished training from scratch, and return what it holds of the result."""
     tags = {} if note is None else {NOTE: note}
     with _scratch_run(architecture, recipe, seed, generation, tags, result.seconds) as run:
         run.series(list(enumerate(result.epochs)), now=False)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import atexit
-import json
 import tempfile
 import time
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
 from fade_study.exceptions import StorageError
 from fade_study.tracking.models import deliver_model
 from fade_study.tracking.outbox import Outbox, Record
-from fade_study.tracking.schema import NAME, NOTE, PARENT, TABLES, THIS_RUN
+from fade_study.tracking.schema import NAME, NOTE, PARENT, THIS_RUN
 from fade_study.tracking.server import ONCE, find_runs, is_away, may_refuse, request_settings, set_defaults
 from fade_study.urls import masked_url
 
@@ -47,14 +45,7 @@ def _close() -> None:
 
 
 def deliver(retry_seconds: float = 0.0) -> int:
-    """Deliver the records of this process and of dead ones.
-
-    Args:
-        retry_seconds: Seconds for which delivery is retried.
-
-    Returns:
-        Number of records that remain.
-    """
+    """Deliver the records of this process and of dead ones, with retries for a time; return how many remain."""
     return open_outbox().flush(retry_seconds)
 
 
@@ -78,12 +69,6 @@ def _deliver(record: Record, run_id: str) -> str | None:
             )
         elif record.kind == "file":
             _upload(client, run_id, content["file"], record.data)
-        elif record.kind == "table":
-            table = pd.DataFrame(content["columns"]).to_json(orient="split", index=False)
-            _upload(client, run_id, content["file"], str(table).encode())
-            tables = json.loads(client.get_run(run_id).data.tags.get(TABLES, "[]"))
-            if (entry := {"path": content["file"], "type": "table"}) not in tables:
-                client.set_tag(run_id, TABLES, json.dumps([*tables, entry]))
         elif record.kind == "model":
             deliver_model(client, run_id, content["name"], record.data, content["register"])
         elif record.kind == "input":

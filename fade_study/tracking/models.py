@@ -18,12 +18,9 @@ FLOAT = np.dtype("float32")
 
 
 def pack_model(classifier: Any, image_shape: tuple[int, int, int], labels: Sequence[int]) -> bytes:
-    """An MLflow model as a ZIP file.
+    """An MLflow model as a ZIP file, of a module that maps images ``(B, C, H, W)`` to probabilities ``(B, classes)``.
 
-    Args:
-        classifier: PyTorch module that maps images ``(B, C, H, W)`` to class probabilities ``(B, classes)``.
-        image_shape: Shape ``(C, H, W)`` of an image.
-        labels: Labels of the classes, which become the model's metadata ``labels``.
+    The labels of the classes become the model's metadata ``labels``.
     """
     # Imported here, since they load so many objects that collecting garbage after each training would take far longer.
     from mlflow.models import ModelSignature
@@ -53,14 +50,9 @@ def pack_model(classifier: Any, image_shape: tuple[int, int, int], labels: Seque
 
 
 def deliver_model(client: mlflow.MlflowClient, run_id: str, name: str, data: bytes, register: str | None) -> None:
-    """Send a packed model to the server, except for what an earlier attempt has sent.
+    """Send a model from :func:`pack_model` to the server, except for what an earlier attempt has sent.
 
-    Args:
-        client: Client of the server.
-        run_id: Id of the run that the model belongs to.
-        name: Name of the model.
-        data: The model, from :func:`pack_model`.
-        register: Name under which the model is registered; None registers nothing.
+    If ``register`` is a name, the model is registered under it.
     """
     experiment = client.get_run(run_id).info.experiment_id
     earlier = client.search_logged_models([experiment], f"source_run_id = '{run_id}' AND name = '{name}'")

@@ -53,17 +53,10 @@ class Record:
 class Outbox:
     """The records of this process, and those that dead processes have left for the same server.
 
-    Args:
-        path: Path of the file, which all processes in a folder share.
-        server: Name of the server.
-        deliver: Function that delivers a record, given the id of its run, and returns the id of a run that it has
-            created. A record that was tried before may have been delivered already.
-        is_away: Function that tells whether an error of ``deliver`` is transient, because the server does not answer.
-        may_refuse: Function that tells whether such an error may also mean that the server will never accept this
-            record.
-
-    Raises:
-        StorageError: (an ``OSError``) if the file can't be written.
+    All processes in a folder share the file; one that can't be written is a ``StorageError``. The function ``deliver``
+    sends a record, given the id of its run, and returns the id of a run that it has created; a record that was tried
+    before may have been delivered already. ``is_away`` tells whether an error of ``deliver`` is transient, because the
+    server does not answer, and ``may_refuse`` whether it may also mean that the server will never accept the record.
     """
 
     def __init__(
@@ -127,19 +120,11 @@ class Outbox:
         self._offer()
 
     def flush(self, retry_seconds: float = 0.0) -> int:
-        """Deliver all records, with retries while the server is away.
+        """Deliver all records, with retries for so many seconds while the server is away; return how many are left.
 
         A record that the server refuses, such as one of a deleted run, is moved to the table ``refused`` of the file,
-        with a warning. So is one that repeatedly fails as if the server were away, while the server accepts others.
-
-        Args:
-            retry_seconds: Seconds for which to retry.
-
-        Returns:
-            Number of records that are left.
-
-        Raises:
-            FadeError: as ``deliver`` raises it; the record is kept.
+        with a warning. So is one that repeatedly fails as if the server were away, while the server accepts others. A
+        ``FadeError`` of ``deliver`` is raised, and its record kept.
         """
         deadline = time.monotonic() + retry_seconds
         while True:

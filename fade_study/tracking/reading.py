@@ -32,14 +32,9 @@ def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
 
 
 def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str, int], Scratch]:
-    """Earlier from-scratch trainings in any run of this tracking server, so that none is repeated.
+    """Earlier trainings from scratch by a recipe in any run of the tracking server, by architecture key and seed.
 
-    Args:
-        recipe: Hash of everything that determines the result except architecture and seed.
-        architectures: Keys of architectures.
-
-    Returns:
-        Trainings by architecture key and seed; none if the server is away.
+    There are none if the server is away.
     """
     if not architectures:
         return {}
@@ -56,11 +51,7 @@ def find_scratch(recipe: str, architectures: Collection[str]) -> dict[tuple[str,
 
 
 def read_searches(run_id: str) -> dict[str, SearchRecord]:
-    """Records of a search, or of all searches of a command, by the id of their run.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) if there is no such run, or it holds no record of a search.
-    """
+    """Records of a search, or of all searches of a command, by run id; an ``InvalidInputError`` if there are none."""
     client = mlflow.MlflowClient()
     try:
         run = client.get_run(run_id)
@@ -84,11 +75,7 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
 
 
 def read_config(run_id: str) -> dict[str, Any]:
-    """The settings that a run was started with.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) for a search within a comparison, which has no settings of its own.
-    """
+    """The settings that a run was started with; an ``InvalidInputError`` for a search within a comparison."""
     text = _read_text(mlflow.MlflowClient(), run_id, CONFIG)
     if text is None:
         raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no {CONFIG}")
@@ -96,11 +83,7 @@ def read_config(run_id: str) -> dict[str, Any]:
 
 
 def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> None:
-    """Check that the data and the builders of cells are those that a run was recorded with.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) if they differ.
-    """
+    """Raise an ``InvalidInputError`` if data or builders of cells are not those that a run was recorded with."""
     run = mlflow.MlflowClient().get_run(run_id)
     built, inputs = json.loads(run.data.tags.get(BUILDERS, "{}")), run.inputs
     if built != builders:

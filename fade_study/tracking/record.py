@@ -38,12 +38,7 @@ class SearchRecord:
 
     @classmethod
     def of(cls, study: FadeStudy, evaluations: Mapping[int, Sequence[Scratch]]) -> SearchRecord:
-        """The record of a study.
-
-        Args:
-            study: The study, which stores only the mean accuracy of an evaluation.
-            evaluations: From-scratch trainings by generation.
-        """
+        """The record of a study, which stores only mean accuracies, and of its trainings from scratch by generation."""
         embedding = {cell.key: study.space.embed(cell) for cell in study.space}
         rows = [study.history(row) for row in range(study.depth)]
         cells = tuple(zip(*([generation.cells for generation in row] for row in rows), strict=True))
@@ -87,11 +82,7 @@ class SearchRecord:
 
     @classmethod
     def from_json(cls, text: str) -> SearchRecord:
-        """The record that ``to_json`` has written.
-
-        Raises:
-            DataError: (a ``ValueError``) if the text is not such a record.
-        """
+        """The record that ``to_json`` has written; a ``DataError`` for any other text."""
         try:
             content = json.loads(text)
             features = tuple(map(str, content["features"]))

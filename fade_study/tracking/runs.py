@@ -17,33 +17,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mlflow
+import pandas as pd
 import yaml
 
 from fade_study import __version__
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
+from fade_study.tracking import schema
 from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
 from fade_study.tracking.experiment import describe_experiment, own_experiment
 from fade_study.tracking.git import commit
 from fade_study.tracking.models import pack_model
 from fade_study.tracking.pictures import small, small_path
-from fade_study.tracking.schema import (
-    BUILDERS,
-    COMMIT,
-    CONFIG,
-    CONTINUED_BY,
-    INHERITED,
-    KIND,
-    NAME,
-    NON_FINITE,
-    NOTE,
-    PARENT,
-    RUN_NAME,
-    SCHEMA,
-    STUDY,
-    VERSION,
-    Kind,
-)
 from fade_study.tracking.server import ONCE, find_runs_or_none, is_away, request_settings
 from fade_study.training import Data
 from fade_study.urls import masked, masked_url, place
@@ -74,6 +59,7 @@ class Run:
         self.kind = kind
         self.pictures: dict[str, bytes] = {}
         """Figures that were written here, by their paths."""
+        self._tables: dict[str, dict[str, str]] = {}
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
         self._params: dict[str, str] = {}
@@ -85,13 +71,9 @@ class Run:
         return open_outbox().id_of(self.name)
 
     def metrics(self, values: Mapping[str, float], step: int = 0, *, now: bool = True) -> None:
-        """Write metrics of one step. Non-finite values, which MLflow's charts can't show, are only counted.
+        """Write metrics of an epoch or generation. Non-finite values, which charts can't show, are only counted.
 
-        Args:
-            values: Metrics by name.
-            step: Epoch or generation.
-            now: Whether to write them at once. Otherwise they are written in one request with later ones, within
-                ``FLUSH_SECONDS`` seconds or when the run ends.
+        If not ``now``, they are written in one request with later ones, within ``FLUSH_SECONDS`` or when the run ends.
         """
         self.series([(step, values)], now=now)
 
@@ -102,7 +84,7 @@ class Run:
         finite = [[name, value, moment, step] for step, name, value in values if math.isfinite(value)]
         if len(finite) < len(values):
             self._non_finite += len(values) - len(finite)
-            finite.append([NON_FINITE, self._non_finite, moment, steps[-1][0]])
+            finite.append([schema.NON_FINITE, self._non_finite, moment, steps[-1][0]])
         self._metrics += finite
         if now or time.monotonic() - self._written > FLUSH_SECONDS:
             self.flush()
@@ -128,18 +110,10 @@ class Run:
 
         The id of the run replaces ``schema.THIS_RUN`` in the text.
         """
-        for file, png in list(self.pictures.items()):
+        for file, png in self.pictures.items():
             if small_path(file) in text:
                 self._put("file", small(png), file=small_path(file))
-        self.tag(NOTE, text)
-
-    def rename(self, name: str) -> None:
-        """Give the run another name."""
-        self.tag(RUN_NAME, name)
-
-    def input(self, name: str, digest: str) -> None:
-        """Record the data set that the run trains on."""
-        self._put("input", name=name, digest=digest)
+        self.tag(schema.NOTE, text)
 
     def text(self, text: str, file: str) -> None:
         """Write a text artifact."""
@@ -149,22 +123,14 @@ class Run:
         """Write a JSON artifact."""
         self.text(json.dumps(values, indent=2), file)
 
-    def table(self, columns: Mapping[str, Sequence[Any]], file: str) -> None:
-        """Write a table artifact, which the MLflow UI shows and compares."""
-        self._put("table", columns={name: list(values) for name, values in columns.items()}, file=file)
-
     def rows(self, rows: Sequence[Mapping[str, Any]], file: str) -> None:
-        """Write a table artifact, one or more rows that all have the same columns."""
-        self.table({column: [row[column] for row in rows] for column in rows[0]}, file)
+        """Write a table artifact of rows with the same columns, which the MLflow UI shows and compares."""
+        self.text(str(pd.DataFrame(rows).to_json(orient="split", index=False)), file)
+        self._tables[file] = {"path": file, "type": "table"}
+        self.tag(schema.TABLES, json.dumps(list(self._tables.values())))
 
     def figure(self, figure: Figure, file: str, *, svg: bool = True) -> None:
-        """Write a figure artifact, with the title of this run before its own.
-
-        Args:
-            figure: Figure, which gets the new title.
-            file: Path whose suffix is ``.png``.
-            svg: Whether to write the same as SVG, beside it.
-        """
+        """Write a figure as PNG and, beside it, as SVG, after putting the title of this run before its own."""
         from fade_study.analysis.style import rendered, set_title  # imported here since matplotlib takes long to import
 
         set_title(figure, f"{self.title}: {figure.get_suptitle()}")
@@ -197,12 +163,9 @@ active_runs: list[Run] = []
 def open_run(name: str, tags: Mapping[str, str], seconds: float = 0.0) -> Iterator[Run]:
     """A child of the active run, if any; it ends FINISHED, FAILED after an error, or KILLED after an interrupt.
 
-    Args:
-        name: Its name in the user interface.
-        tags: Its tags.
-        seconds: Seconds ago that a child began, whose training is done before its run is written.
+    A child began ``seconds`` ago, since the run of a training may be written when the training is done.
     """
-    tags = {VERSION: SCHEMA, **tags}
+    tags = {schema.VERSION: schema.SCHEMA, **tags}
     outermost = not active_runs
     run = _first(name, tags) if outermost else _child(name, tags, active_runs[-1], seconds)
     active_runs.append(run)
@@ -231,9 +194,10 @@ def _first(name: str, tags: Mapping[str, str]) -> Run:
     known = uuid.uuid4().hex
     open_outbox().open_run(known, None)  # before it is created, so that it is ended even after a kill in between
     try:
-        with request_settings(ONCE):  # if the answer is lost, the run is found by its tag NAME
+        with request_settings(ONCE):  # if the answer is lost, the run is found by its tag schema.NAME
             # A name by tag also renames the run that `mlflow run` has created.
-            active = mlflow.start_run(experiment_id=own_experiment(), tags={**tags, NAME: known, RUN_NAME: name})
+            tags = {**tags, schema.NAME: known, schema.RUN_NAME: name}
+            active = mlflow.start_run(experiment_id=own_experiment(), tags=tags)
     except (OSError, mlflow.MlflowException) as error:
         remedy = "once it answers" if is_away(error) else "with MLFLOW_EXPERIMENT_NAME set to another experiment's"
         raise StorageError(
@@ -243,18 +207,19 @@ def _first(name: str, tags: Mapping[str, str]) -> Run:
     open_outbox().open_run(known, active.info.run_id)
     with contextlib.suppress(OSError, mlflow.MlflowException):  # else the next command describes it
         describe_experiment(active.info.experiment_id)
-    return Run(known, active.info.experiment_id, tags.get(STUDY), tags[KIND], name)
+    return Run(known, active.info.experiment_id, tags.get(schema.STUDY), tags[schema.KIND], name)
 
 
 def _child(name: str, tags: Mapping[str, str], parent: Run, seconds: float) -> Run:
     """A child run; the server may create it later."""
-    run = Run(uuid.uuid4().hex, parent.experiment, tags.get(STUDY, parent.study), tags[KIND], f"{parent.title}, {name}")
-    tags = tags if run.study is None else {**tags, STUDY: run.study}
+    study, title = tags.get(schema.STUDY, parent.study), f"{parent.title}, {name}"
+    run = Run(uuid.uuid4().hex, parent.experiment, study, tags[schema.KIND], title)
+    tags = tags if study is None else {**tags, schema.STUDY: study}
     active = mlflow.active_run()
-    inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in INHERITED}
+    inherited = {} if active is None else {k: v for k, v in active.data.tags.items() if k in schema.INHERITED}
     moment = int((time.time() - seconds) * 1000)
     content = {"parent": parent.name, "experiment": run.experiment, "name": name, "moment": moment}
-    open_outbox().begin_run(run.name, content | {"tags": {**inherited, **tags, NAME: run.name}})
+    open_outbox().begin_run(run.name, content | {"tags": {**inherited, **tags, schema.NAME: run.name}})
     return run
 
 
@@ -277,7 +242,7 @@ def _leave(status: str) -> None:
 
 @contextmanager
 def start_study(
-    kind: Kind,
+    kind: schema.Kind,
     config: Any,
     device: str,
     data: Data | None = None,
@@ -288,53 +253,40 @@ def start_study(
 ) -> Iterator[Run]:
     """The run of a study: the one that ``mlflow run`` has created, or a new one.
 
-    Within the run of another study it is a child of that run, as one of several searches of a command.
-
-    Args:
-        kind: Value of the tag ``fade.kind``.
-        config: Dataclass of settings, logged as params ``config.…`` and as ``config.yaml``.
-        device: Device that trains.
-        data: Data set, if any, logged with its digest.
-        name: Name of the run; its kind by default.
-        tags: Further tags.
-        builders: The user's own builders of cells.
-
-    Raises:
-        StorageError: (an ``OSError``) at the end, if not everything could be delivered to the server.
+    Within the run of another study it is a child of that run, as one of several searches of a command. The dataclass of
+    settings becomes params ``config.…`` and the artifact ``config.yaml``; ``builders`` are the user's own builders of
+    cells. The default name is the kind. A ``StorageError`` at the end says that not everything could be delivered to
+    the server.
     """
     settings = dataclasses.asdict(config)
     if "storage" in settings:
         settings["storage"] = masked_url(settings["storage"])
-    own = {BUILDERS: json.dumps(builders)} if builders else {}
-    with open_run(name or kind, {KIND: kind, COMMIT: commit(), **own, **tags}) as run:
+    own = {schema.BUILDERS: json.dumps(builders)} if builders else {}
+    with open_run(name or kind, {schema.KIND: kind, schema.COMMIT: commit(), **own, **tags}) as run:
         packages = {f"package.{name}": version(name) for name in PACKAGES} | {"package.fade-study": __version__}
         run.params(
             {f"config.{name}": value for name, value in flatten(settings).items()} | packages | {"device": device}
         )
-        run.text(yaml.safe_dump(plain(settings), sort_keys=False), CONFIG)
+        run.text(yaml.safe_dump(plain(settings), sort_keys=False), schema.CONFIG)
         if data is not None:
-            run.input(data.name, data.digest)
+            run._put("input", name=data.name, digest=data.digest)
         yield run
 
 
 def adopt(run: Run, study: str, generations: int) -> None:
-    """Make a run the complete record of a study that it continues, by moving the children of earlier runs to it.
+    """Make a new run the complete record of the study that it continues, by moving the children of earlier runs to it.
 
-    Args:
-        run: New run of the study.
-        study: Identity of the study.
-        generations: Number of generations that the study was told. Hyper-architectures of later generations are
-            trained, or recorded, again.
+    The study was told ``generations`` generations; hyper-architectures of later ones are trained, or recorded, again.
     """
     adopted = set()
-    for earlier in find_runs_or_none(f"tags.`{STUDY}` = '{study}'"):
-        kind, params = earlier.data.tags.get(KIND), earlier.data.params
-        if kind == "search" and earlier.data.tags.get(NAME) != run.name:
-            Run(earlier.info.run_id).tag(CONTINUED_BY, run.id)
+    for earlier in find_runs_or_none(f"tags.`{schema.STUDY}` = '{study}'"):
+        kind, params = earlier.data.tags.get(schema.KIND), earlier.data.params
+        if kind == "search" and earlier.data.tags.get(schema.NAME) != run.name:
+            Run(earlier.info.run_id).tag(schema.CONTINUED_BY, run.id)
         elif kind in ("hyper", "scratch") and earlier.info.status == "FINISHED":  # even if its parent was deleted
             # A killed process may have logged a training that was then repeated.
             training = frozenset(item for item in params.items() if kind == "hyper" or item[0] != "generation")
             later = kind == "hyper" and int(params["generation"]) >= generations
             if not later and training not in adopted:
-                Run(earlier.info.run_id).tag(PARENT, run.name)
+                Run(earlier.info.run_id).tag(schema.PARENT, run.name)
                 adopted.add(training)

@@ -29,8 +29,6 @@ ONCE = {RETRIES: "0"}
 """Environment variables for creating a run: MLflow must not retry, or it creates a second run if an answer is lost."""
 IMPATIENT = ONCE | {TIMEOUT: "10"}
 """Environment variables for the check before a study begins, when a user is waiting."""
-MOST_RUNS = 100_000
-"""Largest number of runs in one answer of the tracking server."""
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED", "CANCELLED")
 """MLflow's codes of transient errors: no answer, an HTTP status of 5xx, or a locked database."""
 AWAY_STATUS = (408, 429)
@@ -72,9 +70,7 @@ def request_settings(settings: Mapping[str, str]) -> Iterator[None]:
 
 def find_runs(condition: str) -> Any:
     """Runs of all experiments, newest first."""
-    return mlflow.search_runs(
-        search_all_experiments=True, filter_string=condition, max_results=MOST_RUNS, output_format="list"
-    )
+    return mlflow.search_runs(search_all_experiments=True, filter_string=condition, output_format="list")
 
 
 def find_runs_or_none(condition: str) -> Any:
@@ -101,12 +97,7 @@ def redirected(uri: str) -> Iterator[None]:
 
 
 def look_at(experiment: str, run_id: str) -> str:
-    """How to look at a run in MLflow's user interface, which opens on another page by default.
-
-    Args:
-        experiment: Id of its experiment.
-        run_id: Id of the run.
-    """
+    """How to look at a run in MLflow's user interface, which opens on another page by default."""
     uri, page = mlflow.get_tracking_uri(), f"#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"Look at the run: {masked_url(uri).rstrip('/')}/{page}"
@@ -116,9 +107,7 @@ def look_at(experiment: str, run_id: str) -> str:
 def check_server() -> None:
     """Check, within seconds, that the tracking store can be read, and that ``MLFLOW_RUN_ID`` names a fresh run if set.
 
-    Raises:
-        StorageError: (an ``OSError``) if the store can't be read.
-        InvalidInputError: (a ``ValueError``) if ``MLFLOW_RUN_ID`` names a run that was used before.
+    If not, a ``StorageError`` or an ``InvalidInputError`` is raised.
     """
     set_defaults()
     uri, made = mlflow.get_tracking_uri(), os.environ.get(MADE[0])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fade_study.config import BilevelConfig
-from fade_study.effects import Effects, PathLosses, effects_to_alpha, path_effects
+from fade_study.effects import PathLosses, effects_to_alpha, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.training.data import Minibatch
@@ -27,11 +27,8 @@ from fade_study.training.session import add_up
 class StraightThrough:
     """Hard Gumbel-softmax: forward along the sampled path, backward as if the soft sample had been used (section 2.2).
 
-    Args:
-        supernet: Supernet, whose weights get no gradient from alpha steps.
-        logits: Initial alpha logits ``(d, w)``, on the CPU so that drawing a path does not wait for the device.
-        config: Settings of the training.
-        accelerator: Accelerator of the training.
+    The logits ``(d, w)`` are on the CPU, so that drawing a path does not wait for the device. The weights of the
+    supernet get no gradient from alpha steps.
     """
 
     def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
@@ -45,18 +42,10 @@ class StraightThrough:
         return (self.logits.detach() + noise).argmax(dim=1).tolist()
 
     def step(self, batch: Sequence[Minibatch], noise: Tensor, remaining: float) -> Tensor:
-        """Take an alpha step.
+        """Take an alpha step with Gumbel noise ``(d, w)``; return the batch's loss ``()`` without regularization.
 
-        Args:
-            batch: This process's micro-batches of a batch of the alpha split.
-            noise: Gumbel noise ``(d, w)``.
-            remaining: Remaining share of the training, by which the regularization is scaled.
-
-        Returns:
-            The loss ``()`` of the whole batch, without regularization.
-
-        Raises:
-            FloatingPointError: for a gradient that is NaN or infinite.
+        The batch consists of this process's micro-batches of the alpha split. The regularization is scaled by the
+        remaining share of the training. A gradient that is NaN or infinite is a ``FloatingPointError``.
         """
         factors = torch.softmax((self.logits + noise) / self.config.temperature, dim=1)
         path = factors.argmax(dim=1).tolist()
@@ -113,13 +102,9 @@ class Marginal:
         paths = np.array(self.paths, dtype=np.int64).reshape(-1, self.shape[0])
         return PathLosses(paths, losses, np.array(self.epochs, dtype=np.int64))
 
-    def effects(self) -> Effects | None:
-        """Effects of the columns; None while there are too few losses."""
-        return path_effects(self.seen(), self.shape[1])
-
     def alpha(self) -> NDArray[np.float64]:
         """Alphas ``(d, w)``, uniform while there are too few losses."""
-        effects = self.effects()
+        effects = path_effects(self.seen(), self.shape[1])
         return np.full(self.shape, 1 / self.shape[1]) if effects is None else effects_to_alpha(effects)
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,27 +123,14 @@ def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 def fair_paths(steps: int, shape: tuple[int, int], generator: torch.Generator) -> list[list[int]]:
-    """Random paths, one for each step, where each round of w steps takes every column of every row exactly once.
-
-    Args:
-        steps: Number of steps.
-        shape: Shape ``(d, w)`` of the hyper-architecture.
-        generator: Generator of the random permutation of each row in each round.
-    """
+    """Random paths ``(steps, d)``, where each round of w steps takes every column of every row exactly once."""
     depth, width = shape
     orders = torch.rand(-(-steps // width), depth, width, generator=generator).argsort(dim=2)
     return orders.transpose(1, 2).reshape(-1, depth)[:steps].tolist()
 
 
 def alpha_loss(supernet: Supernet, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> Tensor:
-    """Cross-entropy ``()`` along a path, with the straight-through gradient with respect to the factors.
-
-    Args:
-        supernet: Supernet, whose weights get no gradient.
-        batch: Micro-batch of the alpha split.
-        factors: Soft Gumbel-softmax sample ``(d, w)``.
-        path: Columns ``(d,)``.
-    """
+    """Cross-entropy ``()`` along a path ``(d,)``, with the straight-through gradient of the soft sample ``(d, w)``."""
     return batch.loss(supernet(batch.images, path, factors.to(batch.images.device)))
 
 

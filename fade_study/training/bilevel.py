@@ -10,7 +10,9 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.ranking import marginals
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths, gumbel_noise
-from fade_study.training.checkpoint import CHECK_EVERY, Progress, Stateful
+from fade_study.training.checkpoint import CHECK_EVERY, Progress
 from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.session import (
     accuracy,
@@ -143,8 +145,7 @@ def train_hyper_architecture(
         history = np.stack([alpha.numpy() for alpha, _ in progress.history])
         path_seconds = progress.seconds - seconds
     collapsed = _collapsed(history) if config.estimator == "straight-through" else None
-    found = [untrained(one_shot, data.chance), collapsed]
-    warning = "; ".join(text for text in found if text is not None) or None
+    warning = "; ".join(filter(None, [untrained(one_shot, data.chance), collapsed])) or None
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
     alpha = history[-1] if config.estimator == "straight-through" or effects is None else effects_to_alpha(effects)
@@ -215,7 +216,8 @@ class _Trainer:
             Batches(split, config.batch_size, generator, micro_batches=config.micro_batches, rank=rank, ranks=ranks)
             for split in (self.data.weight, self.data.alpha)
         )
-        self.schedule = schedule(self.optimizer, config.schedule, self.weight_batches.steps * config.epochs)
+        steps = self.weight_batches.steps * config.epochs
+        self.schedule = schedule(self.optimizer, config.schedule, steps)
         self.parameters = list(self.supernet.parameters())  # once, since listing them takes a tenth of a small step
         self.unchecked: dict[int, tuple[Sequence[Minibatch], Sequence[int]]] = {}
         """Batch and path of the weight steps, by number, for which the host has not asked whether they were finite."""
@@ -224,11 +226,9 @@ class _Trainer:
         self.straight_through = None
         if config.straight_through:
             self.straight_through = StraightThrough(self.supernet, logits, config, accelerator)
-        self.fair_paths = None
-        if config.paths == "fair":
-            steps = self.weight_batches.steps * config.epochs
-            self.fair_paths = fair_paths(steps, (self.depth, self.width), generator)
-        self.parts: dict[str, Stateful] = {
+        fair = config.paths == "fair"
+        self.fair_paths = fair_paths(steps, (self.depth, self.width), generator) if fair else None
+        self.parts: dict[str, Any] = {
             "supernet": self.supernet,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
@@ -376,12 +376,8 @@ class _Trainer:
 
     def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""
-        return np.array(
-            [
-                accuracy(lambda images, path=path: self.supernet(images, path), self.data.alpha, self.accelerator)
-                for path in paths
-            ]
-        )
+        split, accelerator = self.data.alpha, self.accelerator
+        return np.array([accuracy(partial(self.supernet, path=path), split, accelerator) for path in paths])
 
     def one_shot_accuracy(self, paths: int) -> float:
         """Mean one-shot accuracy of uniformly random paths."""
@@ -390,17 +386,7 @@ class _Trainer:
 
 
 def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], processes: int = 1) -> None:
-    """Check that a training has batches for all processes and enough steps for its estimator.
-
-    Args:
-        config: Settings of the training.
-        data: Data set from ``load_data``.
-        shape: Shape ``(d, w)`` of the hyper-architecture.
-        processes: Number of processes that train together.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) if it has not.
-    """
+    """Raise an ``InvalidInputError`` unless a training of shape ``(d, w)`` has enough batches and steps."""
     for split in (data.weight, data.alpha):
         Batches(split, config.batch_size, torch.Generator(), micro_batches=config.micro_batches, ranks=processes)
     steps = data.weight.steps(config.batch_size)

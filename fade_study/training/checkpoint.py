@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -29,10 +29,8 @@ CHECK_EVERY = 16
 class Checkpoint:
     """A file with the latest state of a training. An interrupted or failed write leaves the previous state intact.
 
-    It holds only tensors and plain values, so that reading an untrusted file can't run code.
-
-    Args:
-        path: Path of the file. The previous state lies beside it, as ``….previous``.
+    It holds only tensors and plain values, so that reading an untrusted file can't run code. The previous state lies
+    beside it, as ``….previous``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,11 +38,7 @@ class Checkpoint:
         self._previous = self.path.with_name(self.path.name + ".previous")
 
     def save(self, state: Any) -> None:
-        """Save a state, after which it is on the disk.
-
-        Raises:
-            StorageError: (an ``OSError``) if it can't be written; the previous state is intact.
-        """
+        """Save a state, after which it is on the disk; after a ``StorageError``, the previous state is intact."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
@@ -86,30 +80,13 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
 
-class Stateful(Protocol):
-    """A part of a training whose state a checkpoint holds."""
-
-    def state_dict(self) -> Any:
-        """The state, as tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state_dict: Any, /) -> Any:
-        """Restore a state."""
-        ...
-
-
 class Progress:
     """The progress of a training, from which it can be resumed to the same result.
 
-    If several processes train together, the main one reads and writes the file, and all stop at the same step.
-
-    Args:
-        identity: Identity of the training; the state of another training is ignored.
-        checkpoint: File for the state, which is saved after each epoch, and when a signal stops the training.
-        generator: Generator of everything random in the training. The states of PyTorch's own generators are saved as
-            well, since the user's operations may draw from them.
-        parts: Parts of the training by name.
-        accelerator: Accelerator of the training.
+    The state is saved after each epoch, and when a signal stops the training; that of a training with another identity
+    is ignored. It holds the states of the generator, of PyTorch's own generators, since the user's operations may draw
+    from them, and of the ``parts``, which have ``state_dict`` and ``load_state_dict``. If several processes train
+    together, the main one reads and writes the file, and all stop at the same step.
     """
 
     def __init__(
@@ -117,7 +94,7 @@ class Progress:
         identity: str,
         checkpoint: str | Path | None,
         generator: torch.Generator,
-        parts: Mapping[str, Stateful],
+        parts: Mapping[str, Any],
         accelerator: Accelerator,
     ) -> None:
         self.history: list[Any] = []
@@ -147,8 +124,7 @@ class Progress:
     def steps(self, count: int) -> Iterator[int]:
         """Remaining steps of the current epoch, which has ``count`` steps.
 
-        Raises:
-            Interrupted: between two steps, after a signal to any of the processes; the state has been saved.
+        After a signal to any of the processes, the state is saved between two steps and ``Interrupted`` raised.
         """
         alone = self._accelerator.num_processes == 1
         while self._step < count:

@@ -58,31 +58,18 @@ class Minibatch(NamedTuple):
     """Number of images B of the whole batch."""
 
     def loss(self, scores: Tensor) -> Tensor:
-        """Share ``()`` of the batch's mean cross-entropy; the shares of all micro-batches add up to it.
-
-        Args:
-            scores: Class scores ``(b, classes)``.
-        """
+        """Share ``()`` of the batch's mean cross-entropy, of scores ``(b, classes)``; all shares add up to it."""
         return F.cross_entropy(scores, self.labels, reduction="sum") / self.size
 
 
 class Batches:
     """Batches of a split, pass after pass in a new random order; a checkpoint can hold the position.
 
-    Leftover images are skipped until the next pass, since the batch statistics of a few would be useless. Processes
-    with generators of the same seed get equal numbers of micro-batches of the same batch.
-
-    Args:
-        split: Split on the device.
-        batch_size: Number of images in a batch over all processes.
-        generator: Generator of the order, used at the beginning of each pass.
-        micro_batches: Number of micro-batches in a batch over all processes; None for one per process.
-        rank: Rank of this process.
-        ranks: Number of processes.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) for more processes or micro-batches than a batch has images, and for a
-            number of micro-batches that is not a multiple of the number of processes.
+    Leftover images are skipped until the next pass, since the batch statistics of a few would be useless. A batch has
+    ``batch_size`` images and ``micro_batches`` micro-batches, by default one per process, over all processes. Those
+    with generators of the same seed get equal numbers of micro-batches of the same batch. More processes or
+    micro-batches than images are an ``InvalidInputError``, and so is a number of micro-batches that is no multiple of
+    the number of processes.
     """
 
     def __init__(
@@ -285,11 +272,7 @@ def _divide(index: NDArray[np.int64], labels: NDArray[np.int64], size: int, seed
 def _checked(
     name: str, images: NDArray, labels: NDArray, layout: str | None
 ) -> tuple[NDArray, NDArray[np.int64], tuple[int, ...]]:
-    """Check that images and labels can be trained on.
-
-    Returns:
-        Images ``(N, C, H, W)``, labels from 0 to classes - 1, and the stored labels of these classes.
-    """
+    """Check images and labels; return images ``(N, C, H, W)``, labels from 0 to classes - 1, and the stored labels."""
     if images.ndim not in (3, 4) or min(images.shape, default=0) == 0:
         raise DataError(f"{name}: expected images of shape (N, H, W), (N, C, H, W) or (N, H, W, C), got {images.shape}")
     if not (np.issubdtype(images.dtype, np.integer) or np.issubdtype(images.dtype, np.floating)):
@@ -306,8 +289,6 @@ def _checked(
     classes, labels = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise DataError(f"{name}: expected two or more classes, got {len(classes)}; there is nothing to tell apart")
-    if len(images) < len(classes):
-        raise DataError(f"{name}: expected more images than classes, got {len(images)} for {len(classes)}")
     if images.ndim == 3:
         images = images[:, None]
     elif (layout or _layout(name, images.shape)) == "channels-last":

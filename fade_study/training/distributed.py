@@ -46,14 +46,9 @@ class Processes:
     """All processes that a launcher has started, as a context manager.
 
     The main process calls functions by :meth:`run`. The others :meth:`follow`: they call the same functions at the same
-    time with the same arguments. In between, the main process alone decides and writes.
-
-    Args:
-        accelerator: Accelerator of the process.
-        data: Data set, which each process has loaded by itself and which is not sent with the calls.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) if the processes have different data or versions of PyTorch.
+    time with the same arguments. In between, the main process alone decides and writes. Each process has loaded the
+    data set by itself; it is not sent with the calls. Different data or versions of PyTorch are an
+    ``InvalidInputError``.
     """
 
     def __init__(self, accelerator: Accelerator, data: Data) -> None:
@@ -79,14 +74,8 @@ class Processes:
     ) -> T:
         """Call a function in all processes, and return the result of the main process.
 
-        Args:
-            function: Function of a module, so that it can be sent by name.
-            *args: Arguments in all processes.
-            main: Keyword arguments in the main process only.
-            **kwargs: Keyword arguments in all processes.
-
-        Raises:
-            WorkerDiedError: (a ``RuntimeError``) if another process has died.
+        The function is sent by name, so it has to be one of a module. Only the main process gets the keyword arguments
+        ``main``. A ``WorkerDiedError`` says that another process has died.
         """
         if self.count == 1:
             return function(*args, **kwargs, **main)
@@ -95,11 +84,7 @@ class Processes:
             return function(*args, **kwargs, **main)
 
     def follow(self) -> None:
-        """Call what the main process calls, until it ends.
-
-        Raises:
-            WorkerDiedError: (a ``RuntimeError``) if another process has died.
-        """
+        """Call what the main process calls, until it ends; a ``WorkerDiedError`` if another process has died."""
         message: bytes | None = b""
         while message is not None:
             with suppress(DivergedError), self._in_step():  # raised in the main process as well, which decides

@@ -53,8 +53,7 @@ MOST_PACKED = 200
 def read_images(config: DataConfig) -> tuple[NDArray, NDArray, int]:
     """Images and labels as they are stored, and the number of official test images, which are the last ones.
 
-    Raises:
-        DataError: (a ``ValueError``) for an unknown name, and for missing, malformed or suspiciously large files.
+    An unknown name is a ``DataError``, and so are missing, malformed or suspiciously large files.
     """
     if config.name == "digits":
         from sklearn.datasets import load_digits
@@ -118,11 +117,8 @@ def _check_unpacked(path: str | Path, size: int) -> None:
 def read_fashion_mnist(folder: Path) -> tuple[NDArray, NDArray, int] | None:
     """Images and labels from Fashion-MNIST's four original files, and the number of test images, which are the last.
 
-    Args:
-        folder: Folder of the files; they may also lie in its subfolder ``FashionMNIST/raw``, as torchvision has them.
-
-    Returns:
-        None if not all four files are there.
+    The files lie in the folder or in its subfolder ``FashionMNIST/raw``, as torchvision has them; None if one is
+    missing.
     """
     for place in (folder, folder / "FashionMNIST" / "raw"):
         files = [_existing(folder, place / file) for file in FASHION_FILES]

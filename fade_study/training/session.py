@@ -33,11 +33,7 @@ TIMEOUT = timedelta(hours=1)
 
 
 def check_gpus(processes: int) -> bool:
-    """Whether a number of processes on this machine would train on GPUs.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) for more processes than GPUs on a machine with GPUs.
-    """
+    """Whether a number of processes on this machine would train on GPUs; an ``InvalidInputError`` for too few GPUs."""
     gpus = 0 if parse_flag_from_env("ACCELERATE_USE_CPU") else torch.cuda.device_count()
     if processes > gpus > 0:
         raise InvalidInputError(
@@ -50,8 +46,7 @@ def check_gpus(processes: int) -> bool:
 def open_accelerator() -> Accelerator:
     """An Accelerator with the device, precision and processes of this process's environment; on the CPU without CUDA.
 
-    Raises:
-        InvalidInputError: (a ``ValueError``) for fp16, and for more processes than GPUs on a machine with GPUs.
+    Half precision (fp16) is an ``InvalidInputError``, and so are more processes than GPUs on a machine with GPUs.
     """
     gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not gpus and "ACCELERATE_TORCH_DEVICE" not in os.environ:
@@ -89,15 +84,10 @@ def _exact(device: torch.device) -> Iterator[None]:
 def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Generator]]:
     """A context for one training, which restores the caller's random state and PyTorch settings at its end.
 
-    PyTorch's global generator and settings belong to the whole process. Only one thread at a time can train, so that a
-    result is a function of its arguments.
-
-    Args:
-        seed: Seed for PyTorch's global generator, which initializes weights, and for the generator that is yielded.
-        threads: Number of CPU threads.
-
-    Yields:
-        The accelerator, and a CPU generator for data order, paths and noise, which is the same on all processes.
+    It yields the accelerator, and a CPU generator for data order, paths and noise, which is the same on all processes.
+    The seed is that of this generator and of PyTorch's global one, which initializes weights. PyTorch's global
+    generator and settings belong to the whole process. Only one thread at a time can train, so that a result is a
+    function of its arguments.
     """
     accelerator = open_accelerator()
     device = accelerator.device
@@ -160,12 +150,9 @@ def schedule(optimizer: torch.optim.Optimizer, kind: Schedule, steps: int) -> La
 
 @torch.inference_mode()
 def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Accelerator) -> float:
-    """Number of correct predictions divided by the number of images of a whole split, over all processes.
+    """Share of correct predictions for the images of a whole split, over all processes.
 
-    Args:
-        scores: Function from images ``(B, C, H, W)`` to class scores ``(B, classes)``.
-        split: Split on the accelerator's device.
-        accelerator: Accelerator of the training.
+    ``scores`` maps images ``(B, C, H, W)`` to class scores ``(B, classes)``; the split is on the accelerator's device.
     """
     correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
     # Batches have nearly equal sizes, since the batch statistics of a few leftover images would be useless.
@@ -181,11 +168,9 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
 def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_order: bool = False) -> list[Tensor]:
     """Sums over micro-batches and processes in one exchange; bit for bit the same on all processes.
 
-    Args:
-        parts: A list of tensors on the device for each micro-batch of this process.
-        accelerator: Accelerator of the training.
-        in_order: Whether the sums have to be bit for bit the same for any number of processes, which then exchange all
-            their parts. The number of micro-batches over all processes has to be a power of 2.
+    ``parts`` are the tensors, on the device, of each micro-batch of this process. With ``in_order``, the sums are bit
+    for bit the same for any number of processes, which then exchange all their parts; the number of micro-batches over
+    all processes has to be a power of 2.
     """
     sums = [_pairwise(values) for values in zip(*parts, strict=True)]
     if accelerator.num_processes == 1:
@@ -219,14 +204,8 @@ def backward(
 ) -> Tensor:
     """Set the parameters' gradients of a batch's loss over all processes, and return the loss ``()``.
 
-    Only gradients that exist are exchanged; for a supernet these are those of the sampled path.
-
-    Args:
-        batch: This process's micro-batches.
-        loss: Function from a micro-batch to its loss ``()``.
-        parameters: Parameters of the model.
-        accelerator: Accelerator of the training.
-        in_order: As in :func:`add_up`.
+    ``batch`` are this process's micro-batches, and ``loss`` maps one to its loss ``()``; ``in_order`` is as in
+    :func:`add_up`. Only gradients that exist are exchanged; for a supernet these are those of the sampled path.
     """
     parts = []
     for micro_batch in batch:
@@ -254,11 +233,7 @@ def copy_from_main(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
 
 
 def check_alike(accelerator: Accelerator, **known: str) -> None:
-    """Check that values, such as the digest of the data, are the same in all processes.
-
-    Raises:
-        InvalidInputError: (a ``ValueError``) on all processes, with what differs.
-    """
+    """Raise an ``InvalidInputError`` in all processes if values, such as the data's digest, differ between them."""
     if accelerator.num_processes == 1:
         return
     everywhere: list[dict[str, str]] = gather_object([known])

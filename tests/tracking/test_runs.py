@@ -110,7 +110,7 @@ def test_a_description_knows_its_run_and_shows_small_pictures(study):
     study.figure(figure, "figures/shown.png")
     study.figure(figure, "figures/hidden.png")
     study.note(f"![](get-artifact?path=pictures/shown.png&run_uuid={tracking.schema.THIS_RUN})")
-    study.rename("another name")
+    study.tag(tracking.schema.RUN_NAME, "another name")
     run = get(study.id)
     assert run.data.tags["mlflow.note.content"] == f"![](get-artifact?path=pictures/shown.png&run_uuid={study.id})"
     assert run.info.run_name == "another name"
@@ -216,7 +216,7 @@ def test_how_runs_end(mlflow_store, digits, error, status):
 
 def test_a_table_is_written_whole_and_known_to_mlflow(study):
     for generations in (1, 2):
-        study.table({"generation": list(range(generations)), "score": [0.1 + 0.2] * generations}, "ranks.json")
+        study.rows([{"generation": number, "score": 0.1 + 0.2} for number in range(generations)], "ranks.json")
     table = mlflow.load_table("ranks.json", run_ids=[study.id])
     assert table["generation"].tolist() == [0, 1]
     assert table["score"].tolist() == pytest.approx([0.3, 0.3], abs=1e-9)
