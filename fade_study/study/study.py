@@ -6,9 +6,6 @@ ends PRUNED, with the supernet's one-shot accuracy as its intermediate value.
 
 from __future__ import annotations
 
-import itertools
-import math
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +24,7 @@ from fade_study.generation import ALPHA, DETAILS, Batch, Evaluation, OpenEvaluat
 from fade_study.past import Past, identity_of, read_past
 from fade_study.ranking import check_alpha
 from fade_study.samplers import row_sampler
+from fade_study.study.optimize import Loop
 from fade_study.study.ownership import OpenTrial, claim, claim_evaluation
 from fade_study.study.settings import plain_details
 from fade_study.study.storage import retried
@@ -55,7 +53,7 @@ class FadeStudy:
         self._open: OpenTrial | None = None
         self._evaluating: dict[int, OpenTrial] = {}
         """Evaluations that this object has open, by generation."""
-        self._optimizing = self._stopped = False
+        self._loop = Loop()
 
     def __repr__(self) -> str:
         return f"FadeStudy({self.optuna_study.study_name!r}, depth={self.depth}, sampler={self.optuna_study.sampler!r})"
@@ -182,7 +180,7 @@ class FadeStudy:
     ) -> None:
         try:
             if opened.finish(state, attributes, *values):
-                self._stopped = True  # not by |=, which would undo a stop() within finish
+                self._loop.stopped = True  # not by |=, which would undo a stop() within finish
         finally:
             if opened.closed and opened is self._open:
                 self._open = None
@@ -332,52 +330,11 @@ class FadeStudy:
                 generation open: the next ``optimize``, or the next ``ask`` of a new process, goes on with it.
             show_progress_bar: Whether to show a progress bar of tqdm.
         """
-        from tqdm.auto import tqdm
-
-        if self._optimizing:
-            raise RuntimeError("expected one optimize() at a time, got one inside another; call ask and tell instead")
-        caught = tuple(catch) if isinstance(catch, list) else catch
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        self._optimizing, self._stopped = True, False
-        try:
-            with tqdm(total=n_generations, disable=not show_progress_bar, unit="generation") as bar:
-                for _ in itertools.count() if n_generations is None else range(n_generations):
-                    if self._stopped or time.monotonic() >= deadline:
-                        break
-                    batch = self.open_batch or self.ask()
-                    try:
-                        result = evaluate(batch)
-                    except Exception as error:
-                        if self.open_batch is not None:
-                            self.fail(batch)
-                        if not isinstance(error, caught):
-                            raise
-                        optuna.logging.get_logger(__name__).warning(f"generation {batch.number} failed: {error!r}")
-                    else:  # a training is worth more than a mistake in what is told of it, so it is never failed
-                        self._tell_result(batch, result)
-                    for callback in callbacks:
-                        callback(self, batch)
-                    bar.update()
-        finally:
-            self._optimizing = False
-
-    def _tell_result(self, batch: Batch, result: Any) -> None:
-        """Tell what a function passed to :meth:`optimize` has returned."""
-        try:
-            self.tell(batch, *(result if isinstance(result, tuple) else [result]))
-        except (InvalidInputError, TypeError) as error:
-            if self.open_batch is not None and batch.is_same(self.open_batch):
-                error.add_note(
-                    f"Generation {batch.number} is still open: tell(study.open_batch, ...) with what was trained, or "
-                    "optimize() to evaluate it again"
-                )
-            raise
+        self._loop.run(self, evaluate, n_generations, timeout, callbacks, catch, show_progress_bar)
 
     def stop(self) -> None:
         """End :meth:`optimize` after the current generation; for callbacks and ``evaluate``."""
-        if not self._optimizing:
-            raise RuntimeError("expected stop() inside optimize(), got it outside; leave your own loop instead")
-        self._stopped = True
+        self._loop.stop()
 
     # --- where the search stands ------------------------------------------------------------------
 
