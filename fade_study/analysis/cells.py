@@ -15,18 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.path import Path
 
 from fade_study import Architecture, Dag
-from fade_study.analysis.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    SMALL,
-    legend_below,
-    new_figure,
-    wrapped_key,
-)
+from fade_study.analysis import style
 from fade_study.cells import Cell
 from fade_study.cells.drawing import RADIUS, Layout, control_point, layout
 
@@ -38,26 +27,25 @@ WIDEST = 11.0
 """Inches of the widest figure of generations, with which its cells get smaller."""
 PALE = 0.3
 """Share of its color that a cell keeps which is the same as in the column before."""
-MARKERS = {"input vertex": ("s", ORANGE), "vertex: sum, ReLU": ("o", BLUE), "output vertex": ("D", GREEN)}
-LINES = {"operation (a convolution by default)": ("-", BLACK), "the input, unchanged": ((0, (3, 2)), GREY)}
+MARKERS = {
+    "input vertex": ("s", style.ORANGE),
+    "vertex: sum, ReLU": ("o", style.BLUE),
+    "output vertex": ("D", style.GREEN),
+}
+LINES = {"operation (a convolution by default)": ("-", style.BLACK), "the input, unchanged": ((0, (3, 2)), style.GREY)}
 """Line style and color of the edges."""
 
 
 def draw_architecture(architecture: Architecture, title: str = "") -> Figure:
-    """The cells of an architecture side by side, shallow to deep, with their sizes and keys.
-
-    Args:
-        architecture: The d cells. Of cells that are no Dags, the keys are shown.
-        title: What the architecture is; default its number of cells.
-    """
+    """The cells of an architecture side by side, shallow to deep, with their sizes and keys."""
     cells = list(architecture)
     wide, high = _size(cells)
     wide = max(wide, TEXT)
-    keys = [wrapped_key(cell.key, 24) for cell in cells]
+    keys = [style.wrapped_key(cell.key, 24) for cell in cells]
     lines = max(key.count("\n") for key in keys) + 2
     below = 0.42 * lines + 0.4
     size = max(INCHES * wide * len(cells), 4.2), INCHES * (high + below + 1) + 0.9
-    figure = new_figure(*size, title or f"Architecture of {len(cells)} cells")
+    figure = style.new_figure(*size, title or f"Architecture of {len(cells)} cells")
     ax = figure.subplots()
     ax.set(xlim=(0, wide * len(cells)), ylim=(high + below, -1), aspect="equal")
     ax.set_axis_off()
@@ -66,8 +54,8 @@ def draw_architecture(architecture: Architecture, title: str = "") -> Figure:
         size = f"vertices: {cell.vertices}, operations: {cell.operations}\n" if isinstance(cell, Dag) else ""
         x = wide * (i + 0.5)
         ax.text(x, -0.55, f"row {i}", ha="center", va="bottom", fontsize=9)
-        ax.text(x, high + 0.45, f"{size}{key}", ha="center", va="top", fontsize=SMALL - 1, linespacing=1.3)
-    legend_below(figure, handles=_symbols(), ncols=3 if figure.get_figwidth() > 6 else 2)
+        ax.text(x, high + 0.45, f"{size}{key}", ha="center", va="top", fontsize=style.SMALL - 1, linespacing=1.3)
+    style.legend_below(figure, handles=_symbols(), ncols=3 if figure.get_figwidth() > 6 else 2)
     return figure
 
 
@@ -79,20 +67,15 @@ def draw_generations(
 ) -> Figure:
     """The architectures of a search, a column for each generation, with the winner framed.
 
-    A cell that is the same as in the column before is pale, except in the winner.
-
-    Args:
-        generations: Architectures by generation, in the order of the columns.
-        accuracies: Test accuracies by generation, one per seed; of some generations or none.
-        winner: Generation to frame, among those that are drawn.
-        title: What the architectures are.
+    A cell that is the same as in the column before is pale, except in the winner. ``accuracies`` are test accuracies
+    by generation, one per seed; some generations may have none.
     """
     columns = [one.cells for one in generations.values()]
     wide, high = _size([cell for column in columns for cell in column])
     wide, high, depth = max(wide, 2.2), high + 0.9, len(columns[0])
     scale = min(INCHES, WIDEST / (wide * len(columns)))
     rows = high * depth
-    figure = new_figure(max(scale * wide * len(columns) + 1, 5), scale * (rows + 1) + 1.5, title)
+    figure = style.new_figure(max(scale * wide * len(columns) + 1, 5), scale * (rows + 1) + 1.5, title)
     ax = figure.subplots()
     ax.set(xlim=(0, wide * len(columns)), ylim=(rows, 0), aspect="equal")
     placed = []
@@ -102,23 +85,25 @@ def draw_generations(
             placed.append((cell, wide * (j + 0.5), high * i + 0.45, pale))
     _draw(ax, placed)
     labels = [f"{number}\n{_mean(accuracies.get(number, ()))}" for number in generations]
-    ax.set_xticks(wide * (np.arange(len(columns)) + 0.5), labels, fontsize=SMALL)
-    ax.set_yticks(high * (np.arange(depth) + 0.5), [f"{i}" for i in range(depth)], fontsize=SMALL)
+    ax.set_xticks(wide * (np.arange(len(columns)) + 0.5), labels, fontsize=style.SMALL)
+    ax.set_yticks(high * (np.arange(depth) + 0.5), [f"{i}" for i in range(depth)], fontsize=style.SMALL)
     ax.tick_params(length=0)
     ax.set_xlabel(
         "generation" + (", test accuracy where it was trained from scratch" if accuracies else ""), fontsize=9
     )
     ax.set_ylabel("row, shallow to deep", fontsize=9)
     for y in range(1, depth):
-        ax.axhline(high * y, color=GREY, linewidth=0.4)
+        ax.axhline(high * y, color=style.GREY, linewidth=0.4)
     for side in ax.spines.values():
-        side.set_color(GREY)
-    handles = [*_symbols(), Patch(color=_pale(BLUE), label="pale: the cell of the column before")]
+        side.set_color(style.GREY)
+    handles = [*_symbols(), Patch(color=_pale(style.BLUE), label="pale: the cell of the column before")]
     if winner is not None:
         x = wide * list(generations).index(winner)
-        ax.add_patch(Rectangle((x, 0), wide, rows, fill=False, edgecolor=RED, linewidth=2.5, clip_on=False, zorder=4))
-        handles.append(Patch(fill=False, edgecolor=RED, linewidth=2, label="best validation accuracy"))
-    legend_below(figure, handles=handles, ncols=4 if figure.get_figwidth() > 8 else 2)
+        ax.add_patch(
+            Rectangle((x, 0), wide, rows, fill=False, edgecolor=style.RED, linewidth=2.5, clip_on=False, zorder=4)
+        )
+        handles.append(Patch(fill=False, edgecolor=style.RED, linewidth=2, label="best validation accuracy"))
+    style.legend_below(figure, handles=handles, ncols=4 if figure.get_figwidth() > 8 else 2)
     return figure
 
 
@@ -133,15 +118,15 @@ def _draw(ax: Axes, placed: Sequence[tuple[Cell, float, float, bool]]) -> None:
     shapes: defaultdict[tuple[str, bool], list[Path]] = defaultdict(list)
     for cell, x, y, pale in placed:
         if not isinstance(cell, Dag):
-            ax.text(x, y + 0.6, wrapped_key(cell.key, 14), ha="center", va="center", fontsize=SMALL - 1,
-                    color=_pale(BLACK) if pale else BLACK)  # fmt: skip
+            ax.text(x, y + 0.6, style.wrapped_key(cell.key, 14), ha="center", va="center", fontsize=style.SMALL - 1,
+                    color=_pale(style.BLACK) if pale else style.BLACK)  # fmt: skip
             continue
         for name, paths in _shapes(layout(cell), x, y).items():
             shapes[name, pale] += paths
     for (name, pale), paths in shapes.items():
         if name in LINES:
-            style, color = LINES[name]
-            kind = {"facecolors": "none", "linestyles": [style], "linewidths": 0.9, "zorder": 2}
+            dashes, color = LINES[name]
+            kind = {"facecolors": "none", "linestyles": [dashes], "linewidths": 0.9, "zorder": 2}
             color_of = "edgecolors"
         else:
             color = MARKERS[name][1]
@@ -187,7 +172,7 @@ def _symbols() -> list[Line2D]:
         Line2D([], [], ls="", marker=marker, color=color, markersize=6, label=label)
         for label, (marker, color) in MARKERS.items()
     ]
-    lines = [Line2D([], [], ls=style, color=color, lw=1, label=label) for label, (style, color) in LINES.items()]
+    lines = [Line2D([], [], ls=dashes, color=color, lw=1, label=label) for label, (dashes, color) in LINES.items()]
     return [*markers, *lines, Line2D([], [], ls="", label="data flow downwards")]
 
 

@@ -55,11 +55,8 @@ def draw_anytime(
     The y axis begins at the lowest value after a fifth of the budget, because the steep start of a search would leave
     no room for the differences that matter.
 
-    Args:
-        curves: Budgets ``(G,)`` in training steps and accuracies ``(S, G)`` by searcher, as from
-            :func:`~fade_study.statistics.arena.anytime`.
-        highlight: Searchers drawn bold, with the 95 % interval at each budget.
-        ylabel: Name of the accuracies, such as "test accuracy of the current anchor".
+    ``curves`` holds budgets ``(G,)`` in training steps and accuracies ``(S, G)`` by searcher; those to highlight are
+    drawn bold, with the 95 % interval at each budget.
     """
     drawn = {}
     for name, (grid, values) in curves.items():

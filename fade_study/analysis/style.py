@@ -32,13 +32,7 @@ SETTINGS: dict[Any, Any] = {"svg.hashsalt": "fade_study"}
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure with automatic layout.
-
-    Args:
-        width: Width in inches.
-        height: Height in inches.
-        title: What the figure shows.
-    """
+    """An empty figure with automatic layout; its width and height are in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     set_title(figure, title)
     return figure
@@ -66,10 +60,9 @@ def wrapped_key(key: str, letters: int) -> str:
 
 
 def accuracy_interval(values: ArrayLike) -> NDArray[np.float64] | None:
-    """Student's 95 % interval of mean shares, within [0, 1]: ``(2, ...)``; None for fewer than ``FEWEST`` values.
+    """Student's 95 % interval ``(2, ...)`` of means of accuracies or alphas ``(S, ...)``, within [0, 1].
 
-    Args:
-        values: Accuracies or alphas ``(S, ...)``.
+    None for fewer than ``FEWEST`` of them.
     """
     if len(np.asarray(values)) < FEWEST:
         return None

@@ -26,10 +26,8 @@ def draw_trend(
     The mean of a generation is taken over searches, after the mean over the evaluations of each search. The line has
     the mean slope and the mean intercept of the searches' lines.
 
-    Args:
-        searches: Generations ``(n,)`` and accuracies ``(n,)`` of each search.
-        seed: Seed for :func:`~fade_study.statistics.trend.pooled_trend`, which also raises the errors.
-        tests: Accuracies of a single search, one per seed of the training, by generation, for intervals of the means.
+    A search is given by generations ``(n,)`` and accuracies ``(n,)``. ``tests`` are accuracies of a single search, one
+    per seed of the training, by generation, for intervals of the means.
     """
     pooled = trends.pooled_trend(searches, seed)
     pairs = [trends.checked_search(*search) for search in searches]
@@ -73,10 +71,7 @@ def draw_trajectories(trajectories: Sequence[ArrayLike], features: Sequence[str]
     """Anchors of searches, a panel per row and feature, with their mean; below, the means of all rows (Fig. 4).
 
     A search counts in the means until its last generation, so that a mean may jump where one ends.
-
-    Args:
-        trajectories: Anchors ``(T, d, f)`` of each search; T may differ.
-        features: Names of the f features.
+    Trajectories are anchors ``(T, d, f)``, where T may differ; ``features`` are the names of the f features.
     """
     values = _padded([trends.checked_points("trajectory", trajectory) for trajectory in trajectories])
     means = np.nanmean(values, axis=0)
