@@ -104,6 +104,7 @@ def draw_generations(
         )
         handles.append(Patch(fill=False, edgecolor=style.RED, linewidth=2, label="best validation accuracy"))
     style.legend_below(figure, handles=handles, ncols=4 if figure.get_figwidth() > 8 else 2)
+    figure.draw_without_rendering()  # with a fixed aspect, the automatic layout needs two passes
     return figure
 
 
