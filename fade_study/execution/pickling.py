@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import cloudpickle
@@ -39,3 +41,16 @@ class _Pickler(cloudpickle.Pickler):  # cloudpickle also handles functions of a 
             return None
         self.data[digest] = obj
         return digest
+
+    def reducer_override(self, obj: Any) -> Any:
+        # In a command ``python -m NAME``, pickle objects of ``__main__`` as those of module NAME, which others import.
+        command = sys.modules["__main__"].__spec__
+        if command is not None and getattr(obj, "__module__", None) == "__main__":
+            name = getattr(obj, "__name__", "")
+            if getattr(sys.modules["__main__"], name, None) is obj:
+                return _of_module, (command.name, name)
+        return super().reducer_override(obj)
+
+
+def _of_module(module: str, name: str) -> Any:
+    return getattr(import_module(module), name)
