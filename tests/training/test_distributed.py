@@ -48,7 +48,7 @@ sizes = [sum(p.numel() for p in Network(hyper.architecture(path), data.image_sha
 answer["paths"] = sorted({4 * (size + 1) for size in sizes})  # and the loss
 
 with pytest.MonkeyPatch.context() as patch:  # without Adam, which divides gradients by their size
-    patch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr))
+    patch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: torch.optim.SGD(parameters, lr, fused=True))
     answer["sgd"] = train_hyper_architecture(hyper, data, config, network=network, seed=0).alpha.tolist()
 
 exactly = {}  # also with batch statistics
