@@ -63,7 +63,7 @@ def marginals(alpha: ArrayLike) -> NDArray[np.float64]:
 
 
 def fade_rank(alpha: ArrayLike, path: ArrayLike) -> NDArray[np.float64]:
-    """FaDE-rank of paths: the product of one alpha per row (section 2.3), higher is better.
+    """FaDE-rank ψ of paths: the product of one alpha per row (section 2.3), higher is better.
 
     Args:
         alpha: Alphas ``(d, w)``, or ``(R, d, w)``, which are averaged over repetitions first.
