@@ -31,7 +31,7 @@ class OpenGenerationError(FadeError, RuntimeError):
 
 
 class WorkerDiedError(FadeError, RuntimeError):
-    """A worker process was killed, and so were those that retried its task."""
+    """A worker process was killed or its GPU ran out of memory, and so it was where its task was retried."""
 
 
 class ClusterError(FadeError, ConnectionError):

@@ -37,7 +37,10 @@ LINES = {"operation (a convolution by default)": ("-", style.BLACK), "the input,
 
 
 def draw_architecture(architecture: Architecture, title: str = "") -> Figure:
-    """The cells of an architecture side by side, shallow to deep, with their sizes and keys."""
+    """The cells of an architecture side by side, shallow to deep, with their sizes and keys.
+
+    Of cells that are no Dags, only the keys are shown.
+    """
     cells = list(architecture)
     wide, high = _size(cells)
     wide = max(wide, TEXT)
@@ -68,7 +71,7 @@ def draw_generations(
     """The architectures of a search, a column for each generation, with the winner framed.
 
     A cell that is the same as in the column before is pale, except in the winner. ``accuracies`` are test accuracies
-    by generation, one per seed; some generations may have none.
+    by generation, one per seed; some generations may have none. The winner is one of the generations.
     """
     columns = [one.cells for one in generations.values()]
     wide, high = _size([cell for column in columns for cell in column])

@@ -26,10 +26,9 @@ from fade_study.exceptions import WorkerDiedError
 from fade_study.execution.progress import REFRESH, set_listener
 
 ATTEMPTS = 2
-"""Number of attempts at a task whose worker dies."""
+"""Number of attempts at a task whose worker dies, or whose GPU runs out of memory."""
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
-REMEDY = "if that is -9, or a GPU's, memory has run out: use fewer workers or smaller batches"
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables by which processes of a launcher find each other."""
 LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -104,12 +103,12 @@ class Workers(Executor):
             error = attempt.exception()
             if error is None:
                 future.set_result(attempt.result())
-            elif (lack := _lack(error)) is None:
+            elif (lost := _lost(error)) is None:
                 future.set_exception(error)
             elif attempts > 1:
                 self._attempt(future, task, attempts - 1)
             else:
-                future.set_exception(WorkerDiedError(f"{lack} in each of {ATTEMPTS} attempts; {REMEDY}"))
+                future.set_exception(WorkerDiedError(lost))
 
         try:
             running = self._pool.schedule(_run, task)
@@ -142,12 +141,18 @@ def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *erro
         say(kind, *error)
 
 
-def _lack(error: BaseException) -> str | None:
-    """What a task lacked that is worth another attempt: a worker that lives, or memory; None for its own error."""
+def _lost(error: BaseException) -> str | None:
+    """Why a task is worth another attempt, after which it is an error of workers; None for an error of its own."""
     if isinstance(error, ProcessExpired):
-        return f"expected a worker process to live until its task was done, got exit code {error.exitcode}"
-    if type(error).__name__ == "OutOfMemoryError":  # of a GPU; PyTorch is not imported here, as it takes seconds
-        return f"expected memory for a training on the GPU of a worker, got: {error}:"
+        return (
+            f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
+            f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
+        )
+    if "out of memory" in str(error) or "ALLOC_FAILED" in str(error):  # PyTorch's classes of these errors vary
+        return (
+            f"expected memory of the GPU for a task, got this in each of {ATTEMPTS} attempts: {error}; use fewer "
+            "workers or smaller batches"
+        )
     return None
 
 

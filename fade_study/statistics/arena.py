@@ -17,7 +17,7 @@ from scipy import stats
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics.resampling import LEVEL
 
-__all__ = ["Standing", "anytime", "check_baseline", "holm", "interval", "standings", "summary_table", "wilcoxon_p"]
+__all__ = ["Standing", "anytime", "holm", "interval", "standings", "summary_table", "wilcoxon_p"]
 
 Array = NDArray[np.float64]
 DECIMALS = 12
@@ -41,7 +41,7 @@ class Standing:
     win_rate: float | None
     """Share of seeds with which the searcher beats the baseline; ties count half. None for the baseline."""
     p: float | None
-    """Two-sided p-value of the exact Wilcoxon signed-rank test against the baseline; None for the baseline."""
+    """Two-sided p-value of :func:`wilcoxon_p` against the baseline; None for the baseline."""
     p_holm: float | None
     """``p``, corrected by Holm's method for the number of searchers compared; None for the baseline."""
 
@@ -49,8 +49,8 @@ class Standing:
 def standings(finals: Mapping[str, ArrayLike], baseline: str = "random") -> list[Standing]:
     """Compare searchers, best mean first.
 
-    With S seeds, no p-value is below 2 / 2^S, and Holm's correction multiplies it by the number of searchers compared.
-    Among 12 searchers, 10 seeds can therefore show a difference (0.023), but 8 cannot (0.094).
+    With S seeds, no exact p-value is below 2 / 2^S, and Holm's correction multiplies it by the number of searchers that
+    are compared. Among 12 searchers, 10 seeds can therefore show a difference (0.023), but 8 cannot (0.094).
 
     Args:
         finals: Final test accuracies ``(S,)`` by searcher; the s-th of all searchers have the same seed.
@@ -183,7 +183,7 @@ def summary_table(rows: Sequence[Standing]) -> str:
 
 def _checked(finals: Mapping[str, ArrayLike], baseline: str) -> dict[str, Array]:
     arrays = {name: np.asarray(values, dtype=float) for name, values in finals.items()}
-    check_baseline(baseline, arrays)
+    _check_baseline(baseline, arrays)
     shapes = {name: values.shape for name, values in arrays.items()}
     if len(set(shapes.values())) > 1 or arrays[baseline].ndim != 1 or len(arrays[baseline]) < 2:
         raise InvalidInputError(
@@ -199,7 +199,7 @@ def _checked(finals: Mapping[str, ArrayLike], baseline: str) -> dict[str, Array]
     return arrays
 
 
-def check_baseline(baseline: str, names: Collection[str]) -> None:
+def _check_baseline(baseline: str, names: Collection[str]) -> None:
     """Raise an ``InvalidInputError`` unless the baseline is among the searchers."""
     if baseline not in names:
         raise InvalidInputError(f"expected a baseline among {sorted(names)}, got {baseline!r}; name one of them")

@@ -47,9 +47,9 @@ class Difference(NamedTuple):
 def final_accuracies(
     architectures: Sequence[Architecture], data: Data, config: SearchConfig, executor: Executor
 ) -> tuple[list[Array], dict[str, Tensor] | None]:
-    """Test accuracies ``(seeds,)`` of each in trainings by which nothing was chosen.
+    """Test accuracies ``(seeds,)`` of each architecture in trainings by which nothing was chosen.
 
-    The second value is the state of the first network of the first architecture.
+    The second value is the state of the first network of the first architecture; None if that training failed.
     """
     seeds = range(FINAL_SEED, FINAL_SEED + config.final_seeds)
     wanted = [(architecture, seed) for architecture in architectures for seed in seeds]
@@ -81,7 +81,8 @@ def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[
     """Test accuracies that random searches end with, ``(DRAWS,)``.
 
     Each search trains random architectures of the table once and picks the one with the best validation accuracy. Its
-    result is the test accuracy of another training of that architecture. ``index`` restricts it to some architectures.
+    result is the mean test accuracy of the other trainings of that architecture, of which the table needs one or more.
+    ``index`` replaces the table's architectures by some of them, which may repeat, as in a bootstrap.
     """
     truth = table.ground_truth
     index = np.arange(len(table.paths)) if index is None else index

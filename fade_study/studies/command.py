@@ -64,12 +64,11 @@ def run_command(module: str, name: str, config: Any) -> None:
         warnings.simplefilter("ignore")  # the main process gives the same warnings
     with _told(), count_repeated_warnings():
         try:
-            from fade_study.nn import check_operation
-
             check_launcher()
-            network = getattr(config, "network", None)
-            if network is not None:
-                check_operation(network)
+            if hasattr(config, "network"):
+                from fade_study.nn import check_operation
+
+                check_operation(config.network)
             processes = getattr(config, "processes", None)
             if launched and processes is None and os.environ.get("WORLD_SIZE", "1") != "1":
                 raise InvalidInputError(

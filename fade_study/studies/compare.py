@@ -23,7 +23,7 @@ from fade_study.studies import analyze, notes, outcomes
 from fade_study.studies.analyze import movement_lines
 from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.schemas import ComparisonConfig
-from fade_study.studies.searchers import CONTROLS, Outcome, check_budget, names, run_search
+from fade_study.studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
 from fade_study.studies.trainings import submit
 from fade_study.studies.worlds import Trained, World, open_world
 from fade_study.training import Data
@@ -151,10 +151,12 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
 
 
 def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.Run) -> None:
-    """Figures of accuracy against budget, by searcher."""
+    """Figures of accuracy against budget, by searcher, without those whose record lacks some of their trainings."""
     grid = np.linspace(0, budget, GRID)
     best, anchor = {}, {}
     for name, searches in found.items():
+        if SEARCHERS[name].trained > 1:
+            continue
         spent = [outcome.spent for outcome in searches]
         accuracies = [outcomes.accuracies(outcome) for outcome in searches]
         bests = [outcomes.best_so_far(validations, tests) for tests, validations in accuracies]

@@ -115,14 +115,9 @@ def _train(hyper_architecture: HyperArchitecture, data: Data, name: str, seed: i
 
 
 def describe(result: HyperResult) -> dict[str, Any]:
-    """What is stored of a supernet: among others, effects in units of 1e-5 by epoch and by the sweep."""
-    width = result.alpha.shape[1]
-    by_epoch = [path_effects(result.losses.part(e, e + 1), width) for e in range(len(result.epochs))]
-    sweep = path_effects(result.sweep, width)
+    """What is stored of a supernet: its alphas, and effects on the losses of the sweep in units of 1e-5."""
+    sweep = path_effects(result.sweep, result.alpha.shape[1])
     return {
-        "one_shot": round(result.accuracy, 4),
-        "seconds": round(result.seconds, 1),
-        "epochs": [None if one is None else (one.value / UNIT).round().astype(int).tolist() for one in by_epoch],
         "sweep": None if sweep is None else (sweep.value / UNIT).round().astype(int).tolist(),
         "alpha": result.alpha.round(5).tolist(),
     }

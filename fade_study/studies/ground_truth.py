@@ -117,9 +117,9 @@ def train_scratch(
 ) -> tuple[Table, list[int]]:
     """Train the ground truth of a case, and the same architectures for other numbers of epochs as predictors of it.
 
-    Returns a table whose first trainings are the ground truth, and the numbers of those of the case's architectures in
-    it of which no training failed. Raises a ``WorkerDiedError`` if too few are left. The work that follows is ``after``
-    times as much as this.
+    Architectures of which a training failed are left out. Returns a table whose first trainings are the ground truth,
+    and the numbers that its architectures have in the case. Raises a ``WorkerDiedError`` if too few are left. The work
+    that follows is ``after`` times as much as this.
     """
     architectures = [case.hyper_architecture.architecture(path) for path in case.paths.tolist()]
     plans = plan(case, early_epochs, config)

@@ -44,7 +44,7 @@ def parse_config(cls: type[T], folder: Path | None, argv: Sequence[str] | None =
         preset = presets[-1].removeprefix("--preset=") if presets else preset
         settings = _read_preset(_preset_path(preset, folder))
     if {"-h", "--help"} & {*words}:
-        lines = [about.strip(), "", "Each setting is given as --name VALUE."]
+        lines = [about.strip(), "", *(["Each setting is given as --name VALUE."] if settings_of(cls) else [])]
         lines += [] if folder is None else _help_presets(folder, preset)
         print("\n".join([*lines, "", *_help_settings(cls, settings)]))  # at once, for `fade search --help | head`
         sys.exit()

@@ -16,7 +16,10 @@ from fade_study.nn import DagCell, Network, Supernet
 
 
 def all_branches(supernet: Supernet, images: Tensor, factors: Tensor) -> Tensor:
-    """Plain DARTS: every cell runs, and its output is multiplied by its hard factor, of a soft sample ``(d, w)``."""
+    """Class scores ``(B, classes)`` of images by plain DARTS, with the soft sample ``(d, w)`` as factors.
+
+    Every cell runs, and its output is multiplied by its hard factor.
+    """
     hard = torch.zeros_like(factors).scatter_(1, factors.argmax(dim=1, keepdim=True), 1.0)
     hard = hard - factors.detach() + factors  # straight-through
 

@@ -89,9 +89,10 @@ def judge(
 
 
 def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) -> list[float | None]:
-    """For each row, Spearman's coefficient of its alphas with the mean accuracies ``(n,)`` of its cells' architectures.
+    """For each row, Spearman's coefficient of its alphas with the mean accuracies of its cells' architectures.
 
-    None if all cells of a row have the same alpha or accuracy.
+    Alphas are ``(d, w)``, paths ``(n, d)`` and accuracies ``(n,)``. None if all cells of a row have the same alpha or
+    accuracy.
     """
     coefficients: list[float | None] = []
     for row, columns in zip(alpha, paths.T, strict=True):

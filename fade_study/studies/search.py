@@ -44,7 +44,10 @@ def search_once(
     *,
     go_on: str | None = None,
 ) -> tuple[fade_study.FadeStudy, str, SearchRecord]:
-    """One search: its study, run id, and record. A new study says how to ``go_on`` once nothing refuses it."""
+    """Run one search, and return its study, the id of its run, and its record.
+
+    ``go_on`` is the command that continues a new study. It is printed once nothing can refuse the study any more.
+    """
     begin = time.perf_counter()
     study = open_study(config, data)
     # Asks at once: where another process has the generation open, that one's record stays as it is.

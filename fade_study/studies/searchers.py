@@ -24,6 +24,10 @@ from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
 
 CONTROLS = ("oracle", "shuffled")
+LEFT_OUT = ("fade_top_five", "fade_offset_015", "fade_offset_03", "fade_paper_features", "fade_seven_features")
+"""Searchers that take part only where they are named."""
+SPENT = 0.85
+"""Smallest share of the budget that a searcher has to be able to spend."""
 SEVEN_FEATURES = (*fade_study.PAPER_FEATURES, "operations", "longest_path", "sources", "sinks")
 Alphas = Literal["supernet", "straight-through", "oracle", "shuffled", "ignored", "none"]
 """Origin of a search's alphas. Ignored ones are paid for as if they had been trained."""
@@ -101,14 +105,16 @@ SEARCHERS: dict[str, Searcher] = {
 
 
 def names(config: ComparisonConfig) -> list[str]:
-    """Searchers to compare, the baseline among them; by default all but the repairs, and the slow ``gp`` on tables.
+    """Searchers to compare, the baseline among them.
+
+    By default, these are all but ``LEFT_OUT``, the slow ``gp`` on tables, and ``straight_through`` without settings.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for an unknown name.
     """
     chosen = config.searchers
     if chosen is None:
-        left_out = {name for name in SEARCHERS if name.startswith("fade_") and name != "fade_best_ranked"}
+        left_out = {*LEFT_OUT}
         left_out |= {"straight_through"} if config.straight_through is None else set()
         left_out |= {"gp"} if config.mode == "tabular" else set()
         chosen = tuple(name for name in SEARCHERS if name not in left_out)
@@ -128,21 +134,21 @@ def cost(searcher: str, world: World) -> int:
 
 
 def check_budget(searchers: list[str], world: World, budget: int) -> None:
-    """Raise unless every searcher can spend nine tenths of the budget or more, so that budgets are about equal."""
+    """Raise unless every searcher can spend ``SPENT`` of the budget or more, so that budgets are about equal."""
     costs = {name: cost(name, world) for name in searchers}
     for name, one in costs.items():
-        if budget // one * one < 0.9 * budget:
+        if budget // one * one < SPENT * budget:
             raise InvalidInputError(
-                f"budget: expected training steps of which every searcher can spend nine tenths or more, got {budget}; "
-                f"a generation of {name} has {one}: take a multiple of {max(costs.values())}"
+                f"budget: expected training steps of which every searcher can spend {SPENT:.0%} or more, got {budget}; "
+                f"a generation of {name} has {one}, and those of all: {costs}"
             )
 
 
 def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth: int, budget: int) -> Outcome:
     """Search until the budget is spent.
 
-    In every generation the anchor's architecture or the best-ranked ones are trained from scratch; the record holds the
-    first of them. An architecture that comes back is trained with another seed, and its mean counts.
+    In every generation the anchor's architecture or the best-ranked ones are trained from scratch; the record holds
+    only the first of them. An architecture that comes back is trained with another seed, and its mean counts.
     """
     begin = time.perf_counter()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this

@@ -51,8 +51,9 @@ T = TypeVar("T")
 class ScratchTrainings:
     """Trainings of architectures from scratch, which begin at once.
 
-    What a table, the tracking store or ``done`` has is not repeated, unless the network is to be kept (``keep_states``,
-    by key and seed). ``generations`` names the generation that an architecture is trained for, by its key.
+    A training that the table, the tracking store or ``done`` has is not repeated, unless its network is to be kept
+    (``keep_states``, by key and seed). ``generations`` names the generation that an architecture is trained for, by its
+    key. ``checkpoints`` is the folder of their states, which is ignored where the executor does not share it.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class ScratchTrainings:
         return all(future.done() for future in self.futures)
 
     def collect(self) -> dict[tuple[str, int], Scratch]:
-        """Results by architecture key and seed. Those whose workers were killed are missing; a warning names them."""
+        """Results by architecture key and seed. A warning names those that are missing, as their workers died."""
         for future in completed(list(self.futures)):
             self._record(future)
         return self.results
@@ -213,7 +214,7 @@ def train_hyper(
 
     A single training runs in this process, recorded epoch by epoch; so do all of them, one after the other, where
     several processes train together. Otherwise they go through the executor. ``paths`` ``(n, d)`` are measured in each
-    supernet.
+    supernet. Checkpoints lie in the folder ``checkpoints`` until ``forget`` removes them.
     """
     here = len(seeds) == 1 or (processes is not None and processes.count > 1)
     checkpoints = checkpoints if here or shares_files(executor) else None

@@ -44,9 +44,9 @@ def _close() -> None:
         _open[1].close()
 
 
-def deliver(retry_seconds: float = 0.0) -> int:
-    """Deliver the records of this process and of dead ones, with retries for a time; return how many remain."""
-    return open_outbox().flush(retry_seconds)
+def deliver() -> int:
+    """Deliver the records of this process and of dead ones, and return how many remain."""
+    return open_outbox().flush()
 
 
 def end_run(run: str, status: str) -> None:

@@ -259,7 +259,7 @@ class _Trainer:
             running["noise"] = gumbel_noise((2, steps, self.depth, self.width), self.generator)
             running["losses"] = torch.zeros(2)  # sums over weight steps and alpha steps
             running["alpha_steps"] = torch.zeros(())
-            running["diverged"] = torch.zeros(2)  # whether a step was not finite; number of steps since then
+            running["diverged"] = torch.zeros(2)
         copy_from_main([running["noise"], *self.logits], self.accelerator)
         for name in ("losses", "diverged"):
             running[name] = running[name].to(self.accelerator.device)
@@ -273,7 +273,8 @@ class _Trainer:
             loss = self.weight_step(batch, path, running["diverged"])
             self.unchecked[step] = batch, path
             running["losses"][0] += loss
-            alpha_step = self.straight_through is not None and done % self.config.alpha_every == 0
+            due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
+            alpha_step = due and self.straight_through is not None
             if alpha_step or step + 1 == steps or len(self.unchecked) == CHECK_EVERY:
                 self.check_finite(epoch, step, running["diverged"])
             if epoch < self.config.alpha_start:
@@ -301,7 +302,10 @@ class _Trainer:
         return self.straight_through.draw(noise)
 
     def weight_step(self, batch: Sequence[Minibatch], path: Sequence[int], diverged: Tensor) -> Tensor:
-        """Train the weights along one path, and return the loss ``()``; ``diverged`` counts steps as in ``epoch``."""
+        """Train the weights along one path, and return the loss ``()``.
+
+        ``diverged`` ``(2,)`` says whether a step was not finite, and how many steps there were since then.
+        """
         loss = self.backward(batch, path)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         # This has to precede clipping, which makes infinite gradients finite.
@@ -372,7 +376,10 @@ class _Trainer:
         # In the backward pass the deepest row comes first.
         bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()
                for p in self.supernet.cells(i)[j].parameters())]  # fmt: skip
-        raise _diverged(f"the gradient of row {bad[-1]}" if bad else "the gradient outside of all rows", epoch, first)
+        if bad:
+            raise _diverged(f"the gradient of row {bad[-1]}", epoch, first)
+        finite = all(p.grad is None or p.grad.isfinite().all() for p in self.parameters)  # operations may be random
+        raise _diverged("a loss or gradient" if finite else "the gradient outside of all rows", epoch, first)
 
     def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""

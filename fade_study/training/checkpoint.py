@@ -23,7 +23,7 @@ from fade_study.exceptions import StorageError
 DIGEST = hashlib.sha256
 """Hash of the content, which it precedes in the file."""
 CHECK_EVERY = 16
-"""Number of steps after which a training asks its device, or the other processes, and has to wait for the answer."""
+"""Number of steps after which a training asks its GPU, or processes on other GPUs, and has to wait for the answer."""
 
 
 class Checkpoint:
@@ -126,9 +126,9 @@ class Progress:
 
         After a signal to any of the processes, the state is saved between two steps and ``Interrupted`` raised.
         """
-        alone = self._accelerator.num_processes == 1
+        every = CHECK_EVERY if self._device.type == "cuda" and self._accelerator.num_processes > 1 else 1
         while self._step < count:
-            if (alone or self._step % CHECK_EVERY == 0) and (number := self._signal()):
+            if self._step % every == 0 and (number := self._signal()):
                 self._save()
                 raise interrupt.Interrupted(number)
             yield self._step

@@ -120,6 +120,7 @@ def on_device(data: Data, device: torch.device) -> Data:
     """A data set on a device. A GPU keeps the last one, which most trainings of a process share."""
     if device.type == "cpu":
         return data
+    device = torch.empty(0, device=device).device  # with the number of the GPU
     if (data.digest, device) not in _on_gpu:
         _on_gpu.clear()
         _on_gpu[data.digest, device] = data.to(device)

@@ -68,7 +68,7 @@ def test_processes_run_elsewhere():
 def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(tmp_path):
     with open_executor("processes:1") as executor:
         assert executor.submit(run_out, tmp_path / "marker").result() == "enough"
-        with pytest.raises(WorkerDiedError, match=r"CUDA out of memory: in each of 2 attempts.*use fewer workers"):
+        with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
             executor.submit(run_out).result()
 
 

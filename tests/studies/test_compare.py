@@ -158,8 +158,11 @@ def test_names_and_budgets(world):
     with pytest.raises(InvalidInputError, match=r"expected names among fade, .*, got nobody"):
         names(ComparisonConfig(searchers=("nobody",)))
     check_budget(["fade", "random"], world, 3626)
-    with pytest.raises(InvalidInputError, match=r"got 600; a generation of fade has 518: take"):
-        check_budget(["random", "fade"], world, 600)
+    for preset in ("smoke", "digits", "fashion14"):  # as a user runs them
+        config = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", preset])
+        check_budget(names(config), Trained(config, load_data(config.data)), config.budget)
+    with pytest.raises(InvalidInputError, match=r"got 700; a generation of fade has 518, and"):
+        check_budget(["random", "fade"], world, 700)
 
 
 def test_the_best_so_far_is_chosen_by_validation():
