@@ -12,15 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from fade_study.statistics.arena import interval
+from fade_study.statistics.arena import FEWEST, interval
 
 DPI = 200
 SMALL = 8
 """Font size of legends and of many labels, in points."""
 TITLE = 10
 """Font size of titles, in points."""
-FEWEST = 3
-"""Smallest number of values for which an interval is drawn."""
 BLUE, RED, GREEN, ORANGE, PURPLE, SKY, BLACK = (
     "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000"
 )  # fmt: skip

@@ -20,6 +20,8 @@ from fade_study.statistics.resampling import LEVEL
 __all__ = ["Standing", "anytime", "holm", "interval", "standings", "summary_table", "wilcoxon_p"]
 
 Array = NDArray[np.float64]
+FEWEST = 3
+"""Smallest number of values for which an interval is shown."""
 DECIMALS = 12
 """Digits to which differences are rounded, so that 0.3 - 0.2 and 0.2 - 0.1 tie in spite of floating point."""
 
@@ -166,9 +168,11 @@ def summary_table(rows: Sequence[Standing]) -> str:
             row.searcher,
             str(row.seeds),
             f"{row.final:.4f}",
-            f"[{row.low:.4f}, {row.high:.4f}]" if row.seeds > 2 else "",
+            f"[{row.low:.4f}, {row.high:.4f}]" if row.seeds >= FEWEST else "",
             f"{row.difference:+.4f}" if row.p is not None else "",
-            f"[{row.difference_low:+.4f}, {row.difference_high:+.4f}]" if row.p is not None and row.seeds > 2 else "",
+            f"[{row.difference_low:+.4f}, {row.difference_high:+.4f}]"
+            if row.p is not None and row.seeds >= FEWEST
+            else "",
             f"{row.win_rate:.2f}" if row.win_rate is not None else "",
             *("" if p is None else f"{p:.3f}" if p >= 0.0005 else "<0.001" for p in (row.p, row.p_holm)),
         ]

@@ -20,7 +20,6 @@ from fade_study.analysis import comparison
 from fade_study.execution import advance, completed, open_executor, phase
 from fade_study.statistics import arena, trend
 from fade_study.studies import analyze, notes, outcomes
-from fade_study.studies.analyze import movement_lines
 from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
@@ -142,7 +141,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             if name == "fade":  # the method itself has metrics and figures, too
                 text = analyze.report(dict(enumerate(records)), run)
             else:
-                text = f"{trend.pooled_trend([one.trend for one in records])}\n{movement_lines(records)}"
+                text = f"{trend.pooled_trend([one.trend for one in records])}\n{analyze.movement_lines(records)}"
             lines.append(f"\nAnchors of {name}, generation by generation:\n{text}")
     text = "\n".join(lines)
     print(text)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fade_study.benchmarks import Scratch
-from fade_study.statistics.arena import summary_table
+from fade_study.statistics.arena import FEWEST, summary_table
 from fade_study.statistics.resampling import p_text
 from fade_study.studies.command import again
 from fade_study.tracking.pictures import small_path
@@ -192,7 +192,7 @@ def validation(
 def comparison(standings: Sequence[Standing], config: ComparisonConfig, figures: Collection[str]) -> str:
     """Description of a comparison of searchers, best first."""
     best = standings[0]
-    ends = f" [{best.low:.3f}, {best.high:.3f}]" if best.seeds > 2 else ""
+    ends = f" [{best.low:.3f}, {best.high:.3f}]" if best.seeds >= FEWEST else ""
     base = next(row for row in standings if row.searcher == config.baseline)
     different = [row.searcher for row in standings if row.p_holm is not None and row.p_holm < 0.05]
     return _note(

@@ -136,13 +136,21 @@ def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Ar
     return -effects_of([one for one in effects if one is not None], evidence.hyper_architecture).value
 
 
+def _unpooled(trainings: Sequence[HyperResult], _: Evidence) -> Array:
+    return -average_effects([one.effects for one in trainings if one.effects is not None]).value
+
+
+def _borda(trainings: Sequence[HyperResult], _: Evidence) -> Array:
+    return borda(np.stack([one.alpha for one in trainings]))
+
+
 TABLES: dict[str, Callable[[Sequence[HyperResult], Evidence], Array]] = {
     "fade": lambda trainings, e: _log_alpha(trainings, e.estimator, e.hyper_architecture),
-    "borda": (by_borda := lambda trainings, _: borda(np.stack([one.alpha for one in trainings]))),
-    "unpooled": lambda trainings, _: -average_effects([one.effects for one in trainings if one.effects]).value,
+    "borda": _borda,
+    "unpooled": _unpooled,
     "training_losses": _training_losses,
     "straight_through": lambda trainings, e: _log_alpha(trainings, "straight-through", e.hyper_architecture),
-    "straight_through_borda": by_borda,
+    "straight_through_borda": _borda,
     "straight_through_losses": _training_losses,
 }
 """Predictors that sum over rows what supernets say about the cells, ``(d, w)``."""
