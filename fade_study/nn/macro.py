@@ -73,8 +73,16 @@ class Macro(nn.Module):
     def forward(self, images: Tensor, cells: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
         """Class scores ``(B, classes)`` of images ``(B, image channels, H, W)``, with one cell per row."""
         x = images
-        for pooled, transition, cell in zip(self.plan.pooled, self.transitions, cells, strict=True):
-            if pooled:
-                x = F.max_pool2d(x, 2)  # (B, C, H/2, W/2)
-            x = cell(transition(x))  # (B, C of this row, H, W)
+        for row, cell in zip(range(len(self.transitions)), cells, strict=True):
+            x = self.stage(x, row, cell)  # (B, C of this row, H, W)
+        return self.scores(x)
+
+    def stage(self, x: Tensor, row: int, cell: Callable[[Tensor], Tensor]) -> Tensor:
+        """Output of a row, of the output of the row before it or of the images: pooling, transition and cell."""
+        if self.plan.pooled[row]:
+            x = F.max_pool2d(x, 2)  # (B, C, H/2, W/2)
+        return cell(self.transitions[row](x))
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Class scores ``(B, classes)`` of the last row's output ``(B, C, H, W)``."""
         return self.classifier(x.mean(dim=(2, 3)))

@@ -99,10 +99,15 @@ class _HardSample(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         outputs: tuple[Tensor, ...] = ctx.saved_tensors
-        flat = _flat(gradient)
-        products = torch.stack([torch.dot(flat, _flat(output)) for output in outputs])  # (w,)
+        products = inner_products(gradient, outputs)
         to_outputs = [gradient if j == ctx.column else None for j in range(len(outputs))]
         return (products.to(ctx.factors_like), None, *to_outputs)
+
+
+def inner_products(gradient: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """Straight-through gradients ``(w,)`` of a row's factors, of the gradient and the outputs ``(B, C, H, W)``."""
+    flat = _flat(gradient)
+    return torch.stack([torch.dot(flat, _flat(output)) for output in outputs])
 
 
 def _flat(x: Tensor) -> Tensor:

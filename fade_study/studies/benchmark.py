@@ -35,6 +35,8 @@ from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.execution import open_executor
 from fade_study.nn import Network, Supernet
 from fade_study.studies import notes
+from fade_study.studies.benchmark_gpu import HEADLINES as GPU_HEADLINES
+from fade_study.studies.benchmark_gpu import measure_gpu
 from fade_study.studies.plain import all_branches, arithmetic_floor, edge_by_edge
 from fade_study.studies.schemas import BenchmarkConfig
 from fade_study.training import DataConfig, load_data, train_from_scratch
@@ -85,12 +87,18 @@ HEADLINES = (
 
 
 def benchmark(config: BenchmarkConfig) -> None:
-    """Measure costs on the CPU, record them, and print the table."""
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+    """Measure costs, record them, and print the table."""
     tracking.check_server()
+    if config.device == "cuda":
+        with tracking.start_study("benchmark", config, "cuda") as run:
+            measured = measure_gpu(config)
+            table = [row(shape, quantity, values) for (shape, quantity), values in measured.items()]
+            report(table, {f"{shape}/{quantity}": (shape, quantity) for shape, quantity in GPU_HEADLINES}, run)
+        return
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     torch.set_num_threads(config.threads)
     with tracking.start_study("benchmark", config, "cpu") as run:
-        table: list[dict[str, Any]] = []
+        table = []
         for name, shape in SHAPES.items():
             for width in WIDTHS:
                 values = measure_steps(shape, width, config)
@@ -102,11 +110,16 @@ def benchmark(config: BenchmarkConfig) -> None:
         whole = measure_workers(config.repetitions) | measure_outside(config.search)
         table += [row("digits", quantity, values) for quantity, values in whole.items()]
         table += [row(GROWTH, quantity, ratios) for quantity, ratios in measure_growth(config).items()]
-        run.rows(table, "benchmark.json")
-        medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
-        run.metrics({f"headline/{quantity}": medians[shape, quantity] for shape, quantity in HEADLINES})
-        print(markdown(table))
-        run.note(notes.benchmark("Costs of trainings on this machine", markdown(table), run.pictures))
+        report(table, {quantity: (shape, quantity) for shape, quantity in HEADLINES}, run)
+
+
+def report(table: Sequence[Mapping[str, Any]], headlines: Mapping[str, tuple[str, str]], run: tracking.Run) -> None:
+    """Record and print the table, and its medians of a few shapes and quantities as metrics of these names."""
+    run.rows(table, "benchmark.json")
+    medians = {(line["shape"], line["quantity"]): line["median"] for line in table}
+    run.metrics({f"headline/{name}": medians[line] for name, line in headlines.items()})
+    print(markdown(table))
+    run.note(notes.benchmark("Costs of trainings on this machine", markdown(table), run.pictures))
 
 
 def row(shape: str, quantity: str, ratios: Array) -> dict[str, Any]:

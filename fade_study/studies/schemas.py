@@ -408,8 +408,10 @@ class BenchmarkConfig:
         seed: Seed for cells, weights and paths.
         threads: Number of CPU threads.
         search: Preset of the search whose time outside training is measured once.
+        device: ``cpu``, or ``cuda`` for the cost of trainings on one GPU with and without CUDA graphs.
     """
 
+    device: Literal["cpu", "cuda"] = "cpu"
     repetitions: Positive = 15
     seed: Seed = 0
     threads: Positive = 1

@@ -21,6 +21,7 @@ from fade_study.effects import PathLosses, effects_to_alpha, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.training.data import Minibatch
+from fade_study.training.graphs import PathGraphs
 from fade_study.training.session import add_up
 
 
@@ -31,8 +32,15 @@ class StraightThrough:
     supernet get no gradient from alpha steps.
     """
 
-    def __init__(self, supernet: Supernet, logits: Tensor, config: BilevelConfig, accelerator: Accelerator) -> None:
-        self.supernet, self.config, self.accelerator = supernet, config, accelerator
+    def __init__(
+        self,
+        supernet: Supernet,
+        logits: Tensor,
+        config: BilevelConfig,
+        accelerator: Accelerator,
+        graphs: PathGraphs | None = None,
+    ) -> None:
+        self.supernet, self.config, self.accelerator, self.graphs = supernet, config, accelerator, graphs
         self.logits = logits.requires_grad_()
         self.optimizer = torch.optim.Adam([self.logits], lr=config.alpha_learning_rate)
         self.regularization = row_regularization(config, len(logits))
@@ -54,11 +62,9 @@ class StraightThrough:
         (slope,) = torch.autograd.grad(penalty / parts, self.logits, retain_graph=True)
         shares = []
         for micro_batch in batch:
-            with self.accelerator.autocast():
-                loss = alpha_loss(self.supernet, micro_batch, factors, path)
-            (by_factor,) = torch.autograd.grad(loss, factors)
+            loss, by_factor = self._by_factor(micro_batch, factors, path)
             (gradient,) = torch.autograd.grad(factors, self.logits, by_factor, retain_graph=True)
-            shares.append([loss.detach(), (gradient + slope).to(loss)])  # on the device, for the exchange
+            shares.append([loss, (gradient + slope).to(loss)])  # on the device, for the exchange
         loss, total = add_up(shares, self.accelerator, in_order=self.config.micro_batches is not None)
         bad = ~total.isfinite().all(dim=1)
         if bad.any():
@@ -66,6 +72,16 @@ class StraightThrough:
         self.logits.grad = total.to(self.logits)
         self.optimizer.step()
         return loss
+
+    def _by_factor(self, batch: Minibatch, factors: Tensor, path: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The loss ``()``, and its straight-through gradient ``(d, w)`` by the factors."""
+        if self.graphs is not None:
+            loss, by_factor = self.graphs.alpha_step(batch, path)
+            return loss, by_factor.to(factors)
+        with self.accelerator.autocast():
+            loss = alpha_loss(self.supernet, batch, factors, path)
+        (by_factor,) = torch.autograd.grad(loss, factors)
+        return loss.detach(), by_factor
 
     def alpha(self) -> NDArray[np.float64]:
         """Alphas ``(d, w)``, in double precision so that rows sum to 1."""

@@ -34,6 +34,7 @@ from fade_study.ranking import marginals
 from fade_study.training.alphas import Marginal, StraightThrough, fair_paths, gumbel_noise
 from fade_study.training.checkpoint import CHECK_EVERY, Progress
 from fade_study.training.data import Batches, Data, Minibatch
+from fade_study.training.graphs import PathGraphs, usable
 from fade_study.training.session import (
     accuracy,
     adam,
@@ -221,11 +222,15 @@ class _Trainer:
         self.parameters = list(self.supernet.parameters())  # once, since listing them takes a tenth of a small step
         self.unchecked: dict[int, tuple[Sequence[Minibatch], Sequence[int]]] = {}
         """Batch and path of the weight steps, by number, for which the host has not asked whether they were finite."""
+        self.graphs = None
+        cells = (type(cell) for row in hyper_architecture.rows for cell in row)
+        if config.micro_batches is None and usable(accelerator, network, cells):
+            self.graphs = PathGraphs(supernet, accelerator)
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.marginal = Marginal((self.depth, self.width), accelerator.device)
         self.straight_through = None
         if config.straight_through:
-            self.straight_through = StraightThrough(self.supernet, logits, config, accelerator)
+            self.straight_through = StraightThrough(self.supernet, logits, config, accelerator, self.graphs)
         fair = config.paths == "fair"
         self.fair_paths = fair_paths(steps, (self.depth, self.width), generator) if fair else None
         self.parts: dict[str, Any] = {
@@ -306,7 +311,7 @@ class _Trainer:
 
         ``diverged`` ``(2,)`` says whether a step was not finite, and how many steps there were since then.
         """
-        loss = self.backward(batch, path)
+        loss = self.backward(batch, path) if self.graphs is None else self.graphs.weight_step(batch[0], path)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         # This has to precede clipping, which makes infinite gradients finite.
         diverged[0].logical_or_(~torch.stack([loss, nn.utils.get_total_norm(gradients)]).isfinite().all())

@@ -17,6 +17,7 @@ from fade_study.config import NetworkConfig, ScratchConfig
 from fade_study.nn import Network, flops, parameters
 from fade_study.training.checkpoint import Progress
 from fade_study.training.data import Batches, Data, Minibatch
+from fade_study.training.graphs import NetworkGraphs, usable
 from fade_study.training.session import (
     accuracy,
     adam,
@@ -108,6 +109,9 @@ def train_from_scratch(
             with accelerator.autocast():
                 return batch.loss(model(batch.images))
 
+        graphs = None
+        if usable(accelerator, network, map(type, architecture)):
+            graphs = NetworkGraphs(model, accelerator)
         for epoch, metrics in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
@@ -116,7 +120,8 @@ def train_from_scratch(
             total = progress.running.get("loss", torch.zeros(())).to(accelerator.device)
             progress.running["loss"] = total
             for _ in progress.steps(batches.steps):
-                total += backward(batches.next(), loss, weights, accelerator)
+                batch = batches.next()
+                total += backward(batch, loss, weights, accelerator) if graphs is None else graphs.weight_step(batch[0])
                 nn.utils.clip_grad_value_(weights, config.optimizer.gradient_clip)
                 optimizer.step()
                 decay.step()

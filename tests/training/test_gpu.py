@@ -111,9 +111,10 @@ def test_the_host_does_not_wait_in_a_weight_step():
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_path):
-    """Only one of two runs stops and resumes the marginal training."""
+    """One run stops and resumes the marginal training, another doesn't, and a third has no CUDA graphs."""
     found = trained(tmp_path / "runs")
     assert found == trained(tmp_path / "again", FADE_NEVER_STOP="true")
+    assert found == trained(tmp_path / "without", FADE_CUDA_GRAPHS="false")
     for name, numbers in processor.items():
         assert found[name] == pytest.approx(numbers, abs=0.05), name
 

@@ -1,0 +1,165 @@
+"""Steps by CUDA graphs: on a GPU if the machine has one, and always with functions that are called again instead."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fade_study import Architecture, Dag, HyperArchitecture
+from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.nn import Network, Supernet
+from fade_study.training import bilevel, graphs, load_data, scratch, train_from_scratch, train_hyper_architecture
+from fade_study.training.alphas import alpha_loss
+from fade_study.training.data import Minibatch
+from fade_study.training.graphs import NetworkGraphs, PathGraphs
+from fade_study.training.session import _exact, backward
+
+A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(4, ((0, 1), (1, 2), (1, 3)))
+HYPER = HyperArchitecture(((A, B, C), (C, A, B), (B, C, A)))
+SHAPE = (3, 16, 16)
+FAST = OptimizerConfig(learning_rate=0.01)
+
+
+class Repeated:
+    """As a graph, but a replay calls the function again, which leaves its results at the same addresses."""
+
+    def __init__(self, function, pool):
+        self.function, self.results = function, function()
+
+    @staticmethod
+    def new_pool():
+        return None
+
+    @staticmethod
+    def warm_up(function):
+        function()
+
+    @torch.no_grad()
+    def replay(self):
+        with torch.enable_grad():
+            found = self.function()
+        for old, new in zip(self.results, found, strict=True):
+            old.copy_(new)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(graphs, "Graph", Repeated)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request, monkeypatch):
+    if request.param == "cpu":
+        request.getfixturevalue("no_gpu")
+    elif not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    with _exact(torch.device(request.param)):
+        yield torch.device(request.param)
+
+
+def accelerator_of(device, half):
+    """What the steps need of an Accelerator."""
+    cast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)  # noqa: E731
+    return SimpleNamespace(autocast=cast, num_processes=1, device=device)
+
+
+def batch_of(seed, device):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(8, *SHAPE, generator=generator).contiguous(memory_format=torch.channels_last)
+    return Minibatch(images.to(device), torch.randint(10, (8,), generator=generator).to(device), 8)
+
+
+def gradients_of(module):
+    return [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+
+
+def assert_same(found, expected):
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (torch.equal(one, other) and one.stride() == other.stride())
+
+
+@pytest.mark.parametrize(
+    ("normalization", "share", "half", "operation"),
+    [
+        ("none", False, False, "convolution"),
+        ("cell", True, False, "convolution"),
+        ("vertex", False, True, "convolution"),
+        ("cell", False, False, "separable"),
+    ],
+)
+def test_steps_of_a_supernet_are_the_same(device, normalization, share, half, operation):
+    torch.manual_seed(0)
+    config = NetworkConfig(final_channels=8, min_channels=2, normalization=normalization, operation=operation)
+    supernet = Supernet(HYPER, SHAPE, 10, config, share_weights=share).to(device)
+    accelerator, weights = accelerator_of(device, half), list(supernet.parameters())
+    by_graphs = PathGraphs(supernet, accelerator)
+    for step, path in enumerate([[0, 1, 2], [2, 0, 1], [0, 1, 2], [0, 0, 2], [1, 2, 0]]):
+        batch = batch_of(step, device)
+
+        def loss(batch, path=path):
+            with accelerator.autocast():
+                return batch.loss(supernet(batch.images, path))
+
+        expected = [backward([batch], loss, weights, accelerator), *gradients_of(supernet)]
+        assert_same([by_graphs.weight_step(batch, path), *gradients_of(supernet)], expected)
+        factors = torch.rand(HYPER.shape, requires_grad=True)
+        with accelerator.autocast():
+            expected = alpha_loss(supernet, batch, factors, path)
+        (slope,) = torch.autograd.grad(expected, factors)
+        expected = expected.detach()  # nothing can be captured while another computation holds on to the weights
+        found, by_factor = by_graphs.alpha_step(batch, path)
+        assert torch.equal(found, expected)
+        assert torch.equal(by_factor.to(factors), slope)
+        with torch.no_grad():
+            for weight in weights:  # as an optimizer does, whose changes the next step has to see
+                weight.mul_(0.9)
+
+
+@pytest.mark.parametrize("normalization", ["none", "cell"])
+def test_steps_of_a_network_are_the_same(device, normalization):
+    accelerator, config = accelerator_of(device, False), NetworkConfig(final_channels=8, normalization=normalization)
+
+    def values(with_graphs):
+        torch.manual_seed(0)
+        network = Network(Architecture((C, A)), SHAPE, 10, config).to(device)
+        weights, by_graphs = list(network.parameters()), NetworkGraphs(network, accelerator)
+
+        def step(batch):
+            if with_graphs:
+                return by_graphs.weight_step(batch)
+            return backward([batch], lambda batch: batch.loss(network(batch.images)), weights, accelerator)
+
+        found = []
+        for seed in range(4):
+            found += [step(batch_of(seed, device)), *gradients_of(network), *(b.clone() for b in network.buffers())]
+        return found
+
+    assert_same(values(True), values(False))
+
+
+KINDS = {
+    "marginal": {},
+    "straight-through": {"estimator": "straight-through", "paths": "alphas"},
+    "shared": {"share_weights": True},
+}
+
+
+def trainings():
+    """Results of one training of each kind."""
+    data, options = load_data(DataConfig(limit=300)), {"network": NetworkConfig(final_channels=8), "seed": 1}
+    hyper, common = HyperArchitecture(((A, B, C), (C, A, B))), {"epochs": 2, "batch_size": 16, "optimizer": FAST}
+    found = {}
+    for name, config in KINDS.items():
+        result = train_hyper_architecture(hyper, data, BilevelConfig(**common, **config), **options)
+        found[name] = result.alpha_history.tolist(), result.accuracy, result.epochs
+    result = train_from_scratch(hyper.architecture([2, 0]), data, ScratchConfig(**common), **options)
+    return found | {"scratch": (result.test_accuracy, result.epochs)}
+
+
+def test_trainings_are_the_same(no_gpu, monkeypatch):
+    expected = trainings()
+    for module in (bilevel, scratch):
+        monkeypatch.setattr(module, "usable", lambda *_: True)
+    assert trainings() == expected
