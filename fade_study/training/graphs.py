@@ -119,6 +119,7 @@ class PathGraphs:
 
     def __init__(self, supernet: Supernet, accelerator: Accelerator) -> None:
         self._supernet, self._autocast = supernet, accelerator.autocast
+        self._weights = list(supernet.parameters())  # once, since listing them takes as long as the rest of a step
         self._outputs: list[Tensor] = []
         """Images, and the output of each row for the path of this step."""
         self._gradients: list[Tensor | None] = [None]
@@ -130,8 +131,8 @@ class PathGraphs:
         """Set the gradients of the weights along a path ``(d,)``, and return the loss ``()``."""
         self._load(batch)
         stages = [*(self._stage(row, column) for row, column in enumerate(path)), self._head()]
-        for parameter in self._supernet.parameters():
-            parameter.grad = None
+        for weight in self._weights:
+            weight.grad = None
         return _step(stages)
 
     def alpha_step(self, batch: Minibatch, path: Sequence[int]) -> tuple[Tensor, Tensor]:
