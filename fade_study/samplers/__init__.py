@@ -3,7 +3,6 @@
 from fade_study.generation import RowGeneration, RowHistory
 from fade_study.samplers._base import RowSampler, row_sampler
 from fade_study.samplers._champion import ChampionSampler
-from fade_study.samplers._evolution_strategy import EvolutionStrategySampler
 from fade_study.samplers._pseudo_gradient import PseudoGradientSampler
 from fade_study.samplers._random_anchors import RandomAnchorSampler
 from fade_study.samplers._regularized_evolution import RegularizedEvolutionSampler
@@ -12,7 +11,6 @@ from fade_study.samplers._successive_rejects import SuccessiveRejectsSampler
 __all__ = [
     "REGISTRY",
     "ChampionSampler",
-    "EvolutionStrategySampler",
     "PseudoGradientSampler",
     "RandomAnchorSampler",
     "RegularizedEvolutionSampler",
@@ -27,7 +25,6 @@ REGISTRY: dict[str, type[RowSampler]] = {
     "pseudo-gradient": PseudoGradientSampler,
     "champion": ChampionSampler,
     "successive-rejects": SuccessiveRejectsSampler,
-    "evolution-strategy": EvolutionStrategySampler,
     "random-anchors": RandomAnchorSampler,
 }
 """Outer searches by their names on the command line and in presets; constructor arguments are their settings."""

@@ -32,6 +32,7 @@ import fade_study
 from fade_study import tracking
 from fade_study.analysis import figures
 from fade_study.config import NetworkConfig, OptimizerConfig, ScratchConfig
+from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
 from fade_study.nn import Network, Supernet
 from fade_study.studies import notes
@@ -42,7 +43,7 @@ from fade_study.studies.schemas import BenchmarkConfig
 from fade_study.training import DataConfig, load_data, train_from_scratch
 from fade_study.training.alphas import alpha_loss, gumbel_noise
 from fade_study.training.data import Minibatch
-from fade_study.training.session import adam
+from fade_study.training.session import adam, check_gpus
 
 K = TypeVar("K")
 Array = NDArray[np.float64]
@@ -88,6 +89,8 @@ HEADLINES = (
 
 def benchmark(config: BenchmarkConfig) -> None:
     """Measure costs, record them, and print the table."""
+    if config.device == "cuda" and not check_gpus(1):
+        raise InvalidInputError("expected a GPU for device cuda, got none; leave device out to measure the processor")
     tracking.check_server()
     if config.device == "cuda":
         with tracking.start_study("benchmark", config, "cuda") as run:

@@ -6,8 +6,7 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile
 
 import fade_study
-from fade_study.exceptions import InvalidInputError
 from fade_study.execution import open_executor
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.options import parse_config
 from fade_study.studies.schemas import BenchmarkConfig, SearchConfig
 from fade_study.training import Data, train_from_scratch, train_hyper_architecture
+from fade_study.training.graphs import SWITCH
 
 Array = NDArray[np.float64]
 IMAGE_SHAPES = {"fashion14": (1, 14, 14), "paper": (3, 32, 32)}
@@ -39,8 +38,6 @@ HEADLINES = tuple(
 
 def measure_gpu(config: BenchmarkConfig) -> dict[tuple[str, str], Array]:
     """Values ``(n,)`` by shape and quantity. Those of a step include its share of the evaluation after each epoch."""
-    if not torch.cuda.is_available():
-        raise InvalidInputError("expected a GPU for device cuda, got none; leave device out to measure the processor")
     table: dict[tuple[str, str], Array] = {}
     for preset in IMAGE_SHAPES:
         whole, part = (Trainings(preset, config.seed, images) for images in (IMAGES, IMAGES // 4))
@@ -117,8 +114,8 @@ def measure_steps(
     torch.cuda.reset_peak_memory_stats()
     for _ in range(config.repetitions):
         for with_graphs, found in times.items():
-            with cuda_graphs(with_graphs):
-                found.append(step_and_start(train, steps))
+            os.environ[SWITCH] = str(with_graphs)
+            found.append(step_and_start(train, steps))
     milliseconds, starts = (np.array(values) for values in zip(*times[True], strict=True))
     without, starts_without = (np.array(values) for values in zip(*times[False], strict=True))
     values = {
@@ -128,27 +125,14 @@ def measure_steps(
         "capture_seconds": starts - starts_without,
         "reserved_megabytes": np.array([torch.cuda.max_memory_reserved() / 1e6]),
     }
-    for with_graphs, suffix in ((True, ""), (False, "/without_graphs")):
-        with cuda_graphs(with_graphs):
-            launches, kernels = by_step(lambda epochs: recorded(train_part, epochs), steps_of_part)
-            (waits,) = by_step(lambda epochs: waited(train, epochs), steps)
+    for with_graphs, suffix in ((False, "/without_graphs"), (True, "")):
+        os.environ[SWITCH] = str(with_graphs)
+        launches, kernels = by_step(lambda epochs: recorded(train_part, epochs), steps_of_part)
+        (waits,) = by_step(lambda epochs: waited(train, epochs), steps)
         share = kernels / np.median(times[with_graphs], axis=0)[0]
         one = {"launches": launches, "kernel_milliseconds": kernels, "kernel_share": share, "waits": waits}
         values |= {f"{name}{suffix}": np.array([value]) for name, value in one.items()}
     return values
-
-
-@contextmanager
-def cuda_graphs(used: bool) -> Iterator[None]:
-    """Trainings in this context use CUDA graphs, or don't."""
-    before = os.environ.get("FADE_CUDA_GRAPHS")
-    os.environ["FADE_CUDA_GRAPHS"] = str(used)
-    try:
-        yield
-    finally:
-        del os.environ["FADE_CUDA_GRAPHS"]
-        if before is not None:
-            os.environ["FADE_CUDA_GRAPHS"] = before
 
 
 def step_and_start(train: Train, steps: int) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "depth": config.depth,
         "final_seeds": config.final_seeds,
         "space": dataclasses.asdict(config.space),
-        "features": SEARCHERS[name].features,
+        "features": None,  # searchers that embedded cells by features of their own are gone
         "evaluate": SEARCHERS[name].evaluate,
         **({} if SEARCHERS[name].trained == 1 else {"trained": SEARCHERS[name].trained}),
         "repetitions": None if alphas == "none" else config.repetitions,

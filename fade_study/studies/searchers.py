@@ -24,11 +24,8 @@ from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
 
 CONTROLS = ("oracle", "shuffled")
-LEFT_OUT = ("fade_top_five", "fade_offset_015", "fade_offset_03", "fade_paper_features", "fade_seven_features")
-"""Searchers that take part only where they are named."""
 SPENT = 0.85
 """Smallest share of the budget that a searcher has to be able to spend."""
-SEVEN_FEATURES = (*fade_study.PAPER_FEATURES, "operations", "longest_path", "sources", "sinks")
 Alphas = Literal["supernet", "straight-through", "oracle", "shuffled", "ignored", "none"]
 """Origin of a search's alphas. Ignored ones are paid for as if they had been trained."""
 
@@ -41,8 +38,6 @@ class Searcher(NamedTuple):
     alphas: Alphas
     evaluate: Evaluates = "anchor"
     """Which architecture of a generation is trained from scratch."""
-    features: tuple[str, ...] | None = None
-    """Features of its space; None for the comparison's."""
     trained: int = 1
     """Number of best-ranked architectures of a generation that are trained from scratch."""
 
@@ -84,7 +79,6 @@ SEARCHERS: dict[str, Searcher] = {
     "fade_top_five": Searcher(_ours(), "supernet", "best_ranked", trained=5),
     "straight_through": Searcher(_ours(), "straight-through"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
-    "evolution_strategy": Searcher(_ours(name="evolution-strategy"), "supernet"),
     "champion": Searcher(_ours(name="champion"), "supernet", "best_ranked"),
     "successive_rejects": Searcher(_ours(name="successive-rejects"), "supernet", "best_ranked"),
     "random_anchors": Searcher(_ours(name="random-anchors"), "ignored"),
@@ -95,26 +89,22 @@ SEARCHERS: dict[str, Searcher] = {
     "regularized_evolution": Searcher(lambda _, seed: samplers.RegularizedEvolutionSampler(seed=seed), "none"),
     "oracle": Searcher(_ours(), "oracle", "best_ranked"),
     "shuffled": Searcher(_ours(), "shuffled", "best_ranked"),
-    # repairs, one at a time
-    "fade_offset_015": Searcher(_ours(offset=0.15), "supernet"),
-    "fade_offset_03": Searcher(_ours(offset=0.3), "supernet"),
-    "fade_paper_features": Searcher(_ours(), "supernet", features=fade_study.PAPER_FEATURES),
-    "fade_seven_features": Searcher(_ours(), "supernet", features=SEVEN_FEATURES),
 }
-"""By name: FaDE and variants, other searches on alphas, searches on accuracies, controls, repairs of FaDE."""
+"""By name: FaDE and variants, other searches on alphas, searches on accuracies, controls."""
 
 
 def names(config: ComparisonConfig) -> list[str]:
     """Searchers to compare, the baseline among them.
 
-    By default, these are all but ``LEFT_OUT``, the slow ``gp`` on tables, and ``straight_through`` without settings.
+    By default, these are all but ``fade_top_five``, whose generations cost more than the others', the slow ``gp`` on
+    tables, and ``straight_through`` without settings.
 
     Raises:
         InvalidInputError: (a ``ValueError``) for an unknown name.
     """
     chosen = config.searchers
     if chosen is None:
-        left_out = {*LEFT_OUT}
+        left_out = {"fade_top_five"}
         left_out |= {"straight_through"} if config.straight_through is None else set()
         left_out |= {"gp"} if config.mode == "tabular" else set()
         chosen = tuple(name for name in SEARCHERS if name not in left_out)
@@ -154,7 +144,7 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this
     searcher = SEARCHERS[name]
     study = fade_study.create_study(
-        space=world.space(searcher.features),
+        space=world.space(),
         depth=depth,
         sampler=searcher.make(sampler, seed),
         seed=seed,

@@ -33,10 +33,10 @@ class Trained:
         self.hyper_steps = _hyper_steps(config, len(data.weight))
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
-    def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
-        """The cells, embedded by the configured features or by others."""
+    def space(self) -> DagSpace:
+        """The cells."""
         sizes = self.config.space
-        return _open_space(sizes.max_vertices, sizes.min_vertices, features or sizes.features)
+        return _open_space(sizes.max_vertices, sizes.min_vertices, sizes.features)
 
     def alphas(self, batch: Batch, *, straight_through: bool = False) -> Array:
         """Alphas ``(d, w)`` of the trained hyper-architecture, by the comparison's estimator or by the paper's."""
@@ -108,10 +108,10 @@ class Tabulated:
         self.hyper_steps = _hyper_steps(config, images)
         self.scratch_steps = images // scratch.batch_size * scratch.epochs
 
-    def space(self, features: tuple[str, ...] | None = None) -> DagSpace:
-        """The table's cells, embedded by the configured features or by others."""
+    def space(self) -> DagSpace:
+        """The table's cells, embedded by the configured features."""
         sizes = [cell.vertices for cell in self.cells]
-        return _open_space(max(sizes), min(sizes), features or self.config.space.features, self.cells)
+        return _open_space(max(sizes), min(sizes), self.config.space.features, self.cells)
 
     def alphas(self, batch: Batch, *, straight_through: bool = False) -> Array:
         """Alphas ``(d, w)`` with the noise of each repetition, averaged; the estimator makes no difference here."""

@@ -21,6 +21,9 @@ from fade_study.nn import Network, Supernet
 from fade_study.nn.supernet import inner_products
 from fade_study.training.data import Minibatch
 
+SWITCH = "FADE_CUDA_GRAPHS"
+"""Environment variable that is false for trainings without CUDA graphs."""
+
 
 def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterable[type]) -> bool:
     """Whether a training uses CUDA graphs: one process on a GPU, without ``FADE_CUDA_GRAPHS=false``.
@@ -32,7 +35,7 @@ def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterabl
         and accelerator.num_processes == 1
         and network.operation in OPERATIONS
         and not builders_of(cell_types)
-        and parse_flag_from_env("FADE_CUDA_GRAPHS", default=True)
+        and parse_flag_from_env(SWITCH, default=True)
     )
 
 

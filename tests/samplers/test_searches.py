@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 from fade_study import DagSpace, create_study
 from fade_study.samplers import (
     ChampionSampler,
-    EvolutionStrategySampler,
     PseudoGradientSampler,
     RandomAnchorSampler,
     RegularizedEvolutionSampler,
@@ -39,8 +38,6 @@ def propose(sampler, generations, seed=0):
     [
         ChampionSampler,
         functools.partial(ChampionSampler, width=2),
-        EvolutionStrategySampler,
-        functools.partial(EvolutionStrategySampler, width=4, offset=0.1),
         PseudoGradientSampler,
         RandomAnchorSampler,
         SuccessiveRejectsSampler,
@@ -51,9 +48,7 @@ def test_public_checks(make):
     check_row_sampler(lambda seed: make(seed=seed))
 
 
-@pytest.mark.parametrize(
-    "sampler", [ChampionSampler, EvolutionStrategySampler, RandomAnchorSampler, SuccessiveRejectsSampler]
-)
+@pytest.mark.parametrize("sampler", [ChampionSampler, RandomAnchorSampler, SuccessiveRejectsSampler])
 def test_all_points_of_the_first_neighborhood_are_random(sampler):
     first, again, other = (propose(sampler(5, seed=0), [], seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -72,28 +67,6 @@ def test_the_champion_is_the_point_of_the_best_cell_and_its_challengers_are_rand
     np.testing.assert_array_equal(
         propose(ChampionSampler(4), [last, older])[1:], proposed[1:]
     )  # challengers ignore alphas
-
-
-def test_an_evolution_strategy_recombines_by_alpha():
-    older = generation([1, 5, 9], [0.0, 0.0, 1.0])
-    points = np.array([[0.2, 0.4, 0.6], [0.8, 0.4, 0.2], [0.5, 0.9, 0.4]])
-    last = RowGeneration(points, ("", "", ""), np.array([0.5, 0.3, 0.2]), None)
-    proposed = propose(EvolutionStrategySampler(4001, 0.05), [older, last])
-    anchor = [0.5 * 0.2 + 0.3 * 0.8 + 0.2 * 0.5, 0.5 * 0.4 + 0.3 * 0.4 + 0.2 * 0.9, 0.5 * 0.6 + 0.3 * 0.2 + 0.2 * 0.4]
-    np.testing.assert_allclose(proposed[0], anchor)
-    np.testing.assert_allclose(proposed[1:].mean(axis=0), anchor, atol=0.005)
-    np.testing.assert_allclose(np.cov(proposed[1:].T), 0.05**2 * np.eye(3), atol=0.05**2 / 10)
-
-
-def test_neighbors_of_an_evolution_strategy_stay_in_the_box():
-    corner = RowGeneration(np.eye(3)[:1], ("",), np.ones(1), None)
-    proposed = propose(EvolutionStrategySampler(100, 2.0), [corner])
-    np.testing.assert_array_equal(proposed[0], [1, 0, 0])
-    assert (proposed >= 0).all()
-    assert (proposed <= 1).all()
-    for offset in (0, -1, np.nan, np.inf):
-        with pytest.raises(ValueError, match=f"expected an offset above 0, got {offset}"):
-            EvolutionStrategySampler(offset=offset)
 
 
 def softmax(utility):

@@ -150,7 +150,7 @@ def test_names_and_budgets(world):
     paper = BilevelConfig(estimator="straight-through", paths="alphas")
     assert "gp" not in names(ComparisonConfig(mode="tabular"))
     assert {"fade", "fade_best_ranked", "gp"} <= {*names(ComparisonConfig())}
-    assert not {"straight_through", "fade_offset_03"} & {*names(ComparisonConfig())}
+    assert not {"straight_through", "fade_top_five"} & {*names(ComparisonConfig())}
     assert "straight_through" in names(ComparisonConfig(straight_through=paper))
     with pytest.raises(InvalidInputError, match=r"expected straight_through\.\* settings"):
         names(ComparisonConfig(searchers=("straight_through",)))
