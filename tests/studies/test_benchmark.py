@@ -12,8 +12,10 @@ import torch.nn.functional as F
 
 from fade_study import Dag, HyperArchitecture
 from fade_study.config import NetworkConfig
+from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Supernet
-from fade_study.studies import benchmark, plain
+from fade_study.studies import benchmark, benchmark_gpu, plain
+from fade_study.studies.schemas import BenchmarkConfig
 
 
 @pytest.mark.slow
@@ -48,6 +50,23 @@ def test_it_runs_and_records(project, mlflow_store):
     assert files == {"figures/costs.png", "figures/costs.svg"}
     share = table[table["quantity"] == "outside_training"]["median"].iloc[0]
     assert 0 < share < table[table["quantity"] == "outside_training/with_imports"]["median"].iloc[0] < 1
+
+
+def test_without_a_gpu_its_benchmark_is_refused_before_anything_is_written(mlflow_store):
+    with pytest.raises(InvalidInputError, match="expected a GPU for device cuda, got none; leave device out"):
+        benchmark.benchmark(BenchmarkConfig(device="cuda"))
+    assert not mlflow.search_runs(output_format="list")
+
+
+def test_values_of_a_step_leave_out_what_a_training_costs_once():
+    epochs = []
+
+    def measure(count):
+        epochs.append(count)
+        return np.array([100.0 + 20 * count])
+
+    assert benchmark_gpu.by_step(measure, steps=10) == pytest.approx([2.0])
+    assert epochs == [benchmark_gpu.EPOCHS, 1]
 
 
 def test_actions_take_turns():
