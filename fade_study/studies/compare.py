@@ -161,5 +161,7 @@ def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.R
         bests = [outcomes.best_so_far(validations, tests) for tests, validations in accuracies]
         best[name] = grid, arena.anytime(list(zip(spent, bests, strict=True)), grid)
         anchor[name] = grid, arena.anytime([(x, tests) for x, (tests, _) in zip(spent, accuracies, strict=True)], grid)
+    if not best:
+        return
     run.figure(comparison.draw_anytime(best, HIGHLIGHT, "test accuracy of the best so far"), "figures/best.png")
     run.figure(comparison.draw_anytime(anchor, HIGHLIGHT, "test accuracy of the anchor"), "figures/anchor.png")

@@ -100,6 +100,14 @@ def test_searches_are_a_function_of_their_seed(world):
     np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
 
 
+def test_a_searcher_that_trains_several_architectures_can_be_compared_alone(mlflow_store):
+    alone = {"searchers": ("fade_top_five",), "baseline": "fade_top_five", "seeds": 2, "executor": "inline"}
+    compare(dataclasses.replace(DIGITS, **alone))
+    (run,) = runs("comparison")
+    assert "report.txt" in artifacts(run)
+    assert "figures/best.png" not in artifacts(run)  # its record lacks four of five trainings
+
+
 def test_an_oracle_of_trainings_may_know_a_sample():
     """The recipe of a sample has a prefix, since its seeds are the architectures' positions."""
     trained = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", "digits"])
