@@ -28,8 +28,8 @@ from fade_study.training.session import add_up
 class StraightThrough:
     """Hard Gumbel-softmax: forward along the sampled path, backward as if the soft sample had been used (section 2.2).
 
-    The logits ``(d, w)`` are on the CPU, so that drawing a path does not wait for the device. The weights of the
-    supernet get no gradient from alpha steps.
+    The logits ``(d, w)`` are on the CPU, so that drawing a path does not wait for the device. Alpha steps change no
+    weights of the supernet.
     """
 
     def __init__(

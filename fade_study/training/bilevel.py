@@ -225,12 +225,14 @@ class _Trainer:
         self.graphs = None
         cells = (type(cell) for row in hyper_architecture.rows for cell in row)
         if config.micro_batches is None and usable(accelerator, network, cells):
-            self.graphs = PathGraphs(supernet, accelerator)
+            self.graphs = PathGraphs(supernet, self.parameters, accelerator)
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.marginal = Marginal((self.depth, self.width), accelerator.device)
         self.straight_through = None
         if config.straight_through:
-            self.straight_through = StraightThrough(self.supernet, logits, config, accelerator, self.graphs)
+            alike = len(data.alpha) >= config.batch_size  # then both kinds of steps have batches of this size
+            graphs = self.graphs if alike else None
+            self.straight_through = StraightThrough(self.supernet, logits, config, accelerator, graphs)
         fair = config.paths == "fair"
         self.fair_paths = fair_paths(steps, (self.depth, self.width), generator) if fair else None
         self.parts: dict[str, Any] = {

@@ -7,7 +7,9 @@ scratch becomes two graphs as a whole. Losses and gradients are the same bit for
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from fade_study.training.data import Minibatch
 
 SWITCH = "FADE_CUDA_GRAPHS"
 """Environment variable that is false for trainings without CUDA graphs."""
+_captured: list[torch.cuda.CUDAGraph] = []
+"""Graphs of the running training."""
 
 
 def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterable[type]) -> bool:
@@ -39,7 +43,7 @@ def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterabl
     )
 
 
-class Graph:
+class CudaGraph:
     """The work that a function gives to the GPU. Each replay overwrites the tensors that the function has returned.
 
     Graphs with the same ``pool`` of memory have to be replayed in the order in which they were captured.
@@ -47,27 +51,38 @@ class Graph:
 
     def __init__(self, function: Callable[[], list[Tensor]], pool: Any) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        # Other threads of this process may use the GPU meanwhile.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self.results = function()
+        _captured.append(self._graph)
+        collects = gc.isenabled()
+        gc.disable()  # an older graph that is collected meanwhile would make the capture fail
+        try:
+            stream = _capture_stream(torch.cuda.current_device())
+            # Other threads of this process may use the GPU meanwhile.
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                self.results = function()
+        finally:
+            if collects:
+                gc.enable()
 
     @staticmethod
     def new_pool() -> Any:
         """A pool of memory for one or more graphs."""
         return torch.cuda.graph_pool_handle()
 
-    @staticmethod
-    def warm_up(function: Callable[[], None]) -> None:
-        """Call a function before it is captured, since libraries initialize themselves in ways that can't be."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            function()
-        torch.cuda.current_stream().wait_stream(stream)
-
     def replay(self) -> None:
         """Do the work again, with what the tensors that it reads hold now."""
         self._graph.replay()
+
+
+@cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """The stream of all captures on a GPU, since libraries never give back what they reserve for a stream."""
+    return torch.cuda.Stream(device)
+
+
+def release() -> None:
+    """Give back the memory of all graphs, at the end of a training, also of one that has failed."""
+    while _captured:
+        _captured.pop().reset()
 
 
 class _Stage:
@@ -77,8 +92,9 @@ class _Stage:
         function: Function of ``x``.
         x: Its input. It has to stay at the same address, as the other tensors here.
         parameters: Parameters of the function. ``backward.results`` are their gradients.
-        y: Where ``forward`` leaves the function's value; its gradient in ``gradient_of_y``, or a scalar without any.
-        gradient_of_x: Where ``backward`` leaves the gradient of ``x``, if it is needed.
+        y: Where ``forward`` leaves the function's value.
+        gradient_of_y: Where ``backward`` finds the gradient of ``y``; None if ``y`` is the loss.
+        gradient_of_x: Where ``backward`` leaves the gradient of ``x``; None if it is not needed.
     """
 
     def __init__(
@@ -104,65 +120,80 @@ class _Stage:
             gradients = list(torch.autograd.grad(latest[0], inputs, gradient_of_y))
             if gradient_of_x is not None:
                 gradient_of_x.copy_(gradients.pop(0))
-            return [_laid_out(g, p) for g, p in zip(gradients, self.parameters, strict=True)]
+            return _as_backward_leaves_them(gradients, self.parameters)
 
-        pool = Graph.new_pool()  # a later stage must not use the memory of what this one keeps for its backward pass
-        self.forward, self.backward = Graph(forward, pool), Graph(backward, pool)
+        pool = (
+            CudaGraph.new_pool()
+        )  # a later stage must not use the memory of what this one keeps for its backward pass
+        self.forward, self.backward = CudaGraph(forward, pool), CudaGraph(backward, pool)
+
+
+class _FixedBatch:
+    """A batch at addresses of its own, as large as the first one."""
+
+    def __init__(self) -> None:
+        self.batch: Minibatch | None = None
+
+    def load(self, batch: Minibatch) -> Minibatch:
+        """Copy a batch there."""
+        if self.batch is None:
+            self.batch = Minibatch(batch.images.clone(), batch.labels.clone(), batch.size)
+        else:
+            self.batch.images.copy_(batch.images)
+            self.batch.labels.copy_(batch.labels)
+        return self.batch
 
 
 class PathGraphs:
-    """Steps of a supernet in training mode.
+    """Steps of a supernet in training mode, all on batches of the same size.
 
     Args:
         supernet: Supernet.
+        weights: Its parameters, whose listing takes as long as the rest of a step.
         accelerator: Accelerator, for its precision.
     """
 
-    _batch: Minibatch
-
-    def __init__(self, supernet: Supernet, accelerator: Accelerator) -> None:
-        self._supernet, self._autocast = supernet, accelerator.autocast
-        self._weights = list(supernet.parameters())  # once, since listing them takes as long as the rest of a step
+    def __init__(self, supernet: Supernet, weights: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+        self._supernet, self._weights, self._autocast = supernet, weights, accelerator.autocast
+        self._fixed = _FixedBatch()
         self._outputs: list[Tensor] = []
         """Images, and the output of each row for the path of this step."""
         self._gradients: list[Tensor | None] = [None]
         """Gradients of these; the images need none."""
         self._stages: dict[tuple[int, int], _Stage] = {}
-        self._products: dict[int, Graph] = {}
+        self._products: dict[int, CudaGraph] = {}
 
     def weight_step(self, batch: Minibatch, path: Sequence[int]) -> Tensor:
         """Set the gradients of the weights along a path ``(d,)``, and return the loss ``()``."""
-        self._load(batch)
-        stages = [*(self._stage(row, column) for row, column in enumerate(path)), self._head()]
+        stages = self._chain(batch, path)
         for weight in self._weights:
             weight.grad = None
         return _step(stages)
 
     def alpha_step(self, batch: Minibatch, path: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The loss ``()`` along a path ``(d,)``, and its straight-through gradient ``(d, w)`` by the factors."""
-        self._load(batch)
-        width = len(self._supernet.cells(0))
-        rows = [[self._stage(row, column) for column in range(width)] for row in range(len(path))]
-        stages = [*(row[column] for row, column in zip(rows, path, strict=True)), self._head()]
-        products = [self._product(row, stages) for row, stages in enumerate(rows)]
-        for row, column in zip(rows, path, strict=True):
-            for stage in (*row[:column], *row[column + 1 :], row[column]):  # the last one leaves its output
-                stage.forward.replay()
+        """The loss ``()`` along a path ``(d,)``, and its straight-through gradient ``(d, w)`` by the factors.
+
+        The gradients of the weights that the last weight step has set are overwritten.
+        """
+        stages, columns = self._chain(batch, path), range(len(self._supernet.cells(0)))
+        products = [self._product(row) for row in range(len(path))]
+        for row, sampled in enumerate(path):
+            # The sampled column comes last, so that the next row reads its output.
+            for column in (*(j for j in columns if j != sampled), sampled):
+                self._stages[row, column].forward.replay()
         stages[-1].forward.replay()
         for stage, product in zip(reversed(stages[1:]), reversed(products), strict=True):
             stage.backward.replay()
             product.replay()
         return stages[-1].y.clone(), torch.stack([product.results[0] for product in products])
 
-    def _load(self, batch: Minibatch) -> None:
-        if self._outputs:
-            _copy(batch, self._batch)
-        else:
-            self._batch = _clone(batch)
-            self._outputs.append(self._batch.images)
+    def _chain(self, batch: Minibatch, path: Sequence[int]) -> list[_Stage]:
+        """The stages of a path, which are captured when they are first needed; they begin with this batch."""
+        self._outputs[:1] = [self._fixed.load(batch).images]
+        return [*(self._stage(row, column) for row, column in enumerate(path)), self._head()]
 
     def _stage(self, row: int, column: int) -> _Stage:
-        """The stage of a cell, which is captured when it is first needed."""
+        """The stage of a cell with the transition before it."""
         if (row, column) not in self._stages:
             macro, cell = self._supernet.macro, self._supernet.cells(row)[column]
 
@@ -173,7 +204,7 @@ class PathGraphs:
             x, gradient_of_x = self._outputs[row], self._gradients[row]
             parameters = [*macro.transitions[row].parameters(), *cell.parameters()]
             value = _warm_up(function, x, parameters)
-            if len(self._outputs) == row + 1:
+            if len(self._outputs) == row + 1:  # the row's first stage
                 self._outputs.append(torch.zeros_like(value).requires_grad_())
                 self._gradients.append(torch.zeros_like(value))
             y, gradient_of_y = self._outputs[row + 1], self._gradients[row + 1]
@@ -186,50 +217,50 @@ class PathGraphs:
         if (depth, 0) not in self._stages:
 
             def loss(x: Tensor) -> Tensor:
+                assert self._fixed.batch is not None
                 with self._autocast():
-                    return self._batch.loss(macro.scores(x))
+                    return self._fixed.batch.loss(macro.scores(x))
 
             x, parameters = self._outputs[depth], list(macro.classifier.parameters())
             value = _warm_up(loss, x, parameters)
             self._stages[depth, 0] = _Stage(loss, x, parameters, value, None, self._gradients[depth])
         return self._stages[depth, 0]
 
-    def _product(self, row: int, stages: Sequence[_Stage]) -> Graph:
-        """The straight-through gradients of a row's factors."""
+    def _product(self, row: int) -> CudaGraph:
+        """The straight-through gradients of a row's factors, from all of its stages."""
         if row not in self._products:
+            stages = [self._stage(row, column) for column in range(len(self._supernet.cells(row)))]
             gradient, outputs = self._gradients[row + 1], [stage.forward.results[0] for stage in stages]
             assert gradient is not None
-            self._products[row] = Graph(lambda: [inner_products(gradient, outputs)], Graph.new_pool())
+            inner_products(gradient, outputs)  # warms up
+            self._products[row] = CudaGraph(lambda: [inner_products(gradient, outputs)], CudaGraph.new_pool())
         return self._products[row]
 
 
 class NetworkGraphs:
     """Steps of a network in training mode. The arguments are those of :class:`PathGraphs`."""
 
-    _batch: Minibatch
-
-    def __init__(self, network: Network, accelerator: Accelerator) -> None:
-        self._network, self._autocast = network, accelerator.autocast
-        self._stages: list[_Stage] = []
+    def __init__(self, network: Network, weights: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+        self._network, self._weights, self._autocast = network, weights, accelerator.autocast
+        self._fixed = _FixedBatch()
+        self._stage: _Stage | None = None
 
     def weight_step(self, batch: Minibatch) -> Tensor:
         """Set the gradients of the weights, and return the loss ``()``."""
-        if self._stages:
-            _copy(batch, self._batch)
-        else:
-            self._batch = _clone(batch)
-            self._stages.append(self._capture())
-        return _step(self._stages)
+        fixed = self._fixed.load(batch)
+        if self._stage is None:
+            self._stage = self._capture(fixed)
+        return _step([self._stage])
 
-    def _capture(self) -> _Stage:
+    def _capture(self, batch: Minibatch) -> _Stage:
         def loss(images: Tensor) -> Tensor:
             with self._autocast():
-                return self._batch.loss(self._network(images))
+                return batch.loss(self._network(images))
 
-        weights, buffers = list(self._network.parameters()), list(self._network.buffers())
+        buffers = list(self._network.buffers())
         before = [buffer.clone() for buffer in buffers]
-        value = _warm_up(loss, self._batch.images, weights)
-        stage = _Stage(loss, self._batch.images, weights, value, None, None)
+        value = _warm_up(loss, batch.images, self._weights)
+        stage = _Stage(loss, batch.images, self._weights, value, None, None)
         for buffer, average in zip(buffers, before, strict=True):
             buffer.copy_(average)
         return stage
@@ -246,30 +277,21 @@ def _step(stages: Sequence[_Stage]) -> Tensor:
     return stages[-1].y.clone()
 
 
-def _clone(batch: Minibatch) -> Minibatch:
-    return Minibatch(batch.images.clone(), batch.labels.clone(), batch.size)
-
-
-def _copy(batch: Minibatch, to: Minibatch) -> None:
-    to.images.copy_(batch.images)
-    to.labels.copy_(batch.labels)
-
-
 def _warm_up(function: Callable[[Tensor], Tensor], x: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The value of a function, which runs forward and backward before it is captured."""
-    values: list[Tensor] = []
-
-    def run() -> None:
-        value = function(x)
-        torch.autograd.grad(value.sum(), parameters)
-        values.append(value.detach())
-
-    Graph.warm_up(run)
-    return values[0]
+    """The value of a function, which is called before it is captured: libraries can't be initialized in a capture."""
+    value = function(x)
+    torch.autograd.grad(value.sum(), [x, *parameters] if x.requires_grad else parameters)
+    return value.detach()
 
 
-def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A gradient with the strides of its parameter, as ``backward()`` leaves it and Adam's fused kernels need it."""
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+def _as_backward_leaves_them(gradients: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Gradients with the strides of their parameters, as Adam's fused kernels need them, and each with its own memory.
+
+    Weights that are summed have one gradient, and those of merged convolutions have slices of a larger one.
+    """
+    own: list[Tensor] = []
+    for gradient, parameter in zip(gradients, parameters, strict=True):
+        taken = any(gradient.data_ptr() == other.data_ptr() for other in own)
+        fits = gradient.stride() == parameter.stride() and not taken
+        own.append(gradient if fits else torch.empty_like(parameter).copy_(gradient))
+    return own

@@ -111,7 +111,7 @@ def train_from_scratch(
 
         graphs = None
         if usable(accelerator, network, map(type, architecture)):
-            graphs = NetworkGraphs(model, accelerator)
+            graphs = NetworkGraphs(model, weights, accelerator)
         for epoch, metrics in enumerate(progress.history):
             if on_epoch is not None:
                 on_epoch(epoch, metrics)

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fade_study.config import OptimizerConfig, Schedule
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import TRAINING_NOISE
+from fade_study.training import graphs
 from fade_study.training.data import Data, Minibatch, Split
 
 _training = threading.RLock()
@@ -97,6 +98,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         torch.inference_mode(False),
         torch.enable_grad(),
         _exact(device),
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext(),  # where graphs are captured
     ):
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
@@ -113,6 +115,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             torch.set_autocast_enabled(device.type, casts[0])
             torch.set_autocast_cache_enabled(casts[1])
             if device.type == "cuda":  # elsewhere there is nothing to free, and collecting garbage takes half a second
+                graphs.release()
                 accelerator.free_memory()
 
 

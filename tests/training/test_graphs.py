@@ -7,7 +7,8 @@ import torch
 
 from fade_study import Architecture, Dag, HyperArchitecture
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
-from fade_study.nn import Network, Supernet
+from fade_study.exceptions import DivergedError
+from fade_study.nn import Network, Supernet, build_cell
 from fade_study.training import bilevel, graphs, load_data, scratch, train_from_scratch, train_hyper_architecture
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
@@ -16,12 +17,14 @@ from fade_study.training.session import _exact, backward
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(4, ((0, 1), (1, 2), (1, 3)))
 HYPER = HyperArchitecture(((A, B, C), (C, A, B), (B, C, A)))
-SHAPE = (3, 16, 16)
+SHAPE = (3, 20, 20)  # maps on which sums of convolutions are merged into one convolution, and others
 FAST = OptimizerConfig(learning_rate=0.01)
 
 
 class Repeated:
     """As a graph, but a replay calls the function again, which leaves its results at the same addresses."""
+
+    replays = 0
 
     def __init__(self, function, pool):
         self.function, self.results = function, function()
@@ -30,12 +33,9 @@ class Repeated:
     def new_pool():
         return None
 
-    @staticmethod
-    def warm_up(function):
-        function()
-
     @torch.no_grad()
     def replay(self):
+        Repeated.replays += 1
         with torch.enable_grad():
             found = self.function()
         for old, new in zip(self.results, found, strict=True):
@@ -44,7 +44,7 @@ class Repeated:
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(graphs, "Graph", Repeated)
+    monkeypatch.setattr(graphs, "CudaGraph", Repeated)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
@@ -94,7 +94,7 @@ def test_steps_of_a_supernet_are_the_same(device, normalization, share, half, op
     config = NetworkConfig(final_channels=8, min_channels=2, normalization=normalization, operation=operation)
     supernet = Supernet(HYPER, SHAPE, 10, config, share_weights=share).to(device)
     accelerator, weights = accelerator_of(device, half), list(supernet.parameters())
-    by_graphs = PathGraphs(supernet, accelerator)
+    by_graphs = PathGraphs(supernet, weights, accelerator)
     for step, path in enumerate([[0, 1, 2], [2, 0, 1], [0, 1, 2], [0, 0, 2], [1, 2, 0]]):
         batch = batch_of(step, device)
 
@@ -124,7 +124,8 @@ def test_steps_of_a_network_are_the_same(device, normalization):
     def values(with_graphs):
         torch.manual_seed(0)
         network = Network(Architecture((C, A)), SHAPE, 10, config).to(device)
-        weights, by_graphs = list(network.parameters()), NetworkGraphs(network, accelerator)
+        weights = list(network.parameters())
+        by_graphs = NetworkGraphs(network, weights, accelerator)
 
         def step(batch):
             if with_graphs:
@@ -140,26 +141,84 @@ def test_steps_of_a_network_are_the_same(device, normalization):
 
 
 KINDS = {
-    "marginal": {},
-    "straight-through": {"estimator": "straight-through", "paths": "alphas"},
-    "shared": {"share_weights": True},
+    "marginal": {"batch_size": 16},
+    "straight-through": {"batch_size": 16, "estimator": "straight-through", "paths": "alphas"},
+    "few alpha images": {"batch_size": 64, "estimator": "straight-through", "paths": "alphas"},
+    "shared": {"batch_size": 16, "share_weights": True},
 }
+
+
+@pytest.fixture
+def used(no_gpu, monkeypatch):
+    """A function, after whose call trainings use graphs."""
+
+    def use():
+        for module in (bilevel, scratch):
+            monkeypatch.setattr(module, "usable", lambda *_: True)
+
+    return use
 
 
 def trainings():
     """Results of one training of each kind."""
     data, options = load_data(DataConfig(limit=300)), {"network": NetworkConfig(final_channels=8), "seed": 1}
-    hyper, common = HyperArchitecture(((A, B, C), (C, A, B))), {"epochs": 2, "batch_size": 16, "optimizer": FAST}
-    found = {}
+    hyper, found = HyperArchitecture(((A, B, C), (C, A, B))), {}
     for name, config in KINDS.items():
-        result = train_hyper_architecture(hyper, data, BilevelConfig(**common, **config), **options)
+        result = train_hyper_architecture(hyper, data, BilevelConfig(epochs=3, optimizer=FAST, **config), **options)
         found[name] = result.alpha_history.tolist(), result.accuracy, result.epochs
-    result = train_from_scratch(hyper.architecture([2, 0]), data, ScratchConfig(**common), **options)
+    config = ScratchConfig(epochs=2, batch_size=16, optimizer=FAST)
+    result = train_from_scratch(hyper.architecture([2, 0]), data, config, **options)
     return found | {"scratch": (result.test_accuracy, result.epochs)}
 
 
-def test_trainings_are_the_same(no_gpu, monkeypatch):
-    expected = trainings()
-    for module in (bilevel, scratch):
-        monkeypatch.setattr(module, "usable", lambda *_: True)
+@pytest.mark.filterwarnings("ignore:the supernet has hardly trained")
+def test_trainings_are_the_same(used):
+    expected, before = trainings(), Repeated.replays
+    used()
     assert trainings() == expected
+    assert Repeated.replays > before
+
+
+def test_a_divergence_is_told_alike(used, digits):
+    """Not in its first step, which captures the graphs."""
+    huge = OptimizerConfig(learning_rate=1e20)
+    config = BilevelConfig(epochs=2, batch_size=16, optimizer=huge)
+    network = NetworkConfig(final_channels=8, normalization="none")
+
+    def error():
+        with pytest.raises(DivergedError) as caught:
+            train_hyper_architecture(HYPER, digits, config, network=network)
+        return str(caught.value)
+
+    expected, before = error(), Repeated.replays
+    assert "step 0" not in expected
+    used()
+    assert error() == expected
+    assert Repeated.replays > before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"device": "cpu"}, False),
+        ({"processes": 2}, False),
+        ({"operation": "tests.operations:shifted"}, False),
+        ({"kind": "own"}, False),
+        ({"switch": "false"}, False),
+    ],
+)
+def test_when_graphs_are_used(changes, expected, monkeypatch):
+    class Own(Dag):
+        pass
+
+    @build_cell.register
+    def _(cell: Own, context):
+        raise NotImplementedError
+
+    monkeypatch.setenv("FADE_CUDA_GRAPHS", changes.get("switch", "true"))
+    accelerator = SimpleNamespace(
+        device=torch.device(changes.get("device", "cuda")), num_processes=changes.get("processes", 1)
+    )
+    network = NetworkConfig(operation=changes.get("operation", "convolution"))
+    assert graphs.usable(accelerator, network, [Dag, Own] if changes.get("kind") else [Dag]) == expected
