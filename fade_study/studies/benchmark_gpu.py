@@ -26,13 +26,16 @@ Array = NDArray[np.float64]
 IMAGE_SHAPES = {"fashion14": (1, 14, 14), "paper": (3, 32, 32)}
 """Presets of ``search``, and the shapes of their images."""
 IMAGES = 12_000
+"""Number of images, two thirds of which weights are trained on."""
 EPOCHS = 3
+"""Number of epochs of a training whose steps are timed after the first one."""
 WORKERS = {"fashion14": (1, 4, 12), "paper": (1, 6)}
+"""By preset: numbers of worker processes that share the GPU."""
 HEADLINES = tuple(
     (preset, f"{kind}/{quantity}")
     for preset in IMAGE_SHAPES
     for kind in ("supernet", "scratch")
-    for quantity in ("milliseconds", "gain/cuda_graphs", "kernel_share", "waits")
+    for quantity in ("milliseconds", "gain/cuda_graphs", "kernel_milliseconds", "waits")
 )
 
 
@@ -40,7 +43,7 @@ def measure_gpu(config: BenchmarkConfig) -> dict[tuple[str, str], Array]:
     """Values ``(n,)`` by shape and quantity. Those of a step include its share of the evaluation after each epoch."""
     table: dict[tuple[str, str], Array] = {}
     for preset in IMAGE_SHAPES:
-        whole, part = (Trainings(preset, config.seed, images) for images in (IMAGES, IMAGES // 4))
+        whole, part = (Workload(preset, config.seed, images) for images in (IMAGES, IMAGES // 4))
         for kind in ("supernet", "scratch"):
             values = measure_steps(getattr(whole, kind), whole.steps, getattr(part, kind), part.steps, config)
             table |= {(preset, f"{kind}/{quantity}"): value for quantity, value in values.items()}
@@ -51,7 +54,7 @@ def measure_gpu(config: BenchmarkConfig) -> dict[tuple[str, str], Array]:
     return table
 
 
-class Trainings:
+class Workload:
     """Trainings of a preset's first hyper-architecture, and of its anchors' architecture."""
 
     def __init__(self, preset: str, seed: int, images: int) -> None:
@@ -110,8 +113,7 @@ def measure_steps(
     ``train_part`` is a training on a part of the images, with fewer steps in an epoch, whose kernels are recorded.
     """
     times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
+    train(1, None)  # the first one initializes libraries
     for _ in range(config.repetitions):
         for with_graphs, found in times.items():
             os.environ[SWITCH] = str(with_graphs)
@@ -123,14 +125,15 @@ def measure_steps(
         "milliseconds/without_graphs": without,
         "gain/cuda_graphs": without / milliseconds,
         "capture_seconds": starts - starts_without,
-        "reserved_megabytes": np.array([torch.cuda.max_memory_reserved() / 1e6]),
     }
     for with_graphs, suffix in ((False, "/without_graphs"), (True, "")):
         os.environ[SWITCH] = str(with_graphs)
-        launches, kernels = by_step(lambda epochs: recorded(train_part, epochs), steps_of_part)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
         (waits,) = by_step(lambda epochs: waited(train, epochs), steps)
-        share = kernels / np.median(times[with_graphs], axis=0)[0]
-        one = {"launches": launches, "kernel_milliseconds": kernels, "kernel_share": share, "waits": waits}
+        reserved = torch.cuda.max_memory_reserved() / 1e6
+        launches, kernels = by_step(lambda epochs: recorded(train_part, epochs), steps_of_part)
+        one = {"launches": launches, "kernel_milliseconds": kernels, "waits": waits, "reserved_megabytes": reserved}
         values |= {f"{name}{suffix}": np.array([value]) for name, value in one.items()}
     return values
 

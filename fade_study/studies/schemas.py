@@ -408,7 +408,8 @@ class BenchmarkConfig:
         seed: Seed for cells, weights and paths.
         threads: Number of CPU threads.
         search: Preset of the search whose time outside training is measured once.
-        device: ``cpu``, or ``cuda`` for the cost of trainings on one GPU with and without CUDA graphs.
+        device: ``cpu``, or ``cuda`` for the cost of trainings on one GPU with and without CUDA graphs, for which only
+            ``repetitions`` and ``seed`` matter.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"

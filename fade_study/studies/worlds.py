@@ -34,7 +34,7 @@ class Trained:
         self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
 
     def space(self) -> DagSpace:
-        """The cells."""
+        """The cells, embedded by the configured features."""
         sizes = self.config.space
         return _open_space(sizes.max_vertices, sizes.min_vertices, sizes.features)
 
