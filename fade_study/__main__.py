@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import sys
 from pathlib import Path
 
@@ -29,9 +28,10 @@ def main() -> None:
         print(_help())
         return
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"did you mean {close[0]}?" if close else "`fade --help` lists them"
-        sys.exit(f"expected a command, one of {', '.join(COMMANDS)}, got {name!r}; {meant}")
+        from fade_study.studies.options import meant
+
+        hint = meant(name, COMMANDS) or " `fade --help` lists them"
+        sys.exit(f"expected a command, one of {', '.join(COMMANDS)}, got {name!r};{hint}")
     from fade_study.studies import command, schemas
 
     sys.argv[1:] = arguments

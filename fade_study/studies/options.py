@@ -60,10 +60,11 @@ def _with_suggestion(problem: str, names: Sequence[str]) -> str:
     """A problem, with the name that was probably meant if it is an unknown name."""
     if "unknown name;" not in problem:
         return problem
-    return problem.replace("unknown name;", f"unknown name;{_meant(problem.partition(':')[0], names)}")
+    return problem.replace("unknown name;", f"unknown name;{meant(problem.partition(':')[0], names)}")
 
 
-def _meant(name: str, names: Iterable[str]) -> str:
+def meant(name: str, names: Iterable[str]) -> str:
+    """A question whether the closest of some names was meant, or nothing if none of them is close."""
     close = difflib.get_close_matches(name, names, n=1)
     return f" did you mean {close[0]}?" if close else ""
 
@@ -94,7 +95,7 @@ def _preset_path(name: str, folder: Path) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _presets(folder).get(name)
     if path is None or not os.path.isfile(path):  # reading a pipe would block
         choices = f"one of {', '.join(_presets(folder))}, or the path of a YAML file"
-        raise ConfigError([f"preset: expected {choices}, got {name!r};{_meant(name, _presets(folder))}".rstrip(";")])
+        raise ConfigError([f"preset: expected {choices}, got {name!r};{meant(name, _presets(folder))}".rstrip(";")])
     return path
 
 

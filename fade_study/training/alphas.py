@@ -24,6 +24,9 @@ from fade_study.training.data import Minibatch
 from fade_study.training.graphs import PathGraphs
 from fade_study.training.session import add_up
 
+ONE_HOT = 0.99
+"""Smallest alpha for which a row counts as collapsed to one cell."""
+
 
 class StraightThrough:
     """Hard Gumbel-softmax: forward along the sampled path, backward as if the soft sample had been used (section 2.2).
@@ -162,3 +165,16 @@ def row_regularization(config: BilevelConfig, depth: int) -> Tensor:
             )
         return torch.tensor(config.regularization)
     return config.regularization * torch.arange(1, depth + 1)
+
+
+def collapsed(history: NDArray[np.float64]) -> str | None:
+    """Warning for alphas ``(E, d, w)`` that are one-hot before half of the epochs are over; None if they are not."""
+    early = history[: len(history) // 2].max(axis=2) > ONE_HOT  # (E / 2, d)
+    rows = np.flatnonzero(early.any(axis=0))
+    if not len(rows):
+        return None
+    first = {int(row): int(early[:, row].argmax()) for row in rows}
+    return (
+        f"alphas have collapsed to one cell within half of the {len(history)} epochs, in rows (and epochs) {first}; "
+        "they say little of the other cells: lower alpha_learning_rate, or raise regularization"
+    )

@@ -31,7 +31,7 @@ from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_nee
 from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Supernet
 from fade_study.ranking import marginals
-from fade_study.training.alphas import Marginal, StraightThrough, fair_paths, gumbel_noise
+from fade_study.training.alphas import Marginal, StraightThrough, collapsed, fair_paths, gumbel_noise
 from fade_study.training.checkpoint import CHECK_EVERY, Progress
 from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.graphs import PathGraphs, usable
@@ -50,8 +50,6 @@ from fade_study.training.session import (
 
 BILEVEL_VERSION = 2
 """Version of the training, to be raised when a code change alters its results: older checkpoints are then ignored."""
-ONE_HOT = 0.99
-"""Smallest alpha for which a row counts as collapsed to one cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +143,8 @@ def train_hyper_architecture(
         path_accuracies = trainer.accuracies(paths)
         history = np.stack([alpha.numpy() for alpha, _ in progress.history])
         path_seconds = progress.seconds - seconds
-    collapsed = _collapsed(history) if config.estimator == "straight-through" else None
-    warning = "; ".join(filter(None, [untrained(one_shot, data.chance), collapsed])) or None
+    one_hot = collapsed(history) if config.estimator == "straight-through" else None
+    warning = "; ".join(filter(None, [untrained(one_shot, data.chance), one_hot])) or None
     if warning is not None:
         warnings.warn(warning, stacklevel=2)
     alpha = history[-1] if config.estimator == "straight-through" or effects is None else effects_to_alpha(effects)
@@ -429,19 +427,6 @@ def _diverged(found: str, epoch: int, step: int) -> DivergedError:
     return DivergedError(
         f"expected finite losses and gradients, got NaN or infinity in {found}, epoch {epoch}, step {step}; try a "
         "lower learning rate, or a normalization"
-    )
-
-
-def _collapsed(history: NDArray[np.float64]) -> str | None:
-    """Warning for alphas ``(E, d, w)`` that are one-hot before half of the epochs are over; None if they are not."""
-    early = history[: len(history) // 2].max(axis=2) > ONE_HOT  # (E / 2, d)
-    rows = np.flatnonzero(early.any(axis=0))
-    if not len(rows):
-        return None
-    first = {int(row): int(early[:, row].argmax()) for row in rows}
-    return (
-        f"alphas have collapsed to one cell within half of the {len(history)} epochs, in rows (and epochs) {first}; "
-        "they say little of the other cells: lower alpha_learning_rate, or raise regularization"
     )
 
 
