@@ -60,10 +60,6 @@ class SpaceDiagnostics:
     """Number of cells."""
     points: int
     """Number of distinct points; a search cannot tell apart cells that share one."""
-    largest_group: int
-    """Largest number of cells that share a point."""
-    mean_group: float
-    """Mean number of cells per point."""
     median_spacing: float
     """Median distance from a point to its nearest neighbor; smaller offsets lead to collisions."""
 
@@ -174,15 +170,9 @@ class DagSpace:
         """How many cells share a point, and how far apart the points are."""
         from scipy.spatial import KDTree  # imported here to keep the import of the package fast
 
-        groups = [len(group) for group in self._groups]
-        neighbors = KDTree(self._points).query(self._points, k=2)[0][:, 1] if len(groups) > 1 else np.zeros(1)
-        return SpaceDiagnostics(
-            cells=len(self._cells),
-            points=len(groups),
-            largest_group=max(groups),
-            mean_group=float(np.mean(groups)),
-            median_spacing=float(np.median(neighbors)),
-        )
+        points = len(self._points)
+        neighbors = KDTree(self._points).query(self._points, k=2)[0][:, 1] if points > 1 else np.zeros(1)
+        return SpaceDiagnostics(len(self._cells), points, float(np.median(neighbors)))
 
 
 def distant_cells(space: DagSpace, count: int, operations: int) -> tuple[Dag, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -56,11 +55,6 @@ class Entry(NamedTuple):
     name: str
     """Its name, with variable parts in braces."""
     meaning: str
-
-    def matches(self, name: str) -> bool:
-        """Whether this entry describes a name."""
-        parts = re.split(r"\{\w+\}", self.name)
-        return re.fullmatch("[^/]+".join(map(re.escape, parts)), name) is not None
 
 
 class Group(NamedTuple):
@@ -257,6 +251,7 @@ RECORDED = (
         (
             Entry("metric", "headline/{quantity}", "Medians of the most important ratios"),
             Entry("metric", "headline/{quantity}/{kind}", "Medians of the most important ratios"),
+            Entry("metric", "headline/{preset}/{kind}/{quantity}", "Medians of the most important costs on a GPU"),
             Entry("metric", "scale/{quantity}/{kind}", "Results of `-e scale`"),
             Entry("artifact", "benchmark.json", "All ratios, a table"),
             Entry("artifact", "figures/costs.{format}", "Cost against width, depth and batch size"),
