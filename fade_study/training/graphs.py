@@ -122,9 +122,8 @@ class _Stage:
                 gradient_of_x.copy_(gradients.pop(0))
             return _as_backward_leaves_them(gradients, self.parameters)
 
-        pool = (
-            CudaGraph.new_pool()
-        )  # a later stage must not use the memory of what this one keeps for its backward pass
+        # A pool of its own, since other stages must not use the memory of what this one keeps for its backward pass.
+        pool = CudaGraph.new_pool()
         self.forward, self.backward = CudaGraph(forward, pool), CudaGraph(backward, pool)
 
 
