@@ -48,7 +48,7 @@ def no_gpu(monkeypatch):
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request, monkeypatch):
+def device(request):
     if request.param == "cpu":
         request.getfixturevalue("no_gpu")
     elif not torch.cuda.is_available():
