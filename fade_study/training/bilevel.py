@@ -223,7 +223,7 @@ class _Trainer:
         self.graphs = None
         cells = (type(cell) for row in hyper_architecture.rows for cell in row)
         if config.micro_batches is None and usable(accelerator, network, cells):
-            self.graphs = PathGraphs(supernet, self.parameters, accelerator)
+            self.graphs = PathGraphs(supernet, self.parameters, accelerator, alpha_steps=config.straight_through)
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.marginal = Marginal((self.depth, self.width), accelerator.device)
         self.straight_through = None

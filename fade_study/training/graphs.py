@@ -1,15 +1,17 @@
 """CUDA graphs, with which a GPU repeats a step's hundreds of small kernels without waiting for the host to launch them.
 
 Paths change with every step, but the cells of a supernet do not. So each cell, with the transition before it, becomes
-two graphs, forward and backward, when a path first contains it; a step replays those of its path. A network from
-scratch becomes two graphs as a whole. Losses and gradients are the same bit for bit as without graphs.
+two graphs, forward and backward, when a path first contains it; a step replays those of its path. In alpha steps, the
+outputs of all cells of a row are one graph, in which the cells run side by side, and the way back computes no gradients
+of weights. A network from scratch becomes two graphs as a whole. Losses and gradients are the same bit for bit as
+without graphs.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -74,9 +76,27 @@ class CudaGraph:
 
 
 @cache
-def _capture_stream(device: int) -> torch.cuda.Stream:
-    """The stream of all captures on a GPU, since libraries never give back what they reserve for a stream."""
+def _capture_stream(device: int, branch: int = 0) -> torch.cuda.Stream:
+    """The stream of all captures on a GPU, or of their n-th branches.
+
+    There is only one of each, since libraries never give back what they reserve for a stream.
+    """
     return torch.cuda.Stream(device)
+
+
+def _side_by_side(functions: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
+    """Results of functions, which a GPU computes at the same time while they are captured."""
+    if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
+        return [function() for function in functions]
+    main, results = torch.cuda.current_stream(), []
+    streams = [_capture_stream(torch.cuda.current_device(), 1 + i) for i in range(len(functions))]
+    for function, stream in zip(functions, streams, strict=True):
+        stream.wait_stream(main)
+        with torch.cuda.stream(stream):
+            results.append(function())
+    for stream in streams:
+        main.wait_stream(stream)
+    return results
 
 
 def release() -> None:
@@ -95,6 +115,7 @@ class _Stage:
         y: Where ``forward`` leaves the function's value.
         gradient_of_y: Where ``backward`` finds the gradient of ``y``; None if ``y`` is the loss.
         gradient_of_x: Where ``backward`` leaves the gradient of ``x``; None if it is not needed.
+        alone: Whether the gradient of ``x`` is also needed without those of the parameters.
     """
 
     def __init__(
@@ -105,6 +126,8 @@ class _Stage:
         y: Tensor,
         gradient_of_y: Tensor | None,
         gradient_of_x: Tensor | None,
+        *,
+        alone: bool = False,
     ) -> None:
         self.parameters, self.y = list(parameters), y
         latest: list[Tensor] = []
@@ -113,7 +136,7 @@ class _Stage:
             latest[:] = [function(x)]
             with torch.no_grad():
                 y.copy_(latest[0])
-            return [latest[0].detach()]
+            return []
 
         def backward() -> list[Tensor]:
             inputs = self.parameters if gradient_of_x is None else [x, *self.parameters]
@@ -122,9 +145,16 @@ class _Stage:
                 gradient_of_x.copy_(gradients.pop(0))
             return _as_backward_leaves_them(gradients, self.parameters)
 
+        def backward_to_x() -> list[Tensor]:
+            assert gradient_of_x is not None
+            gradient_of_x.copy_(torch.autograd.grad(latest[0], x, gradient_of_y, retain_graph=True)[0])
+            return []
+
         # A pool of its own, since other stages must not use the memory of what this one keeps for its backward pass.
         pool = CudaGraph.new_pool()
-        self.forward, self.backward = CudaGraph(forward, pool), CudaGraph(backward, pool)
+        self.forward = CudaGraph(forward, pool)
+        self.backward_to_x = CudaGraph(backward_to_x, pool) if alone and gradient_of_x is not None else None
+        self.backward = CudaGraph(backward, pool)
 
 
 class _FixedBatch:
@@ -150,17 +180,21 @@ class PathGraphs:
         supernet: Supernet.
         weights: Its parameters, whose listing takes as long as the rest of a step.
         accelerator: Accelerator, for its precision.
+        alpha_steps: Whether alpha steps are taken, too.
     """
 
-    def __init__(self, supernet: Supernet, weights: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    def __init__(
+        self, supernet: Supernet, weights: Sequence[nn.Parameter], accelerator: Accelerator, *, alpha_steps: bool
+    ) -> None:
         self._supernet, self._weights, self._autocast = supernet, weights, accelerator.autocast
+        self._alpha_steps = alpha_steps
         self._fixed = _FixedBatch()
         self._outputs: list[Tensor] = []
         """Images, and the output of each row for the path of this step."""
         self._gradients: list[Tensor | None] = [None]
         """Gradients of these; the images need none."""
         self._stages: dict[tuple[int, int], _Stage] = {}
-        self._products: dict[int, CudaGraph] = {}
+        self._rows: dict[int, tuple[CudaGraph, CudaGraph]] = {}
 
     def weight_step(self, batch: Minibatch, path: Sequence[int]) -> Tensor:
         """Set the gradients of the weights along a path ``(d,)``, and return the loss ``()``."""
@@ -170,21 +204,18 @@ class PathGraphs:
         return _step(stages)
 
     def alpha_step(self, batch: Minibatch, path: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The loss ``()`` along a path ``(d,)``, and its straight-through gradient ``(d, w)`` by the factors.
-
-        The gradients of the weights that the last weight step has set are overwritten.
-        """
-        stages, columns = self._chain(batch, path), range(len(self._supernet.cells(0)))
-        products = [self._product(row) for row in range(len(path))]
-        for row, sampled in enumerate(path):
-            # The sampled column comes last, so that the next row reads its output.
-            for column in (*(j for j in columns if j != sampled), sampled):
-                self._stages[row, column].forward.replay()
+        """The loss ``()`` along a path ``(d,)``, and its straight-through gradient ``(d, w)`` by the factors."""
+        stages = self._chain(batch, path)
+        rows = [self._row(row) for row in range(len(path))]
+        for stage, (outputs, _) in zip(stages[:-1], rows, strict=True):
+            outputs.replay()
+            stage.forward.replay()
         stages[-1].forward.replay()
-        for stage, product in zip(reversed(stages[1:]), reversed(products), strict=True):
-            stage.backward.replay()
+        for stage, (_, product) in zip(reversed(stages[1:]), reversed(rows), strict=True):
+            assert stage.backward_to_x is not None
+            stage.backward_to_x.replay()
             product.replay()
-        return stages[-1].y.clone(), torch.stack([product.results[0] for product in products])
+        return stages[-1].y.clone(), torch.stack([product.results[0] for _, product in rows])
 
     def _chain(self, batch: Minibatch, path: Sequence[int]) -> list[_Stage]:
         """The stages of a path, which are captured when they are first needed; they begin with this batch."""
@@ -207,7 +238,9 @@ class PathGraphs:
                 self._outputs.append(torch.zeros_like(value).requires_grad_())
                 self._gradients.append(torch.zeros_like(value))
             y, gradient_of_y = self._outputs[row + 1], self._gradients[row + 1]
-            self._stages[row, column] = _Stage(function, x, parameters, y, gradient_of_y, gradient_of_x)
+            self._stages[row, column] = _Stage(
+                function, x, parameters, y, gradient_of_y, gradient_of_x, alone=self._alpha_steps
+            )
         return self._stages[row, column]
 
     def _head(self) -> _Stage:
@@ -222,18 +255,30 @@ class PathGraphs:
 
             x, parameters = self._outputs[depth], list(macro.classifier.parameters())
             value = _warm_up(loss, x, parameters)
-            self._stages[depth, 0] = _Stage(loss, x, parameters, value, None, self._gradients[depth])
+            self._stages[depth, 0] = _Stage(
+                loss, x, parameters, value, None, self._gradients[depth], alone=self._alpha_steps
+            )
         return self._stages[depth, 0]
 
-    def _product(self, row: int) -> CudaGraph:
-        """The straight-through gradients of a row's factors, from all of its stages."""
-        if row not in self._products:
-            stages = [self._stage(row, column) for column in range(len(self._supernet.cells(row)))]
-            gradient, outputs = self._gradients[row + 1], [stage.forward.results[0] for stage in stages]
+    def _row(self, row: int) -> tuple[CudaGraph, CudaGraph]:
+        """The outputs of all cells of a row, and then the straight-through gradients of its factors.
+
+        A stage of the row has to be there before.
+        """
+        if row not in self._rows:
+            macro, x, gradient = self._supernet.macro, self._outputs[row], self._gradients[row + 1]
             assert gradient is not None
-            inner_products(gradient, outputs)  # warms up
-            self._products[row] = CudaGraph(lambda: [inner_products(gradient, outputs)], CudaGraph.new_pool())
-        return self._products[row]
+
+            @torch.no_grad()
+            def outputs() -> list[Tensor]:
+                with self._autocast():
+                    return _side_by_side([partial(macro.stage, x, row, cell) for cell in self._supernet.cells(row)])
+
+            inner_products(gradient, outputs())  # warms up
+            pool = CudaGraph.new_pool()
+            forward = CudaGraph(outputs, pool)
+            self._rows[row] = forward, CudaGraph(lambda: [inner_products(gradient, forward.results)], pool)
+        return self._rows[row]
 
 
 class NetworkGraphs:

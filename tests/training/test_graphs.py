@@ -94,7 +94,7 @@ def test_steps_of_a_supernet_are_the_same(device, normalization, share, half, op
     config = NetworkConfig(final_channels=8, min_channels=2, normalization=normalization, operation=operation)
     supernet = Supernet(HYPER, SHAPE, 10, config, share_weights=share).to(device)
     accelerator, weights = accelerator_of(device, half), list(supernet.parameters())
-    by_graphs = PathGraphs(supernet, weights, accelerator)
+    by_graphs = PathGraphs(supernet, weights, accelerator, alpha_steps=True)
     for step, path in enumerate([[0, 1, 2], [2, 0, 1], [0, 1, 2], [0, 0, 2], [1, 2, 0]]):
         batch = batch_of(step, device)
 
