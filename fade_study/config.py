@@ -63,6 +63,9 @@ class DataConfig:
         split_seed: Seed for the stratified 4 : 1 : 1 split. It is independent of the search's seed, so that searches
             with different seeds share their data.
         limit: Number of images to use, as a stratified subset; null uses all.
+        augment: How images of the weight split are changed at random, anew in each pass: ``none``, or ``crop-flip``,
+            which moves them by up to an eighth of their size (CIFAR: 4 pixels) and mirrors half of them. Mirrored
+            digits are wrong.
     """
 
     name: str = "digits"
@@ -70,6 +73,7 @@ class DataConfig:
     layout: Literal["channels-first", "channels-last"] | None = None
     split_seed: Seed = 0
     limit: Positive | None = None
+    augment: Literal["none", "crop-flip"] = "none"
 
 
 @settings

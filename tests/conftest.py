@@ -15,6 +15,7 @@ import sqlalchemy
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # a GPU's sums are others
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # several tests run at a time, and small tensors gain nothing from more
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 RENAME = "mlflow.MlflowClient().rename_experiment('0', 'fade_study')"

@@ -92,28 +92,32 @@ def benchmark(config: BenchmarkConfig) -> None:
     if config.device == "cuda" and not check_gpus(1):
         raise InvalidInputError("expected a GPU for device cuda, got none; leave device out to measure the processor")
     tracking.check_server()
-    if config.device == "cuda":
-        with tracking.start_study("benchmark", config, "cuda") as run:
+    with tracking.start_study("benchmark", config, config.device) as run:
+        if config.device == "cuda":
             measured = measure_gpu(config)
             table = [row(shape, quantity, values) for (shape, quantity), values in measured.items()]
             report(table, {f"{shape}/{quantity}": (shape, quantity) for shape, quantity in GPU_HEADLINES}, run)
-        return
+        else:
+            report(measure_processor(config, run), {quantity: (shape, quantity) for shape, quantity in HEADLINES}, run)
+
+
+def measure_processor(config: BenchmarkConfig, run: tracking.Run) -> list[dict[str, Any]]:
+    """Lines of the table; costs against size are also drawn."""
     os.environ["ACCELERATE_USE_CPU"] = "true"
     torch.set_num_threads(config.threads)
-    with tracking.start_study("benchmark", config, "cpu") as run:
-        table = []
-        for name, shape in SHAPES.items():
-            for width in WIDTHS:
-                values = measure_steps(shape, width, config)
-                table += [row(f"{name}, w = {width}", quantity, ratios) for quantity, ratios in values.items()]
-        costs = measure_costs(config)
-        for name, (x, seconds) in costs.items():
-            table += [row(f"{name} {x[0]:g} … {x[-1]:g}", q, values) for q, values in slopes(x, seconds).items()]
-        run.figure(figures.draw_costs(costs), "figures/costs.png")
-        whole = measure_workers(config.repetitions) | measure_outside(config.search)
-        table += [row("digits", quantity, values) for quantity, values in whole.items()]
-        table += [row(GROWTH, quantity, ratios) for quantity, ratios in measure_growth(config).items()]
-        report(table, {quantity: (shape, quantity) for shape, quantity in HEADLINES}, run)
+    table = []
+    for name, shape in SHAPES.items():
+        for width in WIDTHS:
+            values = measure_steps(shape, width, config)
+            table += [row(f"{name}, w = {width}", quantity, ratios) for quantity, ratios in values.items()]
+    costs = measure_costs(config)
+    for name, (x, seconds) in costs.items():
+        table += [row(f"{name} {x[0]:g} … {x[-1]:g}", q, values) for q, values in slopes(x, seconds).items()]
+    run.figure(figures.draw_costs(costs), "figures/costs.png")
+    whole = measure_workers(config.repetitions) | measure_outside(config.search)
+    table += [row("digits", quantity, values) for quantity, values in whole.items()]
+    table += [row(GROWTH, quantity, ratios) for quantity, ratios in measure_growth(config).items()]
+    return table
 
 
 def report(table: Sequence[Mapping[str, Any]], headlines: Mapping[str, tuple[str, str]], run: tracking.Run) -> None:

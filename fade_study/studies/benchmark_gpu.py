@@ -42,16 +42,16 @@ HEADLINES = tuple(
 def measure_gpu(config: BenchmarkConfig) -> dict[tuple[str, str], Array]:
     """Values ``(n,)`` by shape and quantity. Those of a step include its share of the evaluation after each epoch."""
     table: dict[tuple[str, str], Array] = {}
-    for preset in IMAGE_SHAPES:
-        whole, part = (Workload(preset, config.seed, images) for images in (IMAGES, IMAGES // 4))
+    workloads = {preset: Workload(preset, config.seed, IMAGES) for preset in IMAGE_SHAPES}
+    for preset, whole in workloads.items():
+        part = Workload(preset, config.seed, IMAGES // 4)
         for kind in ("supernet", "scratch"):
             values = measure_steps(getattr(whole, kind), whole.steps, getattr(part, kind), part.steps, config)
             table |= {(preset, f"{kind}/{quantity}"): value for quantity, value in values.items()}
             print(f"{preset} {kind}: {', '.join(f'{k} {np.median(v):.3g}' for k, v in values.items())}", flush=True)
-    for preset, numbers in WORKERS.items():
-        workload = Workload(preset, config.seed, IMAGES)
+    for preset, numbers in WORKERS.items():  # last, since workers take long to start
         for workers in numbers:
-            table[preset, f"scratch_per_minute/{workers}_workers"] = rate = workload.per_minute(workers)
+            table[preset, f"scratch_per_minute/{workers}_workers"] = rate = workloads[preset].per_minute(workers)
             print(f"{preset}: {rate[0]:.3g} trainings a minute in {workers} workers", flush=True)
     return table
 

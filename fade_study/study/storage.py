@@ -20,7 +20,7 @@ LONGEST_WAIT_SECONDS = 5.0
 RETRY_SECONDS = 60.0
 """Limit on the time for which an operation is retried, with random waits that double up to the longest."""
 OPEN_ATTEMPTS = 5
-OPEN_SECONDS = 3.0
+OPEN_SECONDS = 10.0
 """Limits on attempts and time for opening a storage; short, because a user is waiting."""
 
 Result = TypeVar("Result")

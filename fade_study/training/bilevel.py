@@ -222,13 +222,15 @@ class _Trainer:
         """Batch and path of the weight steps, by number, for which the host has not asked whether they were finite."""
         self.graphs = None
         cells = (type(cell) for row in hyper_architecture.rows for cell in row)
+        alike = len(data.alpha) >= config.batch_size  # then both kinds of steps have batches of this size
         if config.micro_batches is None and usable(accelerator, network, cells):
-            self.graphs = PathGraphs(supernet, self.parameters, accelerator, alpha_steps=config.straight_through)
+            self.graphs = PathGraphs(
+                supernet, self.parameters, accelerator, alpha_steps=config.straight_through and alike
+            )
         logits = config.alpha_init_std * torch.randn(self.depth, self.width, generator=generator)
         self.marginal = Marginal((self.depth, self.width), accelerator.device)
         self.straight_through = None
         if config.straight_through:
-            alike = len(data.alpha) >= config.batch_size  # then both kinds of steps have batches of this size
             graphs = self.graphs if alike else None
             self.straight_through = StraightThrough(self.supernet, logits, config, accelerator, graphs)
         fair = config.paths == "fair"

@@ -34,13 +34,15 @@ class Split:
     """Images ``(N, C, H, W)``, standardized by channel."""
     labels: Tensor
     """Labels ``(N,)`` from 0 to classes - 1."""
+    crop_flip: bool = False
+    """Whether batches hold images that are moved and mirrored at random."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> Split:
         """The split on a device."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def steps(self, batch_size: int) -> int:
         """Number of full batches in one pass, at least 1."""
@@ -98,26 +100,68 @@ class Batches:
         own = parts // ranks
         self._parts = [slice(part, None, parts) for part in range(rank * own, (rank + 1) * own)]
         self._order = torch.empty(0, dtype=torch.long)
+        self._moves: Tensor | None = None
         self._done = self.steps
 
     def next(self) -> list[Minibatch]:
         """This process's micro-batches of the next batch."""
         if self._done == self.steps:
-            order = torch.randperm(len(self.split), generator=self.generator)
-            self._order, self._done = order.to(self.split.labels.device), 0
+            device = self.split.labels.device
+            self._order, self._done = torch.randperm(len(self.split), generator=self.generator).to(device), 0
+            if self.split.crop_flip:
+                self._moves = draw_moves(self.split.images, self.generator)
         start = self._done * self.batch_size
         self._done += 1
-        batch = self._order[start : start + self.batch_size]
-        parts = [batch[part] for part in self._parts]
-        return [Minibatch(self.split.images[index], self.split.labels[index], len(batch)) for index in parts]
+        batch = slice(start, start + self.batch_size)
+        order = self._order[batch]
+        micro_batches = []
+        for part in self._parts:
+            index = order[part]
+            if self._moves is None:
+                images = self.split.images[index]
+            else:
+                images = moved(self.split.images, index, self._moves[:, batch][:, part])
+            micro_batches.append(Minibatch(images, self.split.labels[index], len(order)))
+        return micro_batches
 
     def state_dict(self) -> dict[str, Any]:
         """The position, without the generator's state."""
-        return {"order": self._order, "done": self._done}
+        return {"order": self._order, "moves": self._moves, "done": self._done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a position."""
-        self._order, self._done = state["order"].to(self.split.labels.device), state["done"]
+        device = self.split.labels.device
+        self._order, self._done = state["order"].to(device), state["done"]
+        moves = state.get("moves")  # older checkpoints have none
+        self._moves = None if moves is None else moves.to(device)
+
+
+def draw_moves(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Random moves ``(3, N)`` of images ``(N, C, H, W)``, as :func:`moved` takes them, on their device.
+
+    Images move by up to an eighth of their size, and half of them are mirrored.
+    """
+    ranges = [(-(size // 8), size // 8 + 1) for size in images.shape[2:]] + [(0, 2)]
+    moves = [torch.randint(low, high, images.shape[:1], generator=generator) for low, high in ranges]
+    return torch.stack(moves).to(images.device)
+
+
+def moved(images: Tensor, index: Tensor, moves: Tensor) -> Tensor:
+    """Of images ``(N, C, H, W)`` those of an index ``(b,)``, moved and then mirrored, ``(b, C, H, W)``.
+
+    Args:
+        images: Images.
+        index: Which of them.
+        moves: By how many pixels each moves down and right, and whether it is mirrored (0 or 1), ``(3, b)``. What moves
+            in repeats the border.
+    """
+    height, width = images.shape[2:]
+    down, right, mirrored = moves[:, :, None]  # (b, 1) each
+    rows, columns = (torch.arange(size, device=images.device) for size in (height, width))  # (H,), (W,)
+    columns = torch.where(mirrored == 1, columns.flip(0), columns)  # (b, W)
+    rows, columns = (rows - down).clamp(0, height - 1), (columns - right).clamp(0, width - 1)
+    # Indices on both sides of the channels put these last: (b, H, W, C).
+    return images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +177,7 @@ class Data:
     """Images for reported accuracies, by which nothing is chosen."""
     classes: int
     digest: str
-    """Hash of images, labels and splits."""
+    """Hash of images, labels, splits, and how images are augmented."""
     mean: Tensor
     """Mean ``(C, 1, 1)`` of each channel, which was subtracted from the stored images."""
     deviation: Tensor
@@ -238,15 +282,18 @@ def _split(config: DataConfig, images: NDArray, labels: NDArray, official_test: 
     # The digest is of the stored values, since computed ones could differ between machines.
     parts = (images, labels, weight, alpha, test)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
+    crop_flip = config.augment == "crop-flip"
+    if crop_flip:  # data that are trained on otherwise are other data, for recipes, tables and studies
+        digest.update(config.augment.encode())
 
-    def split(index: NDArray[np.int64]) -> Split:
+    def split(index: NDArray[np.int64], *, crop_flip: bool = False) -> Split:
         standardized = ((images[index] - mean) / deviation).astype(np.float32)
         tensor = torch.from_numpy(standardized).contiguous(memory_format=torch.channels_last)
-        return Split(tensor, torch.from_numpy(labels[index]))
+        return Split(tensor, torch.from_numpy(labels[index]), crop_flip)
 
     return Data(
         name=config.name,
-        weight=split(weight),
+        weight=split(weight, crop_flip=crop_flip),
         alpha=split(alpha),
         test=split(test),
         classes=len(stored_labels),

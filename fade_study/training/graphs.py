@@ -1,10 +1,10 @@
 """CUDA graphs, with which a GPU repeats a step's hundreds of small kernels without waiting for the host to launch them.
 
 Paths change with every step, but the cells of a supernet do not. So each cell, with the transition before it, becomes
-two graphs, forward and backward, when a path first contains it; a step replays those of its path. In alpha steps, the
-outputs of all cells of a row are one graph, in which the cells run side by side, and the way back computes no gradients
-of weights. A network from scratch becomes two graphs as a whole. Losses and gradients are the same bit for bit as
-without graphs.
+two graphs, forward and backward, when a path first contains it; a step replays those of its path. For alpha steps, the
+outputs of all cells of a row are one more graph, in which the cells run side by side, and each cell has one more way
+back, which computes no gradients of weights. A network from scratch becomes two graphs as a whole. Losses and gradients
+are the same bit for bit as without graphs.
 """
 
 from __future__ import annotations
@@ -85,17 +85,24 @@ def _capture_stream(device: int, branch: int = 0) -> torch.cuda.Stream:
 
 
 def _side_by_side(functions: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-    """Results of functions, which a GPU computes at the same time while they are captured."""
+    """Results of functions, which a GPU computes at the same time while they are captured.
+
+    They must not share what one of them computes, so autocast has to run without its cache.
+    """
     if not torch.cuda.is_available() or not torch.cuda.is_current_stream_capturing():
         return [function() for function in functions]
-    main, results = torch.cuda.current_stream(), []
+    main = torch.cuda.current_stream()
     streams = [_capture_stream(torch.cuda.current_device(), 1 + i) for i in range(len(functions))]
-    for function, stream in zip(functions, streams, strict=True):
-        stream.wait_stream(main)
-        with torch.cuda.stream(stream):
-            results.append(function())
+    results = []
     for stream in streams:
-        main.wait_stream(stream)
+        stream.wait_stream(main)
+    try:
+        for function, stream in zip(functions, streams, strict=True):
+            with torch.cuda.stream(stream):
+                results.append(function())
+    finally:  # otherwise the end of the capture would hide an error
+        for stream in streams:
+            main.wait_stream(stream)
     return results
 
 
@@ -106,7 +113,9 @@ def release() -> None:
 
 
 class _Stage:
-    """A differentiable function as two graphs.
+    """A differentiable function as two graphs, or three.
+
+    ``forward`` has to be replayed before each replay of another one.
 
     Args:
         function: Function of ``x``.
@@ -115,7 +124,7 @@ class _Stage:
         y: Where ``forward`` leaves the function's value.
         gradient_of_y: Where ``backward`` finds the gradient of ``y``; None if ``y`` is the loss.
         gradient_of_x: Where ``backward`` leaves the gradient of ``x``; None if it is not needed.
-        alone: Whether the gradient of ``x`` is also needed without those of the parameters.
+        input_only: Whether a third graph is needed, ``backward_to_x``, that computes the gradient of ``x`` alone.
     """
 
     def __init__(
@@ -127,7 +136,7 @@ class _Stage:
         gradient_of_y: Tensor | None,
         gradient_of_x: Tensor | None,
         *,
-        alone: bool = False,
+        input_only: bool = False,
     ) -> None:
         self.parameters, self.y = list(parameters), y
         latest: list[Tensor] = []
@@ -153,7 +162,8 @@ class _Stage:
         # A pool of its own, since other stages must not use the memory of what this one keeps for its backward pass.
         pool = CudaGraph.new_pool()
         self.forward = CudaGraph(forward, pool)
-        self.backward_to_x = CudaGraph(backward_to_x, pool) if alone and gradient_of_x is not None else None
+        # This one has to be captured before ``backward``, which frees what ``forward`` has kept.
+        self.backward_to_x = CudaGraph(backward_to_x, pool) if input_only and gradient_of_x is not None else None
         self.backward = CudaGraph(backward, pool)
 
 
@@ -204,7 +214,10 @@ class PathGraphs:
         return _step(stages)
 
     def alpha_step(self, batch: Minibatch, path: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """The loss ``()`` along a path ``(d,)``, and its straight-through gradient ``(d, w)`` by the factors."""
+        """The loss ``()`` along a path ``(d,)``, and its straight-through gradient ``(d, w)`` by the factors.
+
+        The gradients of the weights that the last weight step has set may be overwritten.
+        """
         stages = self._chain(batch, path)
         rows = [self._row(row) for row in range(len(path))]
         for stage, (outputs, _) in zip(stages[:-1], rows, strict=True):
@@ -239,7 +252,7 @@ class PathGraphs:
                 self._gradients.append(torch.zeros_like(value))
             y, gradient_of_y = self._outputs[row + 1], self._gradients[row + 1]
             self._stages[row, column] = _Stage(
-                function, x, parameters, y, gradient_of_y, gradient_of_x, alone=self._alpha_steps
+                function, x, parameters, y, gradient_of_y, gradient_of_x, input_only=self._alpha_steps
             )
         return self._stages[row, column]
 
@@ -256,7 +269,7 @@ class PathGraphs:
             x, parameters = self._outputs[depth], list(macro.classifier.parameters())
             value = _warm_up(loss, x, parameters)
             self._stages[depth, 0] = _Stage(
-                loss, x, parameters, value, None, self._gradients[depth], alone=self._alpha_steps
+                loss, x, parameters, value, None, self._gradients[depth], input_only=self._alpha_steps
             )
         return self._stages[depth, 0]
 
@@ -272,7 +285,9 @@ class PathGraphs:
             @torch.no_grad()
             def outputs() -> list[Tensor]:
                 with self._autocast():
-                    return _side_by_side([partial(macro.stage, x, row, cell) for cell in self._supernet.cells(row)])
+                    return macro.stage(
+                        x, row, lambda x: _side_by_side([partial(cell, x) for cell in self._supernet.cells(row)])
+                    )
 
             inner_products(gradient, outputs())  # warms up
             pool = CudaGraph.new_pool()
@@ -282,7 +297,7 @@ class PathGraphs:
 
 
 class NetworkGraphs:
-    """Steps of a network in training mode. The arguments are those of :class:`PathGraphs`."""
+    """Steps of a network in training mode, all on batches of the same size; arguments as in :class:`PathGraphs`."""
 
     def __init__(self, network: Network, weights: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
         self._network, self._weights, self._autocast = network, weights, accelerator.autocast

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fade_study import DataError
 from fade_study.datasets import FASHION14, shrink, shrink_fashion
 from fade_study.training import Data, DataConfig, load_data
-from fade_study.training.data import Batches
+from fade_study.training.data import Batches, moved
 from fade_study.training.files import read_fashion_mnist
 
 
@@ -95,6 +95,45 @@ def test_processes_share_a_batch_without_loss_or_repetition(digits):
         parts = [share[step].loss(scores[rank::3]) for rank, share in enumerate(shares)]
         torch.testing.assert_close(sum(parts), batch.loss(scores))
         torch.testing.assert_close(batch.loss(scores), F.cross_entropy(scores, batch.labels), rtol=0, atol=0)
+
+
+def test_images_are_moved_and_then_mirrored():
+    images = torch.rand(5, 3, 8, 9).contiguous(memory_format=torch.channels_last)
+    index, moves = torch.tensor([4, 0, 1, 0]), torch.tensor([[0, 1, -1, 0], [0, 0, 1, 1], [0, 0, 0, 1]])
+    found = moved(images, index, moves)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    same, lower, up_right, mirrored = found
+    assert torch.equal(same, images[4])
+    assert torch.equal(lower, images[0][:, [0, 0, 1, 2, 3, 4, 5, 6]])
+    assert torch.equal(up_right, images[1][:, [1, 2, 3, 4, 5, 6, 7, 7]][:, :, [0, 0, 1, 2, 3, 4, 5, 6, 7]])
+    assert torch.equal(mirrored.flip(2), images[0][:, :, [0, 0, 1, 2, 3, 4, 5, 6, 7]])
+
+
+def test_augmented_batches():
+    data = load_data(DataConfig(limit=300, augment="crop-flip"))
+    plain = load_data(DataConfig(limit=300))
+    assert data.digest != plain.digest
+    assert torch.equal(data.weight.images, plain.weight.images)
+    generator = torch.Generator().manual_seed(0)
+    batches = Batches(data.weight, 16, generator)
+    first, second = ([batches.next()[0] for _ in range(batches.steps)] for _ in range(2))
+    of_first, of_second = (set.union(*(rows(batch) for batch in one)) for one in (first, second))
+    assert len(of_first & of_second) < len(of_first) / 2  # most images are changed, in every pass in another way
+    alpha = Batches(data.alpha, 16, generator)
+    assert rows(alpha.next()[0]) < rows(data.alpha)
+
+    # A checkpoint within a pass goes on with the same images, and processes share a batch of the same images.
+    batches.next()
+    other = Batches(data.weight, 16, torch.Generator())
+    other.load_state_dict(batches.state_dict())
+    (expected,), (found,) = batches.next(), other.next()
+    assert torch.equal(found.images, expected.images)
+    whole, *shares = (
+        Batches(data.weight, 16, torch.Generator().manual_seed(1), rank=r, ranks=n).next()[0]
+        for r, n in [(0, 1), (0, 2), (1, 2)]
+    )
+    assert torch.equal(whole.images[0::2], shares[0].images)
+    assert torch.equal(whole.images[1::2], shares[1].images)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -30,8 +30,11 @@ class StopError(Exception):
 
 
 def trainings(folder):
-    """Results of one training of each kind; the marginal one is stopped after its first epoch and resumed."""
-    data = load_data(DataConfig(name="digits", limit=300))
+    """Results of one training of each kind.
+
+    The marginal one is on augmented images, and is stopped after its first epoch and resumed.
+    """
+    data, augmented = (load_data(DataConfig(name="digits", limit=300, augment=how)) for how in ("none", "crop-flip"))
     scratch = train_from_scratch(CELLS.architecture([0, 2]), data, SCRATCH, network=NETWORK, seed=1)
     numbers = {"scratch": [scratch.test_accuracy, *(epoch["loss/weights"] for epoch in scratch.epochs)]}
 
@@ -40,10 +43,11 @@ def trainings(folder):
 
     for name, config in BILEVEL.items():
         arguments = {"network": NETWORK, "seed": 1, "paths": [[0, 1], [1, 2]], "checkpoint": folder / f"{name}.pt"}
+        images = augmented if name == "marginal" else data
         if name == "marginal" and "FADE_NEVER_STOP" not in os.environ:
             with pytest.raises(StopError):
-                train_hyper_architecture(CELLS, data, config, on_epoch=stop, **arguments)
-        result = train_hyper_architecture(CELLS, data, config, **arguments)
+                train_hyper_architecture(CELLS, images, config, on_epoch=stop, **arguments)
+        result = train_hyper_architecture(CELLS, images, config, **arguments)
         losses = [epoch["loss/weights"] for epoch in result.epochs]
         numbers[name] = [result.accuracy, *result.path_accuracies.tolist(), *losses, *result.alpha.ravel().tolist()]
     return numbers
@@ -93,7 +97,7 @@ def test_the_host_does_not_wait_in_a_weight_step():
     code = (
         "from fade_study.training.checkpoint import CHECK_EVERY\n"
         "from collections import Counter; from tests import pretended_gpu; from tests.training.test_gpu import *\n"
-        "data = load_data(DataConfig(name='digits', limit=600))\n"
+        "data = load_data(DataConfig(name='digits', limit=600, augment='crop-flip'))\n"
         "def waits(batch_size):\n"
         "    pretended_gpu.waits.clear()\n"
         "    train_hyper_architecture(CELLS, data, BilevelConfig(epochs=1, batch_size=batch_size, sweep_paths=9))\n"

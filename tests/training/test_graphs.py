@@ -12,7 +12,7 @@ from fade_study.nn import Network, Supernet, build_cell
 from fade_study.training import bilevel, graphs, load_data, scratch, train_from_scratch, train_hyper_architecture
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
-from fade_study.training.graphs import NetworkGraphs, PathGraphs
+from fade_study.training.graphs import CudaGraph, NetworkGraphs, PathGraphs
 from fade_study.training.session import _exact, backward
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(4, ((0, 1), (1, 2), (1, 3)))
@@ -85,6 +85,7 @@ def assert_same(found, expected):
     [
         ("none", False, False, "convolution"),
         ("cell", True, False, "convolution"),
+        ("cell", True, True, "convolution"),
         ("vertex", False, True, "convolution"),
         ("cell", False, False, "separable"),
     ],
@@ -115,6 +116,18 @@ def test_steps_of_a_supernet_are_the_same(device, normalization, share, half, op
         with torch.no_grad():
             for weight in weights:  # as an optimizer does, whose changes the next step has to see
                 weight.mul_(0.9)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_an_error_in_a_branch_of_a_capture_keeps_its_message():
+    def fail():
+        raise RuntimeError("out of memory")
+
+    ones = torch.ones(2, device="cuda")
+    functions = [lambda: ones + 1, fail, lambda: ones + 2]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        CudaGraph(lambda: graphs._side_by_side(functions), CudaGraph.new_pool())
 
 
 @pytest.mark.parametrize("normalization", ["none", "cell"])
