@@ -74,14 +74,14 @@ class Macro(nn.Module):
         """Class scores ``(B, classes)`` of images ``(B, image channels, H, W)``, with one cell per row."""
         x = images
         for row, cell in zip(range(len(self.transitions)), cells, strict=True):
-            x = self.stage(x, row, cell)  # (B, C of this row, H, W)
+            x = cell(self.cell_input(x, row))  # (B, C of this row, H, W)
         return self.scores(x)
 
-    def stage(self, x: Tensor, row: int, cell: Callable[[Tensor], Tensor]) -> Tensor:
-        """Output of a row, of the output of the row before it or of the images: pooling, transition and cell."""
+    def cell_input(self, x: Tensor, row: int) -> Tensor:
+        """Pooling and transition of the output of the row before a row, or of the images."""
         if self.plan.pooled[row]:
             x = F.max_pool2d(x, 2)  # (B, C, H/2, W/2)
-        return cell(self.transitions[row](x))
+        return self.transitions[row](x)
 
     def scores(self, x: Tensor) -> Tensor:
         """Class scores ``(B, classes)`` of the last row's output ``(B, C, H, W)``."""

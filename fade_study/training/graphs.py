@@ -242,7 +242,7 @@ class PathGraphs:
 
             def function(x: Tensor) -> Tensor:
                 with self._autocast():
-                    return macro.stage(x, row, cell)
+                    return cell(macro.cell_input(x, row))
 
             x, gradient_of_x = self._outputs[row], self._gradients[row]
             parameters = [*macro.transitions[row].parameters(), *cell.parameters()]
@@ -285,9 +285,8 @@ class PathGraphs:
             @torch.no_grad()
             def outputs() -> list[Tensor]:
                 with self._autocast():
-                    return macro.stage(
-                        x, row, lambda x: _side_by_side([partial(cell, x) for cell in self._supernet.cells(row)])
-                    )
+                    cell_input = macro.cell_input(x, row)
+                    return _side_by_side([partial(cell, cell_input) for cell in self._supernet.cells(row)])
 
             inner_products(gradient, outputs())  # warms up
             pool = CudaGraph.new_pool()
