@@ -81,7 +81,6 @@ HEADLINES = (
     ("fashion, w = 7", "peak_memory"),
     ("fashion, w = 7", "exchanged_bytes"),
     ("digits", "two_workers"),
-    ("digits", "outside_training"),
     (GROWTH, "ask_tell/memory"),
     (GROWTH, "ask_tell/sqlite"),
 )
@@ -98,7 +97,8 @@ def benchmark(config: BenchmarkConfig) -> None:
             table = [row(shape, quantity, values) for (shape, quantity), values in measured.items()]
             report(table, {f"{shape}/{quantity}": (shape, quantity) for shape, quantity in GPU_HEADLINES}, run)
         else:
-            report(measure_processor(config, run), {quantity: (shape, quantity) for shape, quantity in HEADLINES}, run)
+            headlines = (*HEADLINES, (config.search, "outside_training"))
+            report(measure_processor(config, run), {quantity: (shape, quantity) for shape, quantity in headlines}, run)
 
 
 def measure_processor(config: BenchmarkConfig, run: tracking.Run) -> list[dict[str, Any]]:
@@ -114,8 +114,8 @@ def measure_processor(config: BenchmarkConfig, run: tracking.Run) -> list[dict[s
     for name, (x, seconds) in costs.items():
         table += [row(f"{name} {x[0]:g} … {x[-1]:g}", q, values) for q, values in slopes(x, seconds).items()]
     run.figure(figures.draw_costs(costs), "figures/costs.png")
-    whole = measure_workers(config.repetitions) | measure_outside(config.search)
-    table += [row("digits", quantity, values) for quantity, values in whole.items()]
+    table += [row("digits", quantity, rates) for quantity, rates in measure_workers(config.repetitions).items()]
+    table += [row(config.search, quantity, shares) for quantity, shares in measure_outside(config.search).items()]
     table += [row(GROWTH, quantity, ratios) for quantity, ratios in measure_growth(config).items()]
     return table
 
