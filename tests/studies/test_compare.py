@@ -54,6 +54,7 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     # Finished searches are not repeated, give the same results, and can be analyzed.
     monkeypatch.chdir(project)
     monkeypatch.setattr("fade_study.studies.compare.run_search", None)  # any search would fail
+    monkeypatch.setattr(tracking.Run, "figure", lambda *_, **__: None)  # the first report has drawn them
     file = project / "kept" / "arena.jsonl"
     config = dataclasses.replace(SMOKE, searchers=("fade", "tpe"), results=str(file))
     again = compare(config)

@@ -31,6 +31,7 @@ def weather(writes):
     return st.builds(lambda well, bad: ["well"] * well + bad, st.integers(0, writes - 1), bad)
 
 
+SETTINGS = settings(stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck))
 ASK_WRITES, TELL_WRITES = 10, 4
 """How many writes it takes: trial, points, 6 params, generation, cells; alpha, details, accuracy, state."""
 
@@ -352,7 +353,10 @@ def no_waiting(monkeypatch):
     monkeypatch.setattr(retries, "LONGEST_WAIT_SECONDS", 0)
 
 
-TestProtocol = Protocol.TestCase
-TestProtocol.settings = settings(
-    max_examples=1000, stateful_step_count=10, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class TestProtocol(Protocol.TestCase):
+    settings = settings(SETTINGS, max_examples=300)
+
+
+@pytest.mark.slow
+class TestProtocolForLong(Protocol.TestCase):
+    settings = settings(SETTINGS, max_examples=1000)
