@@ -11,13 +11,12 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from functools import partial
 
 import numpy as np
 
 from fade_study import tracking
 from fade_study.analysis import comparison
-from fade_study.execution import advance, completed, open_executor, phase
+from fade_study.execution import advance, completed, open_executor, phase, watch
 from fade_study.statistics import arena, trend
 from fade_study.studies import analyze, notes, outcomes
 from fade_study.studies.repeated_warnings import recorded, result_of
@@ -74,8 +73,13 @@ def search_all(
     known = "" if data is None else f", {len(found)} of them on record"
     print(f"phase 1 of 2: {len(wanted)} searches{known}", flush=True)
     tasks: dict[Future[tuple[Outcome, list[str]]], tuple[str, int]] = {}
-    # Tables give the same on every device; trainings need a worker with a device like this process's.
-    send = partial(executor.submit, recorded) if data is None else partial(submit, executor)
+
+    def begin(name: str, seed: int) -> Future[tuple[Outcome, list[str]]]:
+        if data is not None:
+            return submit(executor, search, name, seed, config, data)
+        task = executor.submit(recorded, search, name, seed, config, data)  # tables give the same on every device
+        watch(task)
+        return task
 
     def keep(task: Future[tuple[Outcome, list[str]]]) -> None:
         name, seed = tasks.pop(task)
@@ -92,7 +96,7 @@ def search_all(
         advance(len(found), on_record=True)
         for name, seed in wanted:
             if (name, seed) not in found:
-                task = send(search, name, seed, config, data)
+                task = begin(name, seed)
                 tasks[task] = name, seed
                 if task.done():  # it ran in this process: kept before the next one begins
                     keep(task)
@@ -110,6 +114,10 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
     """Which searcher is best: metrics, tables, figures, and a summary on the terminal."""
     finals = {name: [outcome.final for outcome in searches] for name, searches in found.items()}
     standings = arena.standings(finals, config.baseline)
+    evaluated = {
+        name: float(np.mean([outcomes.accuracies(outcome)[0].mean() for outcome in searches]))
+        for name, searches in found.items()
+    }
     metrics: dict[str, float | None] = {}
     for row in standings:
         prefix = f"searcher/{row.searcher}"
@@ -119,6 +127,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             f"{prefix}/final_accuracy_high": row.high,
             f"{prefix}/p_vs_{config.baseline}": row.p_holm,
             f"{prefix}/win_rate": row.win_rate,
+            f"{prefix}/evaluated_accuracy": evaluated[row.searcher],
             f"{prefix}/seconds": float(np.mean([outcome.seconds for outcome in found[row.searcher]])),
         }
     run.metrics({name: value for name, value in metrics.items() if value is not None})
@@ -134,6 +143,9 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         f"the trainings of a hyper-architecture have {world.hyper_steps[0]} steps",
         "",
         arena.summary_table(standings),
+        "",
+        "Mean test accuracy of what a search trains from scratch, the first architecture of each generation:",
+        ", ".join(f"{name} {value:.4f}" for name, value in sorted(evaluated.items(), key=lambda one: -one[1])),
     ]
     for name in ("fade", "shuffled", "oracle"):
         if name in found:

@@ -314,8 +314,8 @@ class ComparisonConfig(_StudyConfig):
         seeds: Number of searches of each searcher, with the seeds ``seed``, ``seed + 1``, ...
         budget: Budget of each search in training steps: weight and alpha steps of hyper-architectures, and steps of
             trainings from scratch.
-        searchers: Names of the searchers to compare; null compares all except ``fade_top_five``, the variants of
-            ``fade`` with other offsets and features, and, in tabular mode, the slow ``gp``.
+        searchers: Names of the searchers to compare; null compares all except ``fade_top_five``, ``straight_through``
+            where it has no settings and, in tabular mode, the slow ``gp``.
         baseline: Searcher with which all others are compared; it always takes part.
         repetitions: Number of trainings of each hyper-architecture, all charged to the budget.
         straight_through: Training of hyper-architectures by the paper's estimator, for the searcher of that name, with

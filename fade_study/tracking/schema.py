@@ -173,6 +173,11 @@ RECORDED = (
             ),
             Entry("metric", "searcher/{name}/p_vs_{baseline}", "p-value of the difference from the baseline (Holm)"),
             Entry("metric", "searcher/{name}/win_rate", "Share of seeds with which it beats the baseline"),
+            Entry(
+                "metric",
+                "searcher/{name}/evaluated_accuracy",
+                "Test accuracy of the first architecture that each generation trains from scratch, mean over searches",
+            ),
             Entry("metric", "searcher/{name}/seconds", "Seconds of a search, mean over searches"),
             Entry("metric", "seconds", "Seconds of the whole comparison"),
             Entry("artifact", "standings.json", "Standings of the searchers, a table"),

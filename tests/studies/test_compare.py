@@ -101,9 +101,11 @@ def test_searches_are_a_function_of_their_seed(world):
     np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
 
 
-def test_a_searcher_that_trains_several_architectures_can_be_compared_alone(mlflow_store):
+def test_a_searcher_that_trains_several_architectures_can_be_compared_alone(mlflow_store, monkeypatch, capsys):
+    monkeypatch.setattr("fade_study.execution.progress.EVERY", 0.0)
     alone = {"searchers": ("fade_top_five",), "baseline": "fade_top_five", "seeds": 2, "executor": "inline"}
     compare(dataclasses.replace(DIGITS, **alone))
+    assert "phase 1 of 2: searches, 2 of 2; about 0 s left in all" in capsys.readouterr().out
     (run,) = runs("comparison")
     assert "report.txt" in artifacts(run)
     assert "figures/best.png" not in artifacts(run)  # its record lacks four of five trainings
