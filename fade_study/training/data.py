@@ -286,14 +286,14 @@ def _split(config: DataConfig, images: NDArray, labels: NDArray, official_test: 
     if crop_flip:  # data that are trained on otherwise are other data, for recipes, tables and studies
         digest.update(config.augment.encode())
 
-    def split(index: NDArray[np.int64], *, crop_flip: bool = False) -> Split:
+    def split(index: NDArray[np.int64]) -> Split:
         standardized = ((images[index] - mean) / deviation).astype(np.float32)
         tensor = torch.from_numpy(standardized).contiguous(memory_format=torch.channels_last)
-        return Split(tensor, torch.from_numpy(labels[index]), crop_flip)
+        return Split(tensor, torch.from_numpy(labels[index]))
 
     return Data(
         name=config.name,
-        weight=split(weight, crop_flip=crop_flip),
+        weight=dataclasses.replace(split(weight), crop_flip=crop_flip),
         alpha=split(alpha),
         test=split(test),
         classes=len(stored_labels),
