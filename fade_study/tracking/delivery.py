@@ -75,7 +75,13 @@ def _deliver(record: Record, run_id: str) -> str | None:
             source = CodeDatasetSource(tags={"mlflow.source.name": content["name"]})
             dataset = Dataset(content["name"], content["digest"], "code", source.to_json())
             context = [InputTag("mlflow.data.context", "training")]
-            client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+            try:
+                client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+            except mlflow.MlflowException as error:
+                if error.error_code != "BAD_REQUEST":
+                    raise
+                # Another process has created the same data set at the same moment; now MLflow finds it.
+                client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
         elif found := run_id if run_id != record.run else _named(record.run):
             client.set_terminated(found, content["status"], content["moment"])
     except OSError as error:

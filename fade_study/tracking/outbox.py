@@ -77,11 +77,13 @@ class Outbox:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self._lock_path(self._session), thread_local=False)  # any thread may release it
             self._lock.acquire(timeout=0)
-            self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
-            # Writes reach the operating system, which survives a kill of this process, without waiting for the disk.
-            self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {TABLES}")
-            self.abandoned = self._inherit()
-            """Runs of dead processes that are still open, which this process has to end."""
+            # One process at a time: SQLite refuses to change the journal mode while another process writes.
+            with FileLock(f"{self.path}.lock"):
+                self._database = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+                # Writes reach the operating system, which survives a kill of this process, without a wait for the disk.
+                self._database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {TABLES}")
+                self.abandoned = self._inherit()
+                """Runs of dead processes that are still open, which this process has to end."""
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
                 f"expected to write records for {server} to {self.path}: {error}; make room, or start in another folder"
@@ -172,7 +174,7 @@ class Outbox:
 
     def _inherit(self) -> list[str]:
         """Take over the records of dead processes; returns their runs that are still open."""
-        with self._transaction():  # only one of several processes that start at the same time gets them
+        with self._transaction():  # so that a kill in between parts no records from their run
             rows = self._database.execute("SELECT session FROM records UNION SELECT session FROM runs").fetchall()
             dead = [session for (session,) in rows if session != self._session and self._is_dead(session)]
             which = f"server = ? AND session IN ({', '.join('?' * len(dead))})"

@@ -3,8 +3,10 @@
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
 import numpy as np
@@ -17,6 +19,8 @@ from fade_study.config import DataConfig, NetworkConfig, ScratchConfig
 from fade_study.execution import InlineExecutor
 from fade_study.studies.schemas import EvaluateConfig
 from fade_study.studies.trainings import ScratchTrainings
+from fade_study.tracking import delivery
+from fade_study.tracking.outbox import Record
 from fade_study.training import ScratchResult, load_data
 from tests.studies import harness
 from tests.studies.harness import log, start, wait_for
@@ -214,3 +218,22 @@ def test_eight_processes_write_to_one_server(place, server):
             assert sorted((m.step, m.value) for m in history) == [(e, e + task / 100) for e in range(EPOCHS)], number
     with sqlite3.connect(place / "checkpoints" / "outbox.db") as database:
         assert database.execute("SELECT count(*) FROM records").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("server", ["postgresql"], indirect=True)
+def test_several_processes_record_the_same_data_set_at_the_same_moment(server):
+    """MLflow creates a data set for the first run that uses it, and refuses a second attempt at the same moment."""
+    client, writers = mlflow.MlflowClient(server.uri), 4
+    mlflow.set_tracking_uri(server.uri)
+    runs = [client.create_run("0").info.run_id for _ in range(writers)]
+    barrier = threading.Barrier(writers, timeout=10)
+
+    def write(run):
+        for digest in map(str, range(5)):
+            barrier.wait()
+            delivery._deliver(Record(run, "input", {"name": "digits", "digest": digest}, b"", tried=False), run)
+
+    with ThreadPoolExecutor(writers) as threads:
+        list(threads.map(write, runs))
+    for run in runs:
+        assert len(client.get_run(run).inputs.dataset_inputs) == 5

@@ -2,9 +2,12 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
 from fade_study.exceptions import StorageError
 from fade_study.tracking.outbox import Outbox
@@ -113,7 +116,7 @@ def test_what_a_dead_process_has_left_is_delivered_by_the_next_one(tmp_path, ser
     box.end_run("left", {})
     for one in (box, other):
         one.close()
-    assert [file.name for file in (tmp_path / "box").iterdir()] == ["outbox.db"]
+    assert sorted(file.name for file in (tmp_path / "box").iterdir()) == ["outbox.db", "outbox.db.lock"]
 
 
 def test_living_processes_leave_each_other_alone(tmp_path, server):
@@ -182,3 +185,19 @@ def test_a_server_that_is_away_refuses_nothing(tmp_path, monkeypatch):
     server.away = False
     assert box.flush() == 0
     assert len(server.told) == 10
+
+
+def test_opening_waits_for_another_process_that_is_opening(tmp_path, server):
+    """SQLite itself would not wait: it refuses at once to change the journal mode while another connection writes."""
+    (tmp_path / "box").mkdir()
+    path = tmp_path / "box" / "outbox.db"
+    other, lock = sqlite3.connect(path, isolation_level=None, check_same_thread=False), FileLock(f"{path}.lock")
+    lock.acquire()
+    other.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(open_box, tmp_path, server)
+        time.sleep(0.3)
+        assert not opening.done()
+        other.close()
+        lock.release()
+        opening.result().close()
