@@ -66,8 +66,6 @@ PERMUTED: Final = Stream("seed", id=12)
 """Permutations behind the p-value of a coefficient."""
 NULL: Final = Stream("seed", id=13)
 """Permutations behind the null distribution that an estimate keeps for a mean over hyper-architectures."""
-HYPER_ARCHITECTURES: Final = Stream("seed", id=5)
-"""Bootstrap resamples of hyper-architectures."""
 REPETITION_CURVE: Final = Stream("seed", id=15)
 """Subsets of trainings behind the curve of a coefficient against their number."""
 SIGNS: Final = Stream("seed", id=14)

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from fade_study.statistics.arena import FEWEST, interval
+from fade_study.statistics.arena import FEWEST
+from fade_study.statistics.resampling import interval
 
 DPI = 200
 SMALL = 8

@@ -1,7 +1,8 @@
 """Statistics of an arena of outer searches, which all have the same seeds and the same budget in training steps.
 
-The s-th value of every searcher comes from the same seed: the first anchors are the same, and so is the noise of equal
-trainings. Differences to a baseline are therefore taken seed by seed, which gives the comparison its power.
+The s-th value of every searcher comes from the same seed: searches on alphas begin at the same anchors, and trainings
+have the same seeds in all searches. Differences to a baseline are therefore taken seed by seed, which gives the
+comparison its power.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from fade_study.exceptions import InvalidInputError
-from fade_study.statistics.resampling import LEVEL
+from fade_study.statistics.resampling import interval
 
-__all__ = ["Standing", "anytime", "holm", "interval", "standings", "summary_table", "wilcoxon_p"]
+__all__ = ["Standing", "anytime", "holm", "standings", "summary_table", "wilcoxon_p"]
 
 Array = NDArray[np.float64]
 FEWEST = 3
@@ -88,23 +89,6 @@ def standings(finals: Mapping[str, ArrayLike], baseline: str = "random") -> list
             )
         )
     return sorted(rows, key=lambda row: -row.final)
-
-
-def interval(values: ArrayLike) -> tuple[Array, Array]:
-    """Student's 95 % interval of means over the first axis; NaN where any value is NaN.
-
-    Bootstrap intervals of so few seeds are too narrow: with 10 normal values, a BCa interval contains the true mean in
-    90 % of cases only.
-
-    Args:
-        values: Values ``(S, ...)``.
-
-    Returns:
-        Lower and upper ends, ``(...)`` each.
-    """
-    matrix = np.asarray(values, dtype=float)
-    half = stats.t.ppf(0.5 + LEVEL / 2, len(matrix) - 1) * stats.sem(matrix, axis=0)
-    return matrix.mean(axis=0) - half, matrix.mean(axis=0) + half
 
 
 def wilcoxon_p(differences: ArrayLike) -> float:

@@ -18,8 +18,7 @@ from scipy import stats
 
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import SIGNS
-from fade_study.statistics.arena import interval
-from fade_study.statistics.resampling import LEVEL, p_text
+from fade_study.statistics.resampling import LEVEL, interval, p_text
 
 __all__ = [
     "Mean",

@@ -80,32 +80,32 @@ def difference(one: Array, other: Array) -> Difference | None:
 def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[np.int64] | None = None) -> Array:
     """Test accuracies that random searches end with, ``(DRAWS,)``.
 
-    Each search trains random architectures of the table once and picks the one with the best validation accuracy. Its
-    result is the mean test accuracy of the other trainings of that architecture, of which the table needs one or more.
-    ``index`` replaces the table's architectures by some of them, which may repeat, as in a bootstrap.
+    Each search trains random architectures of the table with one of its seeds, and picks the one with the best
+    validation accuracy. Its result is the mean test accuracy of that architecture with the other seeds, of which the
+    table needs one or more. The seeds choose in turn. ``index`` replaces the table's architectures by some of them,
+    which may repeat, as in a bootstrap.
     """
     truth = table.ground_truth
     index = np.arange(len(table.paths)) if index is None else index
-    rng = RANDOM_SEARCHES.rng(seed)
-    drawn = index[rng.integers(len(index), size=(DRAWS, max(1, trainings)))]
-    best = drawn[np.arange(DRAWS), truth.validation[drawn, 0].argmax(axis=1)]
-    return truth.test[best, 1:].mean(axis=1)
+    drawn = index[RANDOM_SEARCHES.rng(seed).integers(len(index), size=(DRAWS, max(1, trainings)))]
+    search, seeds = np.arange(DRAWS), truth.test.shape[1]
+    chooser = search % seeds
+    best = drawn[search, truth.validation[drawn, chooser[:, None]].argmax(axis=1)]
+    return (truth.test[best].sum(axis=1) - truth.test[best, chooser]) / (seeds - 1)
 
 
-def against_random_search(answer: Array, table: Table, trainings: int, seed: int = 0) -> tuple[Difference, float]:
-    """Mean of an answer's accuracies minus that of random searches, and the share of random searches below the answer.
+def against_random_search(answer: Array, table: Table, trainings: int, seed: int = 0) -> Difference:
+    """Mean of an answer's accuracies minus that of random searches.
 
     The interval covers the noise of the answer's trainings and the choice of the table's architectures.
     """
-    searches = random_searches(table, trainings, seed)
     rng = RANDOM_TABLES.rng(seed)
     count = len(table.paths)
     again = [random_searches(table, trainings, seed, rng.integers(count, size=count)).mean() for _ in range(200)]
     error = np.hypot(answer.std(ddof=1) / np.sqrt(len(answer)) if len(answer) > 1 else np.nan, np.std(again))
     reach = stats.t.ppf(0.975, max(1, len(answer) - 1)) * error
-    value = float(answer.mean() - searches.mean())
-    share = float((searches < answer.mean()).mean())
-    return Difference(value, value - float(reach), value + float(reach)), share
+    value = float(answer.mean() - random_searches(table, trainings, seed).mean())
+    return Difference(value, value - float(reach), value + float(reach))
 
 
 def random_table(data: Data, config: SearchConfig) -> Table | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
@@ -29,7 +29,7 @@ from fade_study.training.session import session
 PROXY_IMAGES = 64
 """Number of images on which zero-cost proxies are computed."""
 CHUNK = 25
-"""Number of architectures whose sizes and zero-cost proxies are one task."""
+"""Number of architectures whose zero-cost proxies are one task."""
 
 
 def measure_architectures(
@@ -39,42 +39,68 @@ def measure_architectures(
     config: ValidationConfig,
     executor: Executor,
 ) -> dict[str, Measured]:
-    """Sizes of untrained architectures, and those zero-cost proxies that are compared, by name."""
+    """Those zero-cost proxies of untrained architectures that are compared, by name."""
     proxies = [name for name in PROXIES if name in predictors]
     chunks = [architectures[i : i + CHUNK] for i in range(0, len(architectures), CHUNK)]
     tasks = [executor.submit(_measure_untrained, chunk, proxies, data, config.network, config.seed) for chunk in chunks]
-    for _ in completed(tasks, "phase 3 of 3: sizes and proxies"):
+    for _ in completed(tasks, "phase 3 of 3: proxies"):
         pass
     found = [task.result() for task in tasks]
-    measured = {
+    return {
         name: Measured(np.concatenate([one[name].values for one in found]), sum(one[name].seconds for one in found))
-        for name in found[0]
+        for name in proxies
     }
-    for feature in (operations, longest_path):
-        values = [sum(feature(c) for c in architecture if isinstance(c, Dag)) for architecture in architectures]
-        measured[feature.__name__] = Measured(np.array(values), 0.0)
-    return measured
 
 
 def _measure_untrained(
     architectures: Sequence[Architecture], proxies: Sequence[str], data: Data, config: NetworkConfig, seed: int
 ) -> dict[str, Measured]:
-    """In a worker: sizes and zero-cost proxies of some architectures."""
+    """In a worker: zero-cost proxies of some architectures."""
     images, labels = data.weight.images[:PROXY_IMAGES], data.weight.labels[:PROXY_IMAGES]
-    functions = {name: lambda network, name=name: PROXIES[name](network, images, labels) for name in proxies}
-    functions |= {"parameters": parameters, "flops": lambda network: flops(network, data.image_shape)}
     measured = {}
     with session(seed, 1):
-        for name, function in functions.items():
+        for name in proxies:
             values, begin = [], time.perf_counter()
             for architecture in architectures:
                 torch.manual_seed(seed)
                 network = Network(architecture, data.image_shape, data.classes, config)
                 try:
-                    values.append(float(function(network)))
+                    values.append(float(PROXIES[name](network, images, labels)))
                 except (ValueError, np.linalg.LinAlgError):  # no signal passes the network; NaN is refused later
                     values.append(float("nan"))
             measured[name] = Measured(np.array(values), time.perf_counter() - begin)
+    return measured
+
+
+def measure_sizes(hyper_architecture: HyperArchitecture, data: Data, config: NetworkConfig) -> dict[str, Measured]:
+    """What each cell adds to an architecture's size, ``(d, w)`` by the name of the size.
+
+    Sizes are sums over rows, so those of d·w architectures, which differ from the first columns in one row, give all.
+    The first row holds everything outside of the cells as well, so that sums along paths are the sizes themselves.
+    """
+
+    def network(architecture: Architecture) -> Network:
+        return Network(architecture, data.image_shape, data.classes, config)
+
+    def of_cells(feature: Callable[[Dag], float]) -> Callable[[Architecture], float]:
+        return lambda architecture: sum(feature(cell) for cell in architecture if isinstance(cell, Dag))
+
+    sizes: dict[str, Callable[[Architecture], float]] = {
+        "operations": of_cells(operations),
+        "longest_path": of_cells(longest_path),
+        "parameters": lambda architecture: parameters(network(architecture)),
+        "flops": lambda architecture: flops(network(architecture), data.image_shape),
+    }
+    first = tuple(row[0] for row in hyper_architecture.rows)
+    measured = {}
+    for name, size in sizes.items():
+        begin = time.perf_counter()
+        table = np.array([
+            [size(Architecture((*first[:i], cell, *first[i + 1 :]))) for cell in row]
+            for i, row in enumerate(hyper_architecture.rows)
+        ], dtype=float)  # fmt: skip
+        table[1:] -= size(Architecture(first))
+        measured[name] = Measured(table, time.perf_counter() - begin)
     return measured
 
 

@@ -41,7 +41,7 @@ class Prediction(NamedTuple):
     replicates: Array | None = None
     """Scores from resampled trainings, ``(B, n)``; None for predictors without repetitions."""
     permuted: Array | None = None
-    """Scores after permuting the columns within each row, ``(B, n)``; None for scores that are not sums over rows."""
+    """Scores after permuting the cells within each row, ``(B, n)``; None for scores that are not sums over rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,25 @@ class Evidence:
     straight_through: Sequence[HyperResult] = ()
     """Trainings by the paper's estimator."""
     single: dict[str, Measured] = field(default_factory=dict)
-    """Numbers ``(n,)`` of architectures by name: sizes, zero-cost proxies, accuracies after short trainings."""
+    """Numbers ``(n,)`` of architectures by name: zero-cost proxies, accuracies after short trainings."""
     by_cell: dict[str, Measured] = field(default_factory=dict)
-    """What each cell adds, ``(d, w)`` by name, from trainings other than the supernets'; higher is better."""
+    """What each cell adds, ``(d, w)`` by name: to sizes, or to accuracies of trainings other than the supernets'."""
+
+    def along_paths(self, table: Array) -> Array:
+        """Sums over rows of a table of cells, ``(d, w)`` or ``(B, d, w)``, along all paths: ``(n,)`` or ``(B, n)``."""
+        return table[..., np.arange(table.shape[-2]), self.paths].sum(axis=-1)
+
+    def permuted(self, table: Array, count: int, rng: np.random.Generator) -> Array:
+        """Sums over rows of a table ``(d, w)`` along all paths, ``(count, n)``, after random permutations of the cells.
+
+        The different cells of each row are permuted. Columns with the same cell keep a common value, their mean.
+        """
+        tables = np.empty((count, *table.shape))
+        for i, row in enumerate(self.hyper_architecture.rows):
+            keys, cells = np.unique([cell.key for cell in row], return_inverse=True)
+            values = np.bincount(cells, weights=table[i]) / np.bincount(cells)
+            tables[:, i] = rng.permuted(np.broadcast_to(values, (count, len(keys))), axis=1)[:, cells]
+        return self.along_paths(tables)
 
 
 def early(epochs: int) -> str:
@@ -93,21 +109,13 @@ def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Predict
         """Resampled repetitions ``(B, R)``; none if there is only one repetition."""
         return rng.integers(repetitions, size=(resamples if repetitions > 1 else 0, repetitions))
 
-    def along_paths(table: Array) -> Array:
-        """Sums over rows of a table of cells, ``(d, w)`` or ``(B, d, w)``."""
-        return table[..., np.arange(table.shape[-2]), evidence.paths].sum(axis=-1)
-
-    def permuted(table: Array) -> Array:
-        return along_paths(rng.permuted(np.broadcast_to(table, (resamples, *table.shape)), axis=2))
-
     if name in evidence.single:
         values, seconds = evidence.single[name]
-        if np.ptp(values) == 0:
-            raise InvalidInputError("it is the same for all architectures")
-        return Prediction(values, seconds)
+        return Prediction(_different(values), seconds)
     if name in evidence.by_cell:
         table, seconds = evidence.by_cell[name]
-        return Prediction(along_paths(table), seconds, None, permuted(table))
+        scores = _different(evidence.along_paths(table))
+        return Prediction(scores, seconds, None, evidence.permuted(table, resamples, rng))
     if name == "one_shot":
         accuracies = np.stack([one.path_accuracies for one in evidence.supernets])
         seconds = sum(one.seconds + one.path_seconds for one in evidence.supernets)
@@ -119,11 +127,23 @@ def predict(name: str, evidence: Evidence, resamples: int, seed: int) -> Predict
     if not trainings:
         raise InvalidInputError("no supernet was trained for it")
     drawn = [
-        along_paths(TABLES[name]([trainings[i] for i in draw], evidence)) for draw in draws(len(trainings)).tolist()
+        evidence.along_paths(TABLES[name]([trainings[i] for i in draw], evidence))
+        for draw in draws(len(trainings)).tolist()
     ]
     table = TABLES[name](trainings, evidence)
-    seconds = sum(one.seconds for one in trainings)
-    return Prediction(along_paths(table), seconds, np.stack(drawn) if drawn else None, permuted(table))
+    return Prediction(
+        scores=evidence.along_paths(table),
+        seconds=sum(one.seconds for one in trainings),
+        replicates=np.stack(drawn) if drawn else None,
+        permuted=evidence.permuted(table, resamples, rng),
+    )
+
+
+def _different(scores: Array) -> Array:
+    """The scores, if they have any order."""
+    if np.ptp(scores) == 0:
+        raise InvalidInputError("it is the same for all architectures")
+    return scores
 
 
 def _log_alpha(trainings: Sequence[HyperResult], estimator: Estimator, hyper_architecture: HyperArchitecture) -> Array:

@@ -72,7 +72,9 @@ def judge(
         audit = ranks.independence_audit(truth.test, evidence.paths)
     except InvalidInputError as error:
         missing["audit"] = str(error)
-    covariates = np.column_stack([evidence.single[size].values for size in ("operations", "longest_path")])
+    covariates = np.column_stack(
+        [evidence.along_paths(evidence.by_cell[size].values) for size in ("operations", "longest_path")]
+    )
     alpha = combined_alpha(evidence.supernets, evidence.estimator, evidence.hyper_architecture)
     return Judged(
         name=name,
@@ -107,7 +109,7 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
     """Report each hyper-architecture and the means over all."""
     entries = {
         name: figures.Entry(
-            ranks.mean_estimate([one.entries[name].estimate for one in judged], config.seed),
+            ranks.mean_estimate([one.entries[name].estimate for one in judged]),
             sum(one.entries[name].seconds for one in judged),
         )
         for name in predictors
@@ -115,7 +117,7 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
     }
     missing = {name: reason for one in judged for name, reason in one.missing.items()}
     partials = [one.partial for one in judged if one.partial is not None]
-    partial = ranks.mean_estimate(partials, config.seed) if len(partials) == len(judged) else None
+    partial = ranks.mean_estimate(partials) if len(partials) == len(judged) else None
     run.metrics(headline(judged, entries, partial))
     text = summary(judged, entries, partial, missing)
     print("\n" + text)

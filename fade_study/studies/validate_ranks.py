@@ -19,7 +19,7 @@ from fade_study.config import BilevelConfig
 from fade_study.execution import open_executor, phase
 from fade_study.seeding import VALIDATION
 from fade_study.studies.ground_truth import Case, open_cases, plan, train_scratch
-from fade_study.studies.measurements import measure_architectures, measure_cells
+from fade_study.studies.measurements import measure_architectures, measure_cells, measure_sizes
 from fade_study.studies.predictors import Evidence, Measured, early, names
 from fade_study.studies.report_ranks import Judged, judge, report
 from fade_study.studies.schemas import ValidationConfig
@@ -132,6 +132,7 @@ def validate_case(
         supernets=[dataclasses.replace(one, path_accuracies=one.path_accuracies[complete]) for one in supernets],
         straight_through=compared,
         single=single,
-        by_cell=measure_cells(hyper_architecture, steps, predictors, data, config, executor, later),
+        by_cell=measure_sizes(hyper_architecture, data, config.network)
+        | measure_cells(hyper_architecture, steps, predictors, data, config, executor, later),
     )
     return judge(case.name, evidence, table.ground_truth, predictors, config)

@@ -149,7 +149,6 @@ RECORDED = (
             Entry("metric", "answer/gain_{bound}", "Bounds `low` and `high` of its confidence interval"),
             Entry("metric", "answer/over_random", "With `final_seeds`: lead over random searches of the same cost"),
             Entry("metric", "answer/over_random_{bound}", "Bounds `low` and `high` of its confidence interval"),
-            Entry("metric", "answer/better_than_random", "Share of these random searches that it beats"),
             Entry("metric", "steps", "With `final_seeds`: training steps of the whole search"),
             Entry("metric", "seconds", "Seconds of the whole search"),
             Entry("model", "best", "With `final_seeds`: network of the best architecture, with the first seed"),

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from fade_study import InvalidInputError
-from fade_study.statistics.arena import anytime, holm, interval, standings, summary_table, wilcoxon_p
+from fade_study.statistics.arena import anytime, holm, standings, summary_table, wilcoxon_p
+from fade_study.statistics.resampling import interval
 
 
 def enumerated_p(differences):

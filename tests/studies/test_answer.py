@@ -46,12 +46,10 @@ def test_a_random_search_is_not_judged_by_what_it_chose_by(rng):
 
 def test_a_good_answer_is_better_than_random_searches(rng):
     found, quality = table(rng, 0.002)
-    lead, share = against_random_search(quality.max() + 0.001 * rng.normal(size=4), found, 5)
+    lead = against_random_search(quality.max() + 0.001 * rng.normal(size=4), found, 5)
     assert lead.low > 0
-    assert share > 0.95
-    lead, share = against_random_search(quality.mean() + 0.001 * rng.normal(size=4), found, 5)
+    lead = against_random_search(quality.mean() + 0.001 * rng.normal(size=4), found, 5)
     assert lead.high < 0
-    assert share < 0.2
 
 
 def test_a_difference_has_welchs_interval():

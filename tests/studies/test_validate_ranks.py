@@ -11,13 +11,16 @@ import pytest
 
 from fade_study import HyperArchitecture, enumerate_dags, tracking
 from fade_study.benchmarks import Table
+from fade_study.cells.features import longest_path, operations
 from fade_study.effects import PathLosses, path_effects
 from fade_study.exceptions import InvalidInputError, WorkerDiedError
 from fade_study.execution import open_executor
+from fade_study.nn import Network, flops, parameters
 from fade_study.ranking import fade_rank
 from fade_study.studies import trainings
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.ground_truth import Case, all_paths, choose_paths, train_scratch
+from fade_study.studies.measurements import measure_sizes
 from fade_study.studies.options import parse_config
 from fade_study.studies.predictors import Evidence, Measured, cell_effects, names, predict
 from fade_study.studies.repeated_warnings import count_repeated_warnings, recorded, result_of
@@ -166,8 +169,11 @@ def evidence(rng):
         paths=choose_paths(all_paths((2, 3)), "both", "all", 0),
         estimator="marginal",
         supernets=[result(rng) for _ in range(4)],
-        single={"flops": Measured(np.arange(9.0), 1.0), "operations": Measured(np.ones(9), 0.0)},
-        by_cell={"chains": Measured(np.array([[1.0, 2.0, 3.0], [0.0, 20.0, 10.0]]), 7.0)},
+        single={"naswot": Measured(np.arange(9.0), 1.0)},
+        by_cell={
+            "chains": Measured(np.array([[1.0, 2.0, 3.0], [0.0, 20.0, 10.0]]), 7.0),
+            "operations": Measured(np.ones((2, 3)), 0.0),
+        },
     )
 
 
@@ -185,7 +191,7 @@ def test_predictors_with_repetitions_say_how_they_vary(evidence):
     one_shot = predict("one_shot", evidence, 50, 0)
     assert one_shot.seconds == 42.0
     np.testing.assert_allclose(one_shot.scores, np.mean([s.path_accuracies for s in evidence.supernets], axis=0))
-    assert predict("flops", evidence, 50, 0).replicates is None
+    assert predict("naswot", evidence, 50, 0).replicates is None
     one = dataclasses.replace(evidence, supernets=evidence.supernets[:1])
     assert predict("fade", one, 50, 0).replicates is None
 
@@ -205,6 +211,34 @@ def test_what_cells_add_is_added_up_and_permuted_within_rows(evidence):
     for scores in chains.permuted:
         assert sorted(scores) == sorted(chains.scores)
     assert len(np.unique(chains.permuted, axis=0)) > 20
+
+
+def test_columns_with_the_same_cell_are_permuted_together(rng):
+    """Copies of a cell say the same thing, so that a row with copies knows less than its number of columns suggests."""
+    one, other = enumerate_dags(2)[:2]
+    hyper = HyperArchitecture(((one, one, other), (other, other, other)))
+    found = Evidence(hyper, np.array(list(itertools.product(range(3), repeat=2))), "marginal", ())
+    permuted = found.permuted(np.array([[1.0, 3.0, 10.0], [5.0, 5.0, 5.0]]), 50, rng)
+    assert {tuple(scores[::3] - 5) for scores in permuted} == {(2, 2, 10), (10, 10, 2)}
+
+
+def test_sizes_add_up_over_rows():
+    cells = tuple(enumerate_dags(3))
+    hyper, data = HyperArchitecture((cells[:3], cells[1:4], cells[2:5])), load_data(DataConfig(limit=300))
+    found = Evidence(hyper, all_paths((3, 3)), "marginal", (), by_cell=measure_sizes(hyper, data, SMOKE.network))
+    assert set(found.by_cell) == {"operations", "longest_path", "parameters", "flops"}
+    for path, *sizes in zip(
+        found.paths, *(found.along_paths(one.values) for one in found.by_cell.values()), strict=True
+    ):
+        architecture = hyper.architecture(path.tolist())
+        network = Network(architecture, data.image_shape, data.classes, SMOKE.network)
+        expected = {
+            "operations": sum(map(operations, architecture)),
+            "longest_path": sum(map(longest_path, architecture)),
+            "parameters": parameters(network),
+            "flops": flops(network, data.image_shape),
+        }
+        assert dict(zip(found.by_cell, sizes, strict=True)) == expected
 
 
 def test_designed_trainings_find_what_cells_add(rng):
