@@ -1,8 +1,8 @@
 """From losses of paths to alphas: the effect of each cell of a row on the loss of the networks that contain it.
 
 The loss of a path is modeled as a sum over rows, just as the FaDE-rank is a product over rows. Least squares on many
-paths therefore give the effect of each cell, relative to the mean of its row, with a standard error. The losses come
-from weight steps, which a training computes anyway.
+paths therefore give the effect of each cell, relative to the mean of its row, with a standard error. The losses are
+those of a sweep over fair paths after the training or, without a sweep, those of its weight steps.
 
 Several trainings of one hyper-architecture are averaged in their effects, not in their alphas: they differ by noise,
 which the softmax would distort. All rows have cells of one space, so the effects of a row can be improved by those of
@@ -95,7 +95,8 @@ def average_effects(effects: Sequence[Effects]) -> Effects:
     """Mean effects over several trainings of one hyper-architecture.
 
     The standard error comes from the differences between the trainings and is the same for all columns. The errors of
-    the regressions do not include the noise that all losses of one supernet share. A single training keeps its own.
+    the regressions do not include the noise that all losses of one supernet share. A single training has nothing to
+    compare with, so it keeps the errors of its regression, which are too small.
 
     Args:
         effects: Effects from R trainings, ``(d, w)`` each.

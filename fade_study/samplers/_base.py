@@ -65,7 +65,7 @@ class RowSampler(optuna.samplers.RandomSampler, abc.ABC):
             self._embedded = {cell.key: space.embed(cell) for cell in space}
 
     def embed(self, keys: Sequence[str]) -> NDArray[np.float64]:
-        """Points ``(n, f)`` of cells by their keys; proposed points lie only near those of their cells."""
+        """Points ``(n, f)`` of cells by their keys. A proposed point usually differs from that of its nearest cell."""
         return np.array([self._embedded[key] for key in keys])
 
     @abc.abstractmethod

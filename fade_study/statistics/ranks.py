@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 FEWEST = 4
-"""Smallest number of architectures. With three, every order has a probability of 1/6, and nothing is significant."""
+"""Smallest number of architectures; fewer give no interval that means anything."""
 CURVE_DRAWS = 50
 """Number of draws of repetitions for each point of a curve."""
 

@@ -48,7 +48,6 @@ def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
     features = searches[0].features
     trajectories = [record.anchors for record in searches]
     run.figure(trajectory.draw_trajectories(trajectories, features), "figures/trajectory.png")
-    lines = []
     if len(searches) == 1:
         run.series(list(enumerate(movement_metrics(searches[0]))))
         draw_architectures(searches[0], run)
@@ -59,14 +58,11 @@ def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         coverages = [trend.coverage(record.cells, record.space) for record in searches]
         title, share = "cells that a row has held so far", "share of all cells"
         run.figure(trajectory.draw_rows(coverages, 0, title, share), "figures/coverage.png")
-        lines.append(movement_lines(searches))
     series = [record.trend for record in searches if record.evaluations]
-    if not series:
-        return "\n".join([*lines, "No trend: no anchor was trained from scratch"])
     try:
         pooled = trend.pooled_trend(series)
-    except InvalidInputError as error:
-        return "\n".join([*lines, f"No trend: {error}"])
+    except InvalidInputError:
+        return summary(searches)
     tests = {g: [one.test for one in found] for g, found in searches[0].evaluations.items()}
     run.figure(trajectory.draw_trend(series, tests=tests), "figures/accuracy.png")
     metrics = {"trend/slope": pooled.slope.value, "trend/slope_low": pooled.slope.low,
@@ -76,11 +72,23 @@ def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
     if len(series) == 1:
         alone = trend.trend(*series[0])
         metrics["trend/kendall_p"] = alone.mann_kendall_p
-        lines.append(str(alone))
     else:
         metrics["trend/signs_p"] = pooled.signs_p
-        lines.append(str(pooled))
     run.metrics({name: value for name, value in metrics.items() if value is not None})
+    return summary(searches)
+
+
+def summary(searches: Sequence[SearchRecord]) -> str:
+    """Movement, coverage and trend of searches as text."""
+    lines = [movement_lines(searches)] if any(len(record.cells) > 1 for record in searches) else []
+    series = [record.trend for record in searches if record.evaluations]
+    if not series:
+        return "\n".join([*lines, "No trend: no anchor was trained from scratch"])
+    try:
+        pooled = trend.pooled_trend(series)
+        lines.append(str(trend.trend(*series[0]) if len(series) == 1 else pooled))
+    except InvalidInputError as error:
+        lines.append(f"No trend: {error}")
     return "\n".join(lines)
 
 

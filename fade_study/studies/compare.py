@@ -17,7 +17,7 @@ import numpy as np
 from fade_study import tracking
 from fade_study.analysis import comparison
 from fade_study.execution import advance, completed, open_executor, phase, watch
-from fade_study.statistics import arena, trend
+from fade_study.statistics import arena
 from fade_study.studies import analyze, notes, outcomes
 from fade_study.studies.repeated_warnings import recorded, result_of
 from fade_study.studies.schemas import ComparisonConfig
@@ -41,7 +41,10 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     searchers = names(config)
     data = None if config.mode == "tabular" else load_data(config.data)
     if data is not None:
-        check_schedule(config.bilevel, data, (config.depth, config.sampler.columns(config.space.open())))
+        shape = config.depth, config.sampler.columns(config.space.open())
+        for training in (config.bilevel, config.straight_through):
+            if training is not None:
+                check_schedule(training, data, shape)
     world = open_world(config, data)
     check_budget(searchers, world, config.budget)
     if "oracle" in searchers and isinstance(world, Trained):
@@ -150,10 +153,8 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
     for name in ("fade", "shuffled", "oracle"):
         if name in found:
             records = [outcome.record for outcome in found[name]]
-            if name == "fade":  # the method itself has metrics and figures, too
-                text = analyze.report(dict(enumerate(records)), run)
-            else:
-                text = f"{trend.pooled_trend([one.trend for one in records])}\n{analyze.movement_lines(records)}"
+            # The method itself has metrics and figures, too.
+            text = analyze.report(dict(enumerate(records)), run) if name == "fade" else analyze.summary(records)
             lines.append(f"\nAnchors of {name}, generation by generation:\n{text}")
     text = "\n".join(lines)
     print(text)

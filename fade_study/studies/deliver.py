@@ -6,19 +6,14 @@ fade deliver
 from __future__ import annotations
 
 import sys
-import time
 
-from fade_study import interrupt, tracking
+from fade_study import tracking
 from fade_study.studies.schemas import DeliverConfig
 
 
 def deliver(_: DeliverConfig) -> None:
     """Deliver all records that dead processes left in this folder for the current tracking server."""
     tracking.check_server()
-    deadline = time.monotonic() + tracking.DELIVERY_SECONDS
-    while (left := tracking.deliver()) and time.monotonic() < deadline:
-        interrupt.check()
-        time.sleep(1)
-    if left:
+    if left := tracking.deliver():
         sys.exit(f"{left} records could not be delivered; they are kept, try again later")
     print("All delivered")

@@ -144,8 +144,11 @@ def collect() -> dict[tuple[str, str], Supernets]:
 
 
 def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
-    """Combined effects ``(d, w)`` of R trainings ``(R, d, w)``, as marginal alphas are made from them."""
-    error = np.full(values.shape[1:], 1e-9)  # lines hold no standard errors
+    """Combined effects ``(d, w)`` of R trainings ``(R, d, w)``; pooled over rows if there are several trainings.
+
+    A single training is not pooled, because the lines hold no standard errors.
+    """
+    error = np.full(values.shape[1:], 1e-9)
     return effects_of([Effects(value, error) for value in values], hyper_architecture).value
 
 

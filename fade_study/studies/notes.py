@@ -96,7 +96,7 @@ def search(
         _list(
             "Use the winner",
             [
-                *([f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`'] if len(finals) else []),
+                *([f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`'] if "best" in run.models else []),
                 f"Train it for longer, and keep it as a model: `mlflow run . -e train -P run_id={THIS_RUN}`",
                 f"Evaluate more generations: `mlflow run . -e evaluate -P run_id={THIS_RUN}`",
             ],
@@ -247,12 +247,13 @@ def scratch(architecture: str, seed: int, result: ScratchResult, chance: float) 
     )
 
 
-def training(architecture: str, accuracies: Sequence[float], epochs: int, run_id: str) -> str:
+def training(architecture: str, accuracies: Sequence[float], epochs: int, run_id: str, run: Run) -> str:
     """Description of the training of an architecture with several seeds, whose best network is kept."""
+    load = f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`, the network with the best validation accuracy'
     return _note(
         f"Test accuracy {_mean(accuracies)} after {epochs} epochs.",
         f"Architecture: {_cells(architecture)}, with the images and settings of run `{run_id}`",
-        f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`, the network with the best validation accuracy',
+        *([load] if "best" in run.models else []),
     )
 
 

@@ -205,8 +205,8 @@ class SearchConfig(_StudyConfig):
         sampler: Outer search.
         processes: Number of processes that train each hyper-architecture together, on one GPU each or all on the CPU.
             Leave it out where a launcher such as ``torchrun`` starts them.
-        repetitions: Number of trainings of each hyper-architecture, whose alphas are averaged. Several trainings go
-            through the executor.
+        repetitions: Number of trainings of each hyper-architecture. Their marginal effects are averaged, or their
+            straight-through alphas. Several trainings go through the executor.
         checkpoint_dir: Folder of checkpoints, from which an interrupted search is resumed.
         max_failures: Number of trainings of one hyper-architecture that may diverge before the search gives up.
         evaluate: Architecture of a generation that is trained from scratch: the ``best_ranked`` one of its

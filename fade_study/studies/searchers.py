@@ -63,7 +63,11 @@ def _ours(**settings: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler
 
 def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:
     sampler = config.open(seed)
-    assert isinstance(sampler, samplers.PseudoGradientSampler)  # no other search has a sign
+    if not isinstance(sampler, samplers.PseudoGradientSampler):
+        raise InvalidInputError(
+            f"searchers: expected the sampler pseudo-gradient for printed_sign, got {config.name}, which has no sign; "
+            "leave printed_sign out"
+        )
     sampler.step_size = -sampler.step_size
     return sampler
 
@@ -114,6 +118,8 @@ def names(config: ComparisonConfig) -> list[str]:
         raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
     if "straight_through" in wanted and config.straight_through is None:
         raise InvalidInputError("searchers: expected straight_through.* settings for straight_through, got none")
+    for name in wanted:
+        SEARCHERS[name].make(config.sampler, 0)  # raises here, before anything is recorded
     return wanted
 
 

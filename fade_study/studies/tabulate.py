@@ -79,6 +79,7 @@ PLANS |= {"fashion14-equal": of_equal_cells, "fashion14-random": of_random_point
 
 def tabulate(names: list[str], workers: int) -> None:
     """Do the missing trainings of the tables, seed by seed."""
+    tracking.commit()  # now, before the results change the folder
     data = load_data(DATA)
     found = recipe(data, SCRATCH, NETWORK)
     with open_executor(f"processes:{workers}") as executor:

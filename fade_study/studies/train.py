@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from fade_study import Architecture, InvalidInputError, tracking
+from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import open_executor
 from fade_study.studies import notes
 from fade_study.studies.answer import keep_model
@@ -51,11 +52,13 @@ def train(config: TrainConfig) -> None:
             wanted, data, scratch, search.network, executor, checkpoints=folder, keep_states=keep
         )
         found = trainings.collect()
+        if not found:
+            raise WorkerDiedError("expected a training that ends, got none; use fewer workers, or a smaller network")
         run.metrics(accuracy_metrics(list(found.values())))
         run.tag(tracking.schema.BEST, architecture.key)
         tests = [one.test for one in found.values()]
         print(f"{architecture}\n  {scratch.epochs} epochs: test accuracy {accuracy_text(tests)}, n = {len(tests)}")
-        run.note(notes.training(architecture.key, tests, scratch.epochs, config.run_id))
         best = max(found, key=lambda name: found[name].validation)
         keep_model(run, architecture, trainings.states[best], data, search.network, config.register)
+        run.note(notes.training(architecture.key, tests, scratch.epochs, config.run_id, run))
         print(tracking.look_at(run.experiment, run.id))

@@ -248,7 +248,8 @@ def train_hyper(
             for other in tasks:
                 other.cancel()
             error.add_note(f"in the training of the hyper-architecture of generation {generation} with seed {seed}")
-            raise
+            with tracking.start_hyper(generation, hyper_architecture, seed):  # a run for it, which ends as failed
+                raise
         with tracking.start_hyper(generation, hyper_architecture, seed, result.seconds) as child:
             epochs = zip(result.epochs, result.alpha_history, strict=True)
             child.series(

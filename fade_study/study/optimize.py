@@ -56,7 +56,7 @@ class Loop:
                         if not isinstance(error, caught):
                             raise
                         optuna.logging.get_logger(__name__).warning(f"generation {batch.number} failed: {error!r}")
-                    else:  # a training is worth more than a mistake in what is told of it, so it is never failed
+                    else:  # if the study refuses the result, the generation stays open, so that its training is kept
                         _tell(study, batch, result)
                     for callback in callbacks:
                         callback(study, batch)

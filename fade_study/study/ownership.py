@@ -66,7 +66,7 @@ def claim(study: optuna.Study) -> optuna.Trial:
 
 
 def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
-    """Create a running trial; its id where it has this process as its owner from the first moment on."""
+    """Create a running trial. Returns its id if this process owns it from the start, None if the user enqueued it."""
     if enqueued:  # the user has called Optuna's enqueue_trial
         study.ask()  # has no owner yet, so that it is taken over like a dead process's
         return None

@@ -46,8 +46,8 @@ class Trials:
         # Read from the storage: where two processes create a study at the same moment, the last one draws the seed.
         seed = self._study.user_attrs[STUDY]["seed"]
         anchors = [[trial.suggest_float(name, 0.0, 1.0) for name in row] for row in self._names]
-        # From the storage, since the trial does not notice what its sampler writes; a copy, since the storage in memory
-        # gives its own dictionary away.
+        # Read from the storage, because the trial object does not see what its sampler wrote. Copied, because the
+        # storage in memory returns its own dictionary.
         stored = dict(trial.storage.get_trial_user_attrs(id_of(trial)))
         sampler = row_sampler(self._study)
         if POINTS not in stored and sampler is not None:  # all coordinates are fixed, so Optuna has not asked it

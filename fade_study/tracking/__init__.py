@@ -17,11 +17,10 @@ from fade_study.tracking.reading import (
     read_times,
 )
 from fade_study.tracking.record import SearchRecord
-from fade_study.tracking.runs import DELIVERY_SECONDS, Run, adopt, open_run, start_study
+from fade_study.tracking.runs import Run, adopt, open_run, start_study
 from fade_study.tracking.server import check_server, look_at, redirected
 
 __all__ = [
-    "DELIVERY_SECONDS",
     "OUTBOX",
     "Run",
     "SearchRecord",

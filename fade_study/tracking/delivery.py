@@ -20,6 +20,8 @@ from fade_study.urls import masked_url
 
 OUTBOX = Path("checkpoints") / "outbox.db"
 """File of the outbox, relative to the folder in which a command is started."""
+DELIVERY_SECONDS = 30.0
+"""Seconds that a finished study, and ``fade deliver``, wait for a server that is away."""
 _open: tuple[str, Outbox] | None = None
 """The open outbox, and the tracking URI that it delivers to."""
 
@@ -45,8 +47,8 @@ def _close() -> None:
 
 
 def deliver() -> int:
-    """Deliver the records of this process and of dead ones, and return how many remain."""
-    return open_outbox().flush()
+    """Deliver the records of this process and of dead ones, with retries, and return how many remain."""
+    return open_outbox().flush(DELIVERY_SECONDS)
 
 
 def end_run(run: str, status: str) -> None:

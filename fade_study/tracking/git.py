@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 
 
+@functools.cache
 def commit() -> str:
     """Commit of the code, with ``-dirty`` if it has changed since; ``unknown`` unless git tracks this file.
 
-    The check matters for an installed package, whose environment may lie inside an unrelated repository.
+    It is that of the first call, since the files may change while a study runs, not least by its own results. The check
+    matters for an installed package, whose environment may lie inside an unrelated repository.
     """
     folder, name = os.path.split(os.path.abspath(__file__))
 

@@ -60,8 +60,9 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
             f"expected the id of a run in {place(mlflow.get_tracking_uri())}, got {run_id!r}: {masked(str(error))}"
         ) from None
     kind = run.data.tags.get(KIND)
-    if kind not in ("search", "comparison"):
-        raise InvalidInputError(f"expected a run of kind search or comparison, got {run_id} of kind {kind}")
+    if kind != "search":
+        also = "; its report.txt analyzes its searches, and each of them is a run" if kind == "comparison" else ""
+        raise InvalidInputError(f"expected a run of kind search, got {run_id} of kind {kind}{also}")
     condition = f"tags.`{PARENT}` = '{run_id}' and tags.`{KIND}` = 'search'"
     runs = [run.info.run_id, *(child.info.run_id for child in reversed(find_runs(condition)))]
     records = {i: _read_text(client, i, RECORD) for i in runs}

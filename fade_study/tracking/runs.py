@@ -24,7 +24,7 @@ from fade_study import __version__
 from fade_study.exceptions import StorageError
 from fade_study.study.settings import flatten, plain
 from fade_study.tracking import schema
-from fade_study.tracking.delivery import OUTBOX, end_run, open_outbox
+from fade_study.tracking.delivery import OUTBOX, deliver, end_run, open_outbox
 from fade_study.tracking.experiment import describe_experiment, own_experiment
 from fade_study.tracking.git import commit
 from fade_study.tracking.models import pack_model
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 PACKAGES = ("accelerate", "mlflow", "numpy", "optuna", "torch")
 FLUSH_SECONDS = 5.0
 """Seconds for which metrics may be buffered: a request for each epoch could take longer than a short epoch itself."""
-DELIVERY_SECONDS = 30.0
-"""Seconds that a finished study waits for a server that is away."""
 
 
 class Run:
@@ -59,6 +57,8 @@ class Run:
         self.kind = kind
         self.pictures: dict[str, bytes] = {}
         """Figures that were written here, by their paths."""
+        self.models: set[str] = set()
+        """Names of the models that were written here."""
         self._tables: dict[str, dict[str, str]] = {}
         self._non_finite = 0
         self._metrics: list[list[Any]] = []
@@ -150,6 +150,7 @@ class Run:
     ) -> None:
         """Write a classifier as an MLflow model, and register it under a name if one is given."""
         self._put("model", pack_model(classifier, image_shape, labels), name=name, register=register)
+        self.models.add(name)
 
     def _put(self, kind: str, data: bytes = b"", /, **content: Any) -> None:
         open_outbox().put(self.name, kind, content, data)
@@ -225,7 +226,7 @@ def _child(name: str, tags: Mapping[str, str], parent: Run, seconds: float) -> R
 
 def _leave(status: str) -> None:
     """Deliver all records, and end MLflow's active run."""
-    left = open_outbox().flush(DELIVERY_SECONDS if status == "FINISHED" else 0.0)
+    left = deliver() if status == "FINISHED" else open_outbox().flush()
     try:
         mlflow.end_run(status)
     except (mlflow.MlflowException, OSError) as error:

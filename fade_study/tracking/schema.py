@@ -99,7 +99,7 @@ RECORDED = (
     Group(
         "Analyses of searches",
         ("search", "comparison", "analysis", "evaluation"),
-        "Searches, comparisons (for their searcher `fade`), and the commands `-e analyze` and `-e evaluate`. "
+        "Searches, comparisons (of their searcher `fade`), and the commands `-e analyze` and `-e evaluate`. "
         "Metrics by generation are those of a single search.",
         (
             Entry("tag", ANALYZED, "Id of the run that `-e analyze` analyzes"),

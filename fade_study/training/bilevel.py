@@ -219,7 +219,7 @@ class _Trainer:
         self.schedule = schedule(self.optimizer, config.schedule, steps)
         self.parameters = list(self.supernet.parameters())  # once, since listing them takes a tenth of a small step
         self.unchecked: dict[int, tuple[Sequence[Minibatch], Sequence[int]]] = {}
-        """Batch and path of the weight steps, by number, for which the host has not asked whether they were finite."""
+        """Batches and paths of the weight steps that were not checked for NaN and infinity yet, by number."""
         self.graphs = None
         cells = (type(cell) for row in hyper_architecture.rows for cell in row)
         alike = len(data.alpha) >= config.batch_size  # then both kinds of steps have batches of this size
@@ -270,7 +270,7 @@ class _Trainer:
         copy_from_main([running["noise"], *self.logits], self.accelerator)
         for name in ("losses", "diverged"):
             running[name] = running[name].to(self.accelerator.device)
-        # Adam's fused kernels change nothing where this is 1, so that a step which was not finite can be repeated.
+        # While this is 1, fused Adam changes no weights, so that `check_finite` can repeat the first step that failed.
         self.optimizer.found_inf = running["diverged"][0]  # pyright: ignore[reportAttributeAccessIssue]
         noise = running["noise"]
         for step in progress.steps(steps):
@@ -311,7 +311,8 @@ class _Trainer:
     def weight_step(self, batch: Sequence[Minibatch], path: Sequence[int], diverged: Tensor) -> Tensor:
         """Train the weights along one path, and return the loss ``()``.
 
-        ``diverged`` ``(2,)`` says whether a step was not finite, and how many steps there were since then.
+        The first number of ``diverged`` ``(2,)`` becomes 1 once a step was not finite; the second one counts that step
+        and all later ones.
         """
         loss = self.backward(batch, path) if self.graphs is None else self.graphs.weight_step(batch[0], path)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]

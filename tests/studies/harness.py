@@ -46,9 +46,9 @@ def run_search(folder, uri, arguments, moment, delivery_seconds):
         os.dup2(log.fileno(), 2)
         from fade_study.studies import command
         from fade_study.studies.schemas import SearchConfig
-        from fade_study.tracking import runs
+        from fade_study.tracking import delivery
 
-        runs.DELIVERY_SECONDS = delivery_seconds
+        delivery.DELIVERY_SECONDS = delivery_seconds
         mlflow.set_tracking_uri(uri)
         if moment is not None:
             break_at(*moment)

@@ -61,10 +61,13 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     assert len(runs("search")) == 6
     finals = {name: np.mean([outcome.final for outcome in found]) for name, found in again.items()}
     assert finals["fade"] == pytest.approx(parent.data.metrics["searcher/fade/final_accuracy"])
-    analyze.analyze(AnalyzeConfig(run_id=parent.info.run_id))
-    assert "by the signs of whole searches" in capsys.readouterr().out
+    with pytest.raises(InvalidInputError, match="of kind comparison; its report"):
+        analyze.analyze(AnalyzeConfig(run_id=parent.info.run_id))
+    one = next(run.info.run_id for run in searches if run.data.tags["fade.searcher"] == "fade")
+    analyze.analyze(AnalyzeConfig(run_id=one))
+    assert "An anchor's cell changed" in capsys.readouterr().out
     (analysis,) = runs("analysis")
-    assert analysis.data.tags["fade.analyzed"] == parent.info.run_id
+    assert analysis.data.tags["fade.analyzed"] == one
 
     # They were kept in a file, from which an empty store gets them.
     lines = [json.loads(line) for line in file.read_text().splitlines()]
