@@ -1,8 +1,8 @@
 """Estimators of the alphas: the paper's straight-through gradients, or marginal effects on the losses of paths.
 
 *Straight-through* (section 2.2): Adam steps on alpha logits, along the gradient of hard Gumbel-softmax on the alpha
-split. *Marginal*: a regression of losses on the columns of their paths (:mod:`fade_study.effects`). These are the losses
-of a sweep over fair paths after the training or, without a sweep, of the weight steps.
+split. *Marginal*: a regression of losses on the columns of their paths (:mod:`fade_study.effects`), after the training.
+The losses are those of a sweep over fair paths or, without a sweep, of the weight steps.
 """
 
 from __future__ import annotations
