@@ -31,6 +31,11 @@ Folder = Annotated[str, pydantic.AfterValidator(os.path.expanduser)]
 """Path in which ``~`` stands for the user's home; a shell expands it only at the beginning of a word."""
 
 
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Number of full batches in one pass over the images, at least 1."""
+    return max(1, images // batch_size)
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
     """Make a class a frozen dataclass whose constructor checks types and ranges, and raises ``ConfigError``."""
@@ -207,12 +212,13 @@ class BilevelConfig:
         """Whether straight-through steps are taken, to estimate alphas or to draw paths."""
         return self.estimator == "straight-through" or self.paths == "alphas"
 
-    def steps(self, epoch: int) -> int:
+    def steps(self, images: int) -> int:
         """Number of weight and alpha steps in total; a forward pass of the sweep counts as a third of a step.
 
         Args:
-            epoch: Number of weight steps in an epoch.
+            images: Number of images in the weight split.
         """
+        epoch = steps_per_epoch(images, self.batch_size)
         steps, start = self.epochs * epoch, self.alpha_start * epoch
         every = self.alpha_every
         alpha_steps = steps // every - start // every if self.straight_through else 0
@@ -237,6 +243,10 @@ class ScratchConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Schedule = "constant"
     threads: Positive = 1
+
+    def steps(self, images: int) -> int:
+        """Number of training steps in total, with so many images in the weight split."""
+        return self.epochs * steps_per_epoch(images, self.batch_size)
 
 
 def sentences(error: pydantic.ValidationError) -> list[str]:

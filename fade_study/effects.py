@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fade_study.architecture import HyperArchitecture
+from fade_study.cells.features import feature_table
 from fade_study.exceptions import InvalidInputError
 
 Array = NDArray[np.float64]
@@ -177,19 +179,15 @@ def merge_same(effects: Effects, keys: Sequence[Sequence[str]]) -> Effects:
     return Effects(value, error)
 
 
-def marginal_effects(
-    effects: Sequence[Effects], keys: Sequence[Sequence[str]] | None = None, features: Array | None = None
-) -> Effects:
-    """Effects from R trainings of one hyper-architecture: averaged, merged over equal cells, and pooled.
+def marginal_effects(effects: Sequence[Effects], hyper_architecture: HyperArchitecture) -> Effects:
+    """Effects ``(d, w)`` from R trainings of a hyper-architecture.
 
-    Args:
-        effects: Effects from each training.
-        keys: Keys of the cells, ``(d, w)``; equal cells of a row get the same effect. None skips the merging.
-        features: Features of the cells for pooling, ``(d, w, F)``; None skips the pooling.
+    They are averaged, equal cells of a row get the same effect, and they are pooled if all cells have graph features.
     """
-    mean = average_effects(effects)
-    mean = mean if keys is None else merge_same(mean, keys)
-    return mean if features is None else pool_effects(mean, features)
+    rows = hyper_architecture.rows
+    merged = merge_same(average_effects(effects), [[cell.key for cell in row] for row in rows])
+    features = feature_table(rows)
+    return merged if features is None else pool_effects(merged, features)
 
 
 def effects_to_alpha(effects: Effects) -> Array:

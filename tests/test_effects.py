@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from fade_study import DagSpace
+from fade_study import DagSpace, HyperArchitecture
 from fade_study.cells import feature_table
 from fade_study.effects import (
     Effects,
@@ -137,14 +139,20 @@ def test_constant_or_missing_features_and_single_columns_are_no_trouble(rng):
 
 def test_marginal_alphas_are_alphas(rng):
     cells = tuple(DagSpace(4))[5:9]
-    features = feature_table((cells, cells))
-    assert features.shape == (2, 4, 12)
+    assert feature_table((cells, cells)).shape == (2, 4, 12)
     effects = [Effects(centered(rng.normal(size=(2, 4))), np.full((2, 4), 0.3)) for _ in range(3)]
-    alpha = effects_to_alpha(marginal_effects(effects, features=features))
-    check_alpha(alpha, (2, 4))
-    assert not np.allclose(alpha, effects_to_alpha(marginal_effects(effects)))
-    np.testing.assert_array_equal(marginal_effects(effects).value, average_effects(effects).value)
-    assert feature_table((("no Dag",),)) is None
+    found = marginal_effects(effects, HyperArchitecture((cells, cells)))
+    check_alpha(effects_to_alpha(found), (2, 4))
+    assert not np.allclose(found.value, average_effects(effects).value)  # it is pooled
+
+
+def test_cells_without_features_are_not_pooled(rng):
+    row = (SimpleNamespace(key="a"), SimpleNamespace(key="b"), SimpleNamespace(key="a"))
+    assert feature_table((row, row)) is None
+    effects = [Effects(centered(rng.normal(size=(2, 3))), np.full((2, 3), 0.3)) for _ in range(3)]
+    found = marginal_effects(effects, HyperArchitecture((row, row)))
+    expected = merge_same(average_effects(effects), [["a", "b", "a"]] * 2)
+    np.testing.assert_array_equal(found.value, expected.value)
 
 
 def test_columns_with_the_same_cell_have_one_effect():
@@ -152,4 +160,3 @@ def test_columns_with_the_same_cell_have_one_effect():
     merged = merge_same(found, [["a", "b", "a"], ["a", "b", "c"]])
     np.testing.assert_allclose(merged.value, [[-0.05, 0.1, -0.05], [0.0, 0.5, -0.5]])
     np.testing.assert_allclose(merged.error, [[0.2 / 2**0.5, 0.2, 0.2 / 2**0.5], [0.2, 0.2, 0.2]])
-    np.testing.assert_array_equal(marginal_effects([found], [["a", "b", "a"], ["a", "b", "c"]]).value, merged.value)

@@ -16,10 +16,10 @@ import numpy as np
 
 from fade_study import tracking
 from fade_study.analysis import comparison
-from fade_study.execution import advance, completed, open_executor, phase, watch
+from fade_study.execution import advance, completed, open_executor, phase
 from fade_study.statistics import arena
 from fade_study.studies import analyze, notes, outcomes
-from fade_study.studies.repeated_warnings import recorded, result_of
+from fade_study.studies.repeated_warnings import result_of
 from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
 from fade_study.studies.trainings import submit
@@ -77,13 +77,6 @@ def search_all(
     print(f"phase 1 of 2: {len(wanted)} searches{known}", flush=True)
     tasks: dict[Future[tuple[Outcome, list[str]]], tuple[str, int]] = {}
 
-    def begin(name: str, seed: int) -> Future[tuple[Outcome, list[str]]]:
-        if data is not None:
-            return submit(executor, search, name, seed, config, data)
-        task = executor.submit(recorded, search, name, seed, config, data)  # tables give the same on every device
-        watch(task)
-        return task
-
     def keep(task: Future[tuple[Outcome, list[str]]]) -> None:
         name, seed = tasks.pop(task)
         try:
@@ -99,7 +92,7 @@ def search_all(
         advance(len(found), on_record=True)
         for name, seed in wanted:
             if (name, seed) not in found:
-                task = begin(name, seed)
+                task = submit(executor, search, name, seed, config, data)
                 tasks[task] = name, seed
                 if task.done():  # it ran in this process: kept before the next one begins
                     keep(task)

@@ -27,7 +27,7 @@ from fade_study.analysis.style import COLORS, GREY, new_figure, rendered
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
-from fade_study.effects import Effects, path_effects
+from fade_study.effects import Effects, marginal_effects, path_effects
 from fade_study.execution import completed, open_executor
 from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
 from fade_study.studies.json_lines import append_line, read_lines
@@ -35,12 +35,11 @@ from fade_study.studies.repeated_warnings import result_of
 from fade_study.studies.tabulate import DATA, NETWORK, PLANS
 from fade_study.studies.trainings import submit
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
-from fade_study.training.bilevel import effects_of
 
 LINES = FOLDER / "frontier.jsonl"
 CHOOSING = ("fashion14-h0", "fashion14-h1")
 FIGURE = Path(__file__).parents[2] / "docs" / "pictures" / "frontier.png"
-STEPS_PER_EPOCH = 375
+IMAGES = 24_000
 UNIT = 1e-5
 """Unit of loss in which effects are stored."""
 DRAWS = 100
@@ -149,13 +148,13 @@ def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
     A single training is not pooled, because the lines hold no standard errors.
     """
     error = np.full(values.shape[1:], 1e-9)
-    return effects_of([Effects(value, error) for value in values], hyper_architecture).value
+    return marginal_effects([Effects(value, error) for value in values], hyper_architecture).value
 
 
 def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: dict[str, Table]) -> list[dict]:
     """Spearman's coefficients on each hyper-architecture, by number of supernets."""
     rows = []
-    steps = SETTINGS[setting].config.steps(STEPS_PER_EPOCH)
+    steps = SETTINGS[setting].config.steps(IMAGES)
     known = {name: found[name, setting].sweep for name in tables if (name, setting) in found}
     if len(known) < len(tables):
         return rows

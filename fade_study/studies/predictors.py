@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from fade_study import HyperArchitecture
 from fade_study.config import Estimator
-from fade_study.effects import PathLosses, average_effects, path_effects
+from fade_study.effects import PathLosses, average_effects, marginal_effects, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.ranking import borda
 from fade_study.seeding import REPLICATES
 from fade_study.training import HyperResult, combined_alpha
-from fade_study.training.bilevel import effects_of
 from fade_study.training.proxies import PROXIES
 
 Array = NDArray[np.float64]
@@ -153,7 +152,7 @@ def _log_alpha(trainings: Sequence[HyperResult], estimator: Estimator, hyper_arc
 
 def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
     effects = [path_effects(one.losses, evidence.hyper_architecture.width) for one in trainings]
-    return -effects_of([one for one in effects if one is not None], evidence.hyper_architecture).value
+    return -marginal_effects([one for one in effects if one is not None], evidence.hyper_architecture).value
 
 
 def _unpooled(trainings: Sequence[HyperResult], _: Evidence) -> Array:
@@ -185,4 +184,4 @@ def cell_effects(paths: NDArray[np.int64], values: Array, hyper_architecture: Hy
     effects = path_effects(losses, hyper_architecture.width)
     if effects is None:
         raise InvalidInputError(f"expected more designed trainings than effects of columns, got {len(paths)}")
-    return -effects_of([effects], hyper_architecture).value
+    return -marginal_effects([effects], hyper_architecture).value

@@ -140,8 +140,8 @@ class SearchLog:
         if gain is not None:
             metrics |= {"answer/gain": gain.value, "answer/gain_low": gain.low, "answer/gain_high": gain.high}
             print(f"  against the first generation's anchor architecture, {first.mean():.4f}: {gain}")
-        scratch = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
-        hyper = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
+        scratch = config.scratch.steps(len(data.weight))
+        hyper = config.repetitions * config.bilevel.steps(len(data.weight))
         steps = study.n_generations * hyper + len(evaluations) * config.evaluation_seeds * scratch
         metrics["steps"] = steps
         table = random_table(data, config)

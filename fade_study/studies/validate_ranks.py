@@ -46,11 +46,11 @@ def validate(config: ValidationConfig) -> list[Judged]:
         open_executor(config.executor) as executor,
         tracking.start_study("validation", config, device, data, name=f"validate {data.name}") as run,
     ):
-        judged, steps = [], [sum(phase_steps(case, predictors, config, data)) for case in cases]
+        judged, steps = [], [phase_steps(case, predictors, config, len(data.weight)) for case in cases]
         for number, case in enumerate(cases):
             print(f"{case.name}: hyper-architecture {number + 1} of {len(cases)}, {len(case.paths)} architectures")
-            later = sum(steps[number + 1 :])
-            judged.append(validate_case(number, case, predictors, config, data, executor, run, later))
+            later = sum(map(sum, steps[number + 1 :]))
+            judged.append(validate_case(number, case, predictors, config, data, executor, run, steps[number], later))
         report(judged, predictors, config, run)
         one_shot = float(np.mean([result.accuracy for one in judged for result in one.evidence.supernets]))
         run.metrics({"one_shot_accuracy": one_shot, "seconds": time.perf_counter() - begin})
@@ -59,22 +59,19 @@ def validate(config: ValidationConfig) -> list[Judged]:
     return judged
 
 
-def phase_steps(case: Case, predictors: Sequence[str], config: ValidationConfig, data: Data) -> tuple[int, int, int]:
+def phase_steps(case: Case, predictors: Sequence[str], config: ValidationConfig, images: int) -> tuple[int, int, int]:
     """Training steps of a case by phase, of which the remaining time follows: those of all trainings cost about alike.
 
-    Trainings in a table have none; those that MLflow has on record are not known yet.
+    Trainings in a table have none; those that MLflow has on record are not known yet. The weight split has so many
+    ``images``.
     """
-
-    def steps(bilevel: BilevelConfig) -> int:
-        return bilevel.steps(data.weight.steps(bilevel.batch_size))
-
-    supernets = config.repetitions * steps(config.bilevel)
+    supernets = config.repetitions * config.bilevel.steps(images)
     paper = straight_through(predictors, config)
-    compared = 0 if paper is None else config.straight_through_repetitions * steps(paper)
+    compared = 0 if paper is None else config.straight_through_repetitions * paper.steps(images)
     untrained = plan(case, early_epochs(predictors, config), config)[0 if case.table is None else 1 :]
-    epochs = sum(scratch.epochs * len(seeds) for scratch, seeds in untrained) * len(case.paths)
+    scratch = sum(one.steps(images) * len(seeds) for one, seeds in untrained) * len(case.paths)
     designed = len({"short_trainings", "chains"} & {*predictors})  # each has as many steps as the supernets
-    return supernets + compared, epochs * data.weight.steps(config.scratch.batch_size), designed * supernets
+    return supernets + compared, scratch, designed * supernets
 
 
 def straight_through(predictors: Sequence[str], config: ValidationConfig) -> BilevelConfig | None:
@@ -95,11 +92,12 @@ def validate_case(
     data: Data,
     executor: Executor,
     run: tracking.Run,
+    steps: tuple[int, int, int],
     later: int,
 ) -> Judged:
     """Train what the predictors of one hyper-architecture need, and compare them with its ground truth.
 
-    After it, the command has ``later`` training steps.
+    Its phases have so many training ``steps``, and after them the command has ``later`` ones.
     """
     hyper_architecture = case.hyper_architecture
 
@@ -107,7 +105,7 @@ def validate_case(
         seeds = repetition_seeds(VALIDATION.seed(config.seed, number), repetitions)
         return train_hyper(number, hyper_architecture, data, bilevel, config.network, seeds, executor, paths)
 
-    first, second, third = phase_steps(case, predictors, config, data)
+    first, second, third = steps
     paper = straight_through(predictors, config)
     count = config.repetitions + (0 if paper is None else config.straight_through_repetitions)
     print(f"phase 1 of 3: supernets, {count} trainings", flush=True)
@@ -124,7 +122,7 @@ def validate_case(
     single = measure_architectures(table.architectures, predictors, data, config, executor)
     for epochs, trainings in zip(short, list(table.trainings.values())[1:], strict=True):
         single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(complete))
-    steps = config.repetitions * config.bilevel.steps(data.weight.steps(config.bilevel.batch_size))
+    equal = config.repetitions * config.bilevel.steps(len(data.weight))
     evidence = Evidence(
         hyper_architecture=hyper_architecture,
         paths=table.paths,
@@ -133,6 +131,6 @@ def validate_case(
         straight_through=compared,
         single=single,
         by_cell=measure_sizes(hyper_architecture, data, config.network)
-        | measure_cells(hyper_architecture, steps, predictors, data, config, executor, later),
+        | measure_cells(hyper_architecture, equal, predictors, data, config, executor, later),
     )
     return judge(case.name, evidence, table.ground_truth, predictors, config)

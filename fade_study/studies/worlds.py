@@ -31,7 +31,7 @@ class Trained:
     def __init__(self, config: ComparisonConfig, data: Data) -> None:
         self.config, self.data = config, data
         self.hyper_steps = _hyper_steps(config, len(data.weight))
-        self.scratch_steps = data.weight.steps(config.scratch.batch_size) * config.scratch.epochs
+        self.scratch_steps = config.scratch.steps(len(data.weight))
 
     def space(self) -> DagSpace:
         """The cells, embedded by the configured features."""
@@ -106,7 +106,7 @@ class Tabulated:
             )
         images = 4 * table.images[1]  # the weight split is four times as large as the alpha split
         self.hyper_steps = _hyper_steps(config, images)
-        self.scratch_steps = images // scratch.batch_size * scratch.epochs
+        self.scratch_steps = scratch.steps(images)
 
     def space(self) -> DagSpace:
         """The table's cells, embedded by the configured features."""
@@ -181,7 +181,7 @@ def _table(config: ComparisonConfig) -> Table:
 def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
     """Training steps of a generation's hyper-architecture, by the comparison's estimator and by the paper's."""
     own, paper = (
-        config.repetitions * bilevel.steps(images // bilevel.batch_size)
+        config.repetitions * bilevel.steps(images)
         for bilevel in (config.bilevel, config.straight_through or config.bilevel)
     )
     return own, paper

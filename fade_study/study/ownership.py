@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -75,16 +76,17 @@ def _begin(study: optuna.Study, *, enqueued: bool) -> int | None:
 
 
 def claim_evaluation(
-    study: optuna.Study, generation: int, trial: FrozenTrial, cells: Sequence[str], held: Collection[int]
+    study: optuna.Study, generation: int, params: dict[str, float], cells: Sequence[str], held: Collection[int]
 ) -> FrozenTrial | None:
     """Create a running trial that evaluates the architecture of a generation, and that this process owns.
 
-    It gets the params of ``trial`` and the keys ``cells`` ``(d,)``. None is returned where another living process
-    evaluates the same architecture or has told the value meanwhile. If several processes begin at the same moment, the
-    trial with the lowest number wins. The running trials with the ids ``held`` are those that this object of the study
-    has open.
+    It gets the params, which are coordinates of the architecture's cells, and the keys ``cells`` ``(d,)``. Returns None
+    if another living process evaluates the same architecture, or has told the value meanwhile. If several processes
+    begin at the same moment, the trial with the lowest number wins. The running trials with the ids ``held`` are those
+    that this object of the study has open.
     """
     rows = [[key] for key in cells]
+    unit: BaseDistribution = FloatDistribution(0.0, 1.0)
 
     def others() -> list[FrozenTrial]:
         past = read_past(study)
@@ -103,8 +105,8 @@ def claim_evaluation(
         _give_up(study, id_of(other))  # its process died, or it is this one's and the answer that said so was lost
     begun = optuna.trial.create_trial(
         state=TrialState.RUNNING,
-        params=trial.params,
-        distributions=trial.distributions,
+        params=params,
+        distributions=dict.fromkeys(params, unit),
         user_attrs={EVALUATES: generation, CELLS: rows, OWNER: _this_process()},
     )
     trial_id = storage_of(study).create_new_trial(study_id_of(study), begun)

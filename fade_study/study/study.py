@@ -216,8 +216,8 @@ class FadeStudy:
                 trials = {generation: trial for generation, trial in trials.items() if generation in generations}
             held = {opened.trial_id for opened in self._evaluating.values()}
             for generation in sorted(trials.keys() - past.values.keys() - self._evaluating.keys()):
-                own, cells = self._trials.to_evaluate(trials[generation])
-                trial = claim_evaluation(self.optuna_study, generation, own, cells, held)
+                params, cells = self._trials.to_evaluate(trials[generation])
+                trial = claim_evaluation(self.optuna_study, generation, params, cells, held)
                 if trial is not None:
                     asked = OpenEvaluation(generation, trial.number, self._trials.architecture(trial))
                     name = f"the evaluation of generation {generation}"

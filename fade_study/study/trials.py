@@ -112,19 +112,18 @@ class Trials:
         """The architecture of a told generation that the study evaluates."""
         return Architecture(tuple(self._cells[key] for key in self.to_evaluate(trial)[1]))
 
-    def to_evaluate(self, trial: FrozenTrial) -> tuple[FrozenTrial, list[str]]:
-        """What is evaluated of a generation: a trial whose params are the points of its cells, and their keys."""
+    def to_evaluate(self, trial: FrozenTrial) -> tuple[dict[str, float], list[str]]:
+        """What is evaluated of a generation: the points of an architecture's cells as params, and their keys."""
         path = [0] * self._depth
         if self._evaluate == "best_ranked":
             path = top_k(trial.user_attrs[ALPHA], 1)[0][0].tolist()
         points = [row[column] for row, column in zip(trial.user_attrs[POINTS], path, strict=True)]
-        own = copy.copy(trial)
-        own.params = {
+        params = {
             name: value
             for names, point in zip(self._names, points, strict=True)
             for name, value in zip(names, point, strict=True)
         }
-        return own, [row[column] for row, column in zip(trial.user_attrs[CELLS], path, strict=True)]
+        return params, [row[column] for row, column in zip(trial.user_attrs[CELLS], path, strict=True)]
 
 
 def details_of(trial: FrozenTrial) -> dict[str, Any]:

@@ -128,12 +128,13 @@ class Marginal:
 
     def state_dict(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {"paths": self.paths, "losses": self.losses, "epochs": self.epochs}
+        losses = torch.stack(self.losses) if self.losses else torch.empty(0)  # one tensor is saved in a moment
+        return {"paths": self.paths, "losses": losses, "epochs": self.epochs}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state of a checkpoint."""
         self.paths, self.epochs = state["paths"], state["epochs"]
-        self.losses = [loss.to(self.device) for loss in state["losses"]]
+        self.losses = list(state["losses"].to(self.device))
 
 
 def gumbel_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from fade_study import interrupt
 from fade_study.architecture import HyperArchitecture
 from fade_study.builders import describe_network
-from fade_study.cells import feature_table
 from fade_study.config import SWEEP_IMAGES, BilevelConfig, Estimator, NetworkConfig
 from fade_study.effects import Effects, PathLosses, effects_to_alpha, losses_needed, marginal_effects, path_effects
 from fade_study.exceptions import DivergedError, InvalidInputError
@@ -178,13 +177,7 @@ def combined_alpha(
     effects = [result.effects for result in results if result.effects is not None]
     if estimator == "straight-through" or not effects:
         return marginals(np.stack([result.alpha for result in results]))
-    return effects_to_alpha(effects_of(effects, hyper_architecture))
-
-
-def effects_of(effects: Sequence[Effects], hyper_architecture: HyperArchitecture) -> Effects:
-    """Combined marginal effects ``(d, w)`` of several trainings of a hyper-architecture."""
-    keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
-    return marginal_effects(effects, keys, feature_table(hyper_architecture.rows))
+    return effects_to_alpha(marginal_effects(effects, hyper_architecture))
 
 
 class _Trainer:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fade_study.config import DataConfig
+from fade_study.config import DataConfig, steps_per_epoch
 from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.seeding import SPLIT
 from fade_study.training.files import read_images
@@ -46,7 +46,7 @@ class Split:
 
     def steps(self, batch_size: int) -> int:
         """Number of full batches in one pass, at least 1."""
-        return max(1, len(self) // batch_size)
+        return steps_per_epoch(len(self), batch_size)
 
 
 class Minibatch(NamedTuple):
