@@ -257,7 +257,7 @@ def test_commands_are_explained_in_a_line_each(capsys, monkeypatch):
 def test_every_setting_has_a_meaning_that_stands_alone(study):
     for setting in settings_of(STUDIES[study]):
         assert setting.meaning.endswith(".")
-        assert setting.meaning[0].isupper() or setting.name.startswith("sampler.")
+        assert setting.meaning[0].isupper()
 
 
 @pytest.mark.parametrize(

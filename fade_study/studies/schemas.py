@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pydantic
@@ -25,7 +25,6 @@ from fade_study.config import (
     settings,
 )
 from fade_study.generation import RowHistory
-from fade_study.studies.options import meanings
 
 MOST_PATHS = 1_000_000
 """Largest number of paths of a hyper-architecture that are all listed."""
@@ -73,45 +72,41 @@ def _check_straight_through(compared: BilevelConfig | None) -> list[str]:
     return [f"straight_through.estimator: expected straight-through, got {compared.estimator}"]
 
 
-def _defaults(sampler: type[samplers.RowSampler]) -> dict[str, Any]:
-    """Defaults of an outer search's constructor arguments, by name, without the seed."""
-    return {name: one.default for name, one in inspect.signature(sampler).parameters.items() if name != "seed"}
+@settings
+class SamplerConfig:
+    """An outer search. A setting that is null takes the default of the search's constructor.
 
+    Args:
+        name: Outer search: ``pseudo-gradient``, ``champion``, ``successive-rejects`` or ``random-anchors``.
+        offset: Distance from the anchor to its neighbors (``pseudo-gradient``, default 0.5), or from the champion to
+            the neighbors that replace dropped cells (``successive-rejects``, default 0.5).
+        step_size: Step size lambda of ``pseudo-gradient``, default 1. A positive one ascends alpha; a negative one is
+            the printed sign of Eq. (1) and serves as a control.
+        width: Number of points w of a neighborhood, default 7; that of ``pseudo-gradient`` follows from the features.
+        kappa: Number of standard errors from a difference to its upper confidence bound (``successive-rejects``,
+            default 1).
+    """
 
-def _sampler_settings() -> dict[str, Any]:
-    """Types of the constructor arguments of all registered outer searches, by name, without the seed."""
-    found: dict[str, Any] = {}
-    for sampler in samplers.REGISTRY.values():
-        hints = get_type_hints(sampler.__init__)
-        found |= {name: hints[name] for name in _defaults(sampler)}
-    return found
+    name: str = "pseudo-gradient"
+    offset: float | None = None
+    step_size: float | None = None
+    width: int | None = None
+    kappa: float | None = None
 
-
-def _sampler_arguments() -> str:
-    """Section ``Args:`` of a docstring: each argument with its meaning in all outer searches that take it."""
-    lines = [f"name: Outer search: {', '.join(f'``{name}``' for name in samplers.REGISTRY)}."]
-    for setting in _sampler_settings():
-        names: dict[str, list[str]] = {}
-        for name, sampler in samplers.REGISTRY.items():
-            if text := meanings(sampler).get(setting):
-                names.setdefault(f"{text} Default {_defaults(sampler)[setting]}.", []).append(f"``{name}``")
-        lines.append(f"{setting}: " + " ".join(f"{', '.join(who)}: {text}" for text, who in names.items()))
-    return "\n\nArgs:\n" + "\n".join(f"    {line}" for line in lines)
-
-
-class _Sampler:
-    """An outer search. A setting that is null takes the default of the search's constructor."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        accepted = _defaults(samplers.REGISTRY[self.name])
-        for name in self._given().keys() - accepted.keys():
-            raise ValueError(f"{name}: {self.name} has no such setting, only {', '.join(accepted)}; set it to null")
+    @pydantic.model_validator(mode="after")
+    def _opens(self) -> Self:
+        if self.name not in samplers.REGISTRY:
+            raise ValueError(f"name: expected one of {', '.join(samplers.REGISTRY)}, got {self.name!r}")
+        accepted = inspect.signature(samplers.REGISTRY[self.name]).parameters.keys() - {"seed"}
+        for name in self._given().keys() - accepted:
+            raise ValueError(
+                f"{name}: {self.name} has no such setting, only {', '.join(sorted(accepted))}; set it to null"
+            )
         try:
             self.open(0)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+        return self
 
     def _given(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "name" and value is not None}
@@ -125,30 +120,6 @@ class _Sampler:
         sampler = self.open(0)
         sampler.bind(space)
         return len(sampler.propose(RowHistory(0, tuple(space.features), ()), np.random.default_rng(0)))
-
-
-if TYPE_CHECKING:
-
-    class SamplerConfig(_Sampler):
-        """What a type checker can know of it."""
-
-        def __init__(self, **settings: Any) -> None: ...
-else:
-    # The schema is made from the constructors, so that a new outer search only needs an entry in the registry.
-    kinds = {name: kind | None for name, kind in _sampler_settings().items()}
-    SamplerConfig = settings(
-        type(
-            "SamplerConfig",
-            (_Sampler,),
-            {
-                "__annotations__": {"name": Literal[tuple(samplers.REGISTRY)], **kinds},
-                "__doc__": f"{_Sampler.__doc__}{_sampler_arguments()}",
-                "__module__": __name__,
-                "name": "pseudo-gradient",
-                **dict.fromkeys(kinds),
-            },
-        )
-    )
 
 
 @settings
