@@ -19,7 +19,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 
 def draw_trend(
-    searches: Sequence[trends.Search], seed: int = 0, tests: Mapping[int, Sequence[float]] = MappingProxyType({})
+    searches: Sequence[trends.Search], tests: Mapping[int, Sequence[float]] = MappingProxyType({})
 ) -> Figure:
     """Accuracies over generations with their means and the Theil–Sen line, of one search or several (Fig. 3b).
 
@@ -29,7 +29,7 @@ def draw_trend(
     A search is given by generations ``(n,)`` and accuracies ``(n,)``. ``tests`` are accuracies of a single search, one
     per seed of the training, by generation, for intervals of the means.
     """
-    pooled = trends.pooled_trend(searches, seed)
+    pooled = trends.pooled_trend(searches)
     pairs = [trends.checked_search(*search) for search in searches]
     figure = style.new_figure(6, 4.3, _title(pooled, pairs))
     ax = figure.subplots()

@@ -24,7 +24,7 @@ from scipy import stats
 from fade_study.arrays import to_array
 from fade_study.exceptions import InvalidInputError
 from fade_study.seeding import REPETITION_CURVE
-from fade_study.statistics.resampling import PERMUTATIONS, Estimate, Resamples, correlation, mean_estimate
+from fade_study.statistics.resampling import Estimate, Resamples, correlation, mean_estimate
 
 __all__ = [
     "FEWEST",
@@ -123,7 +123,7 @@ def rank_report(
     mean = y.mean(axis=1)
     n, seeds = y.shape
     drawn = Resamples(x, mean, replicates, resamples, seed)
-    rho = _spearman(x, mean, drawn, permuted, PERMUTATIONS)
+    rho = _spearman(x, mean, drawn, permuted)
     trust = ceiling = None
     notes: list[str] = []
     if seeds == 1:
@@ -157,7 +157,6 @@ def spearman(
     replicates: ArrayLike | None = None,
     permuted: ArrayLike | None = None,
     resamples: int = 1000,
-    permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Estimate:
     """Spearman's coefficient of scores and mean accuracies, with a bootstrap interval.
@@ -173,12 +172,11 @@ def spearman(
         replicates: As in :func:`rank_report`.
         permuted: As in :func:`rank_report`.
         resamples: Number of bootstrap resamples.
-        permutations: Number of permutations behind the p-value.
         seed: Seed for both.
     """
     x, y = _checked(scores, accuracies)
     mean = y.mean(axis=1)
-    return _spearman(x, mean, Resamples(x, mean, replicates, resamples, seed), permuted, permutations)
+    return _spearman(x, mean, Resamples(x, mean, replicates, resamples, seed), permuted)
 
 
 def partial_spearman(
@@ -189,7 +187,6 @@ def partial_spearman(
     replicates: ArrayLike | None = None,
     permuted: ArrayLike | None = None,
     resamples: int = 1000,
-    permutations: int = PERMUTATIONS,
     seed: int = 0,
 ) -> Estimate | None:
     """Partial Spearman coefficient of scores and mean accuracies, given covariates.
@@ -203,7 +200,6 @@ def partial_spearman(
         replicates: As in :func:`rank_report`.
         permuted: As in :func:`rank_report`; by default, the residuals of the scores are permuted (Kennedy, 1995).
         resamples: Number of bootstrap resamples, as in :func:`spearman`.
-        permutations: Number of permutations behind the p-value.
         seed: Seed for both.
 
     Returns:
@@ -233,7 +229,7 @@ def partial_spearman(
         for a, b, index in zip(resampled.scores, resampled.accuracies, resampled.index, strict=True)
     ]
     null = None if permuted is None else correlation(residuals(np.asarray(permuted, dtype=float), z), right)
-    return resampled.estimate(float(correlation(left, right)), np.array(drawn), left, right, null, permutations)
+    return resampled.estimate(float(correlation(left, right)), np.array(drawn), left, right, null)
 
 
 def coefficient(scores: ArrayLike, accuracies: ArrayLike) -> float:
@@ -386,14 +382,13 @@ def _rank_correlation(a: ArrayLike, b: ArrayLike) -> Any:
     return correlation(stats.rankdata(a, axis=-1), stats.rankdata(b, axis=-1))
 
 
-def _spearman(x: Array, mean: Array, drawn: Resamples, permuted: ArrayLike | None, permutations: int) -> Estimate:
+def _spearman(x: Array, mean: Array, drawn: Resamples, permuted: ArrayLike | None) -> Estimate:
     return drawn.estimate(
         float(_rank_correlation(x, mean)),
         _rank_correlation(drawn.scores, drawn.accuracies),
         stats.rankdata(x),
         stats.rankdata(mean),
         None if permuted is None else _rank_correlation(permuted, mean),
-        permutations,
     )
 
 

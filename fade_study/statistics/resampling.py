@@ -95,7 +95,6 @@ class Resamples:
         a: Array,
         b: Array,
         null: Array | None = None,
-        permutations: int = PERMUTATIONS,
     ) -> Estimate:
         """An estimate from the coefficients of the resamples, with a permutation test.
 
@@ -105,12 +104,11 @@ class Resamples:
             a: Ranks or residuals of the scores, ``(n,)``.
             b: Ranks or residuals of the accuracies, ``(n,)``.
             null: Coefficients under the caller's own permutations, ``(K,)``; by default, ``a`` is permuted.
-            permutations: Number of permutations of ``a`` behind the p-value.
         """
         if null is not None:
             p = _p_of_permutations(value, null)
         else:
-            p = _permutation_p(a, b, permutations, self._seed)
+            p = _permutation_p(a, b, self._seed)
             permuted = NULL.rng(self._seed).permuted(np.broadcast_to(a, self.scores.shape), axis=1)
             null = correlation(permuted, b)
         return Estimate(value, *self.interval(value, drawn), p, null)
@@ -159,7 +157,7 @@ def _percentiles(drawn: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
+def _permutation_p(a: Array, b: Array, seed: int) -> float:
     """P-value of the correlation of a and b, ``(n,)`` each; exact if n is so small that all permutations are tried."""
     centered = b - b.mean()
 
@@ -171,7 +169,7 @@ def _permutation_p(a: Array, b: Array, permutations: int, seed: int) -> float:
         statistic,
         permutation_type="pairings",
         vectorized=True,
-        n_resamples=permutations,
+        n_resamples=PERMUTATIONS,
         batch=1000,
         rng=PERMUTED.rng(seed),
     )

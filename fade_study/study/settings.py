@@ -62,15 +62,13 @@ def plain_details(details: Mapping[str, Any] | None) -> dict[str, Any]:
 def check_same(stored: Mapping[str, Any], settings: Mapping[str, Any], study_name: str) -> None:
     """Raise, naming what differs, unless a study's settings are the stored ones.
 
-    A seed of None fits all, and an option that was off and has been removed since fits its absence.
+    A seed of None fits all.
     """
     old, new = flatten(stored), flatten(settings)
     different = [
         f"{key} is {old.get(key)!r} in the study and {new.get(key)!r} here"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-        and not (key.endswith("seed") and None in (old.get(key), new.get(key)))
-        and not (key not in new and old[key] is False)
+        if old.get(key) != new.get(key) and not (key.endswith("seed") and None in (old.get(key), new.get(key)))
     ]
     if different:
         raise InvalidInputError(

@@ -75,16 +75,12 @@ def read_searches(run_id: str) -> dict[str, SearchRecord]:
     return found
 
 
-REMOVED = ("carry_over", "patience")
-"""Settings that earlier versions have recorded, and that no longer exist."""
-
-
 def read_config(run_id: str) -> dict[str, Any]:
     """The settings that a run was started with; an ``InvalidInputError`` for a search within a comparison."""
     text = _read_text(mlflow.MlflowClient(), run_id, CONFIG)
     if text is None:
         raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no {CONFIG}")
-    return {name: value for name, value in yaml.safe_load(text).items() if name not in REMOVED}
+    return yaml.safe_load(text)
 
 
 def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> None:

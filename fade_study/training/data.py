@@ -132,8 +132,7 @@ class Batches:
         """Restore a position."""
         device = self.split.labels.device
         self._order, self._done = state["order"].to(device), state["done"]
-        moves = state.get("moves")  # older checkpoints have none
-        self._moves = None if moves is None else moves.to(device)
+        self._moves = None if state["moves"] is None else state["moves"].to(device)
 
 
 def draw_moves(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fade_study.statistics import resampling
 from fade_study.statistics.ranks import (
     coefficient,
     independence_audit,
@@ -97,11 +98,12 @@ def test_the_ceiling_is_what_the_true_order_reaches(n, seeds, noise, rng):
     assert report.relative == pytest.approx(1, abs=0.03)
 
 
-def test_intervals_hold_the_coefficient_of_many_architectures_as_often_as_they_say(rng):
+def test_intervals_hold_the_coefficient_of_many_architectures_as_often_as_they_say(rng, monkeypatch):
+    monkeypatch.setattr(resampling, "PERMUTATIONS", 1)  # p-values are not looked at
     x, y = simulated(100_000, 2, 1.0, 0.5, rng)
     true = stats.spearmanr(x, y.mean(axis=1)).statistic
     draws = [simulated(40, 2, 1.0, 0.5, rng) for _ in range(200)]
-    intervals = [spearman(x, y, resamples=200, permutations=1) for x, y in draws]
+    intervals = [spearman(x, y, resamples=200) for x, y in draws]
     assert np.mean([interval.low <= true <= interval.high for interval in intervals]) == pytest.approx(0.95, abs=0.05)
 
 
@@ -116,8 +118,9 @@ def test_replicates_widen_the_interval_and_leave_the_coefficient(rng):
     assert noisy.low < noisy.value < noisy.high
 
 
-def test_scores_that_factorise_are_tested_by_permuting_cells(rng):
+def test_scores_that_factorise_are_tested_by_permuting_cells(rng, monkeypatch):
     """5 % of random alphas are significant. Permuting architectures, which share cells, would find far more."""
+    monkeypatch.setattr(resampling, "PERMUTATIONS", 99)
     paths = np.array(list(itertools.product(range(4), repeat=3)))
     truth = rng.normal(size=(3, 4))[np.arange(3), paths].sum(axis=1) + 0.1 * rng.normal(size=64)
     significant = {"permuted": 0, "free": 0}
@@ -126,9 +129,8 @@ def test_scores_that_factorise_are_tested_by_permuting_cells(rng):
         orders = rng.permuted(np.broadcast_to(np.arange(4), (99, 3, 4)), axis=2)
         permuted = np.stack([np.take_along_axis(alpha, o, axis=1)[np.arange(3), paths].sum(axis=1) for o in orders])
         scores = alpha[np.arange(3), paths].sum(axis=1)
-        options = {"resamples": 2, "permutations": 99}
-        significant["permuted"] += spearman(scores, truth, permuted=permuted, **options).p <= 0.05
-        significant["free"] += spearman(scores, truth, **options).p <= 0.05
+        significant["permuted"] += spearman(scores, truth, permuted=permuted, resamples=2).p <= 0.05
+        significant["free"] += spearman(scores, truth, resamples=2).p <= 0.05
     assert significant["permuted"] <= 12
     assert significant["free"] >= 30
 
@@ -163,7 +165,7 @@ def test_the_mean_over_hyper_architectures_holds_their_choice(rng):
     def estimate(rho, seed):
         x = rng.normal(size=200)
         y = rho * x + math.sqrt(1 - rho**2) * rng.normal(size=200)
-        return spearman(x, y, resamples=500, permutations=500, seed=seed)
+        return spearman(x, y, resamples=500, seed=seed)
 
     alike = [estimate(0.6, seed) for seed in range(4)]
     mean = mean_estimate(alike)
