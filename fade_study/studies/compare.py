@@ -110,10 +110,8 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
     """Which searcher is best: metrics, tables, figures, and a summary on the terminal."""
     finals = {name: [outcome.final for outcome in searches] for name, searches in found.items()}
     standings = arena.standings(finals, config.baseline)
-    evaluated = {
-        name: float(np.mean([outcomes.accuracies(outcome)[0].mean() for outcome in searches]))
-        for name, searches in found.items()
-    }
+    trained = {name: [outcomes.accuracies(one)[0].mean() for one in searches] for name, searches in found.items()}
+    evaluated = {row.searcher: row for row in arena.standings(trained, config.baseline)}
     metrics: dict[str, float | None] = {}
     for row in standings:
         prefix = f"searcher/{row.searcher}"
@@ -123,7 +121,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             f"{prefix}/final_accuracy_high": row.high,
             f"{prefix}/p_vs_{config.baseline}": row.p_holm,
             f"{prefix}/win_rate": row.win_rate,
-            f"{prefix}/evaluated_accuracy": evaluated[row.searcher],
+            f"{prefix}/evaluated_accuracy": evaluated[row.searcher].final,
             f"{prefix}/seconds": float(np.mean([outcome.seconds for outcome in found[row.searcher]])),
         }
     run.metrics({name: value for name, value in metrics.items() if value is not None})
@@ -140,8 +138,9 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         "",
         arena.summary_table(standings),
         "",
-        "Mean test accuracy of what a search trains from scratch, the first architecture of each generation:",
-        ", ".join(f"{name} {value:.4f}" for name, value in sorted(evaluated.items(), key=lambda one: -one[1])),
+        "Mean test accuracy of what a search trains from scratch, the first architecture of each generation",
+        "",
+        arena.summary_table(list(evaluated.values())),
     ]
     for name in ("fade", "shuffled", "oracle"):
         if name in found:
