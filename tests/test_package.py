@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "datasets": set(),
     "cells": {"arrays", "exceptions"},
     "builders": {"exceptions"},
-    "effects": {"exceptions"},
+    "effects": {"exceptions", "cells", "architecture"},
     "ranking": {"arrays", "exceptions"},
     "statistics": {"arrays", "exceptions", "seeding"},
     "architecture": {"exceptions", "cells"},
