@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import re
 from pathlib import Path
 
@@ -8,8 +10,16 @@ from fade_study import ConfigError
 from fade_study.__main__ import COMMANDS, main
 from fade_study.cells import FEATURES
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig
+from fade_study.samplers import REGISTRY
 from fade_study.studies.options import parse_config, settings_of, shown
-from fade_study.studies.schemas import ComparisonConfig, EvaluateConfig, SearchConfig, SpaceConfig, ValidationConfig
+from fade_study.studies.schemas import (
+    ComparisonConfig,
+    EvaluateConfig,
+    SamplerConfig,
+    SearchConfig,
+    SpaceConfig,
+    ValidationConfig,
+)
 from fade_study.urls import place
 
 CONFIGS = Path(__file__).parents[1] / "fade_study" / "studies" / "configs"
@@ -295,3 +305,8 @@ def test_a_file_is_named_by_its_whole_path(kind, monkeypatch, tmp_path):
     assert place(f"{kind}:////there/fade.db") == f"{kind}:////there/fade.db"
     assert place(f"{kind}:///:memory:") == f"{kind}:///:memory:"
     assert place("postgresql://me:secret@host/fade") == "postgresql://me:***@host/fade"
+
+
+def test_the_samplers_settings_are_the_arguments_of_their_constructors():
+    arguments = {name for sampler in REGISTRY.values() for name in inspect.signature(sampler).parameters} - {"seed"}
+    assert {field.name for field in dataclasses.fields(SamplerConfig)} == arguments | {"name"}

@@ -53,7 +53,17 @@ MAY_IMPORT = {
         "ranking",
         "seeding",
     },
-    "tracking": {"__init__", "analysis", "exceptions", "architecture", "benchmarks", "study", "training", "urls"},
+    "tracking": {
+        "__init__",
+        "analysis",
+        "exceptions",
+        "interrupt",
+        "architecture",
+        "benchmarks",
+        "study",
+        "training",
+        "urls",
+    },
     "__init__": CORE | {"analysis"},  # inside of a function
     "analysis": {"exceptions", "cells", "architecture", "statistics", "__init__"},
     "__main__": {"studies"},  # inside of a function

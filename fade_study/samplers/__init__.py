@@ -27,4 +27,4 @@ REGISTRY: dict[str, type[RowSampler]] = {
     "successive-rejects": SuccessiveRejectsSampler,
     "random-anchors": RandomAnchorSampler,
 }
-"""Outer searches by their names on the command line and in presets; constructor arguments are their settings."""
+"""Outer searches by their names on the command line and in presets."""

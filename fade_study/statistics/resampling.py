@@ -1,4 +1,4 @@
-"""Bootstrap intervals and permutation tests for correlations between scores and accuracies."""
+"""Bootstrap intervals and permutation tests for correlations of scores and accuracies, and Student's intervals."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def correlation(a: Any, b: Any) -> Any:
 def interval(values: ArrayLike) -> tuple[Array, Array]:
     """Student's 95 % interval of means over the first axis; NaN where any value is NaN.
 
-    Bootstrap intervals of so few seeds are too narrow: with 10 normal values, a BCa interval contains the true mean in
+    Bootstrap intervals of few values are too narrow: with 10 normal values, a BCa interval contains the true mean in
     90 % of cases only.
 
     Args:

@@ -41,6 +41,8 @@ def measure_architectures(
 ) -> dict[str, Measured]:
     """Those zero-cost proxies of untrained architectures that are compared, by name."""
     proxies = [name for name in PROXIES if name in predictors]
+    if not proxies:
+        return {}
     chunks = [architectures[i : i + CHUNK] for i in range(0, len(architectures), CHUNK)]
     tasks = [executor.submit(_measure_untrained, chunk, proxies, data, config.network, config.seed) for chunk in chunks]
     for _ in completed(tasks, "phase 3 of 3: proxies"):

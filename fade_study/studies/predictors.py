@@ -68,7 +68,8 @@ class Evidence:
     def permuted(self, table: Array, count: int, rng: np.random.Generator) -> Array:
         """Sums over rows of a table ``(d, w)`` along all paths, ``(count, n)``, after random permutations of the cells.
 
-        The different cells of each row are permuted. Columns with the same cell keep a common value, their mean.
+        The different cells of each row are permuted. Columns with the same cell keep a common value, their mean. For
+        predictors that give such columns different values, p-values are therefore approximate.
         """
         tables = np.empty((count, *table.shape))
         for i, row in enumerate(self.hyper_architecture.rows):

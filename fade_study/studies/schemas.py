@@ -241,7 +241,7 @@ class ValidationConfig(_StudyConfig):
             predictors.
         predictors: Names of the predictors to compare; null compares all.
         top: Values of k for precision, regret and best rank among the k best-ranked architectures.
-        resamples: Number of resamples for bootstrap intervals.
+        resamples: Number of resamples for bootstrap intervals, and of permutations of cells for p-values.
         space: Cell space from which the cells are taken.
     """
 
@@ -276,7 +276,7 @@ class ValidationConfig(_StudyConfig):
 
 @settings
 class ComparisonConfig(_StudyConfig):
-    """A comparison of outer searches with equal budgets, paired seeds and the same first anchors.
+    """A comparison of outer searches with equal budgets and paired seeds.
 
     Args:
         mode: Source of accuracies and alphas: ``train`` trains networks; ``tabular`` looks accuracies up in a table and
@@ -285,8 +285,8 @@ class ComparisonConfig(_StudyConfig):
         seeds: Number of searches of each searcher, with the seeds ``seed``, ``seed + 1``, ...
         budget: Budget of each search in training steps: weight and alpha steps of hyper-architectures, and steps of
             trainings from scratch.
-        searchers: Names of the searchers to compare; null compares all except ``fade_top_five``, ``straight_through``
-            where it has no settings and, in tabular mode, the slow ``gp``.
+        searchers: Names of the searchers to compare; null compares all except ``fade_top_five``, those that these
+            settings do not allow and, in tabular mode, the slow ``gp``.
         baseline: Searcher with which all others are compared; it always takes part.
         repetitions: Number of trainings of each hyper-architecture, all charged to the budget.
         straight_through: Training of hyper-architectures by the paper's estimator, for the searcher of that name, with

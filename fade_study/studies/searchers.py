@@ -101,15 +101,16 @@ def names(config: ComparisonConfig) -> list[str]:
     """Searchers to compare, the baseline among them.
 
     By default, these are all but ``fade_top_five``, whose generations cost more than the others', the slow ``gp`` on
-    tables, and ``straight_through`` without settings.
+    tables, ``straight_through`` without settings, and ``printed_sign`` with another sampler than the pseudo-gradient.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for an unknown name.
+        InvalidInputError: (a ``ValueError``) for an unknown name, and for one that these settings do not allow.
     """
     chosen = config.searchers
     if chosen is None:
         left_out = {"fade_top_five"}
         left_out |= {"straight_through"} if config.straight_through is None else set()
+        left_out |= set() if config.sampler.name == "pseudo-gradient" else {"printed_sign"}
         left_out |= {"gp"} if config.mode == "tabular" else set()
         chosen = tuple(name for name in SEARCHERS if name not in left_out)
     wanted = list(dict.fromkeys((*chosen, config.baseline)))

@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from fade_study import interrupt
 from fade_study.exceptions import FadeError, StorageError
 from fade_study.urls import masked
 
@@ -124,6 +125,8 @@ class Outbox:
     def flush(self, retry_seconds: float = 0.0) -> int:
         """Deliver all records, with retries for so many seconds while the server is away; return how many are left.
 
+        A signal ends the retries.
+
         A record that the server refuses, such as one of a deleted run, is moved to the table ``refused`` of the file,
         with a warning. So is one that repeatedly fails as if the server were away, while the server accepts others. A
         ``FadeError`` of ``deliver`` is raised, and its record kept.
@@ -148,7 +151,7 @@ class Outbox:
                     )
                 self._next = time.monotonic() + self._pause
                 self._pause = min(LONGEST_PAUSE, 2 * self._pause)
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or interrupt.requested():
                 return len(self._numbers())
             time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = "2"
+SCHEMA = "3"
 """Version of the record, the value of the tag :data:`VERSION`; raised when names or meanings change."""
 Kind = Literal["search", "validation", "comparison", "benchmark", "analysis", "evaluation", "training"]
 

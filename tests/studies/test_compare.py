@@ -18,7 +18,7 @@ from fade_study.studies.command import CONFIGS
 from fade_study.studies.compare import compare
 from fade_study.studies.options import parse_config
 from fade_study.studies.outcomes import best_so_far, recipe_of
-from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig
+from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, SamplerConfig
 from fade_study.studies.searchers import check_budget, names, run_search
 from fade_study.studies.worlds import Tabulated, Trained
 from fade_study.training import load_data
@@ -90,6 +90,13 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     file.write_text(file.read_text().replace('"best"', '"worst"', 1))
     with pytest.raises(DataError, match=r"expected the outcome of a search in line 1 of .*arena.jsonl, got KeyError"):
         compare(config)
+
+
+def test_searches_of_two_generations_have_no_trend(world):
+    records = [run_search("shuffled", seed, world, DIGITS.sampler, 4, 1036).record for seed in (0, 1)]
+    text = analyze.summary(records)
+    assert "An anchor's cell changed" in text
+    assert "No trend: expected" in text
 
 
 def test_searches_are_a_function_of_their_seed(world):
@@ -171,6 +178,10 @@ def test_names_and_budgets(world):
     assert names(ComparisonConfig(searchers=("tpe",))) == ["tpe", "random"]
     with pytest.raises(InvalidInputError, match=r"expected names among fade, .*, got nobody"):
         names(ComparisonConfig(searchers=("nobody",)))
+    champion = SamplerConfig(name="champion")
+    assert "printed_sign" not in names(ComparisonConfig(sampler=champion))
+    with pytest.raises(InvalidInputError, match="champion, which has no sign"):
+        names(ComparisonConfig(sampler=champion, searchers=("printed_sign",)))
     check_budget(["fade", "random"], world, 3626)
     for preset in ("smoke", "digits", "fashion14"):  # as a user runs them
         config = parse_config(ComparisonConfig, CONFIGS / "compare", ["--preset", preset])
