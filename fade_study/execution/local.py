@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ from concurrent import futures
 from concurrent.futures import Executor, Future
 from functools import partial
 from multiprocessing import resource_tracker
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -68,7 +70,8 @@ class Workers(Executor):
     """Spawned worker processes. A task whose worker is killed, or whose GPU runs out of memory, is retried once.
 
     Arguments are sent by PyTorch's pickling, which puts tensors into shared memory, so that all tasks share one copy of
-    a data set.
+    a data set. That happens in ``submit``, in the caller's thread: a tensor that moves leaves memory that is freed, so
+    that a pool's thread must not move it while the caller's reads it.
     """
 
     def __init__(self, count: int) -> None:
@@ -91,9 +94,15 @@ class Workers(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
         future = _TaskFuture(self._fractions, next(self._slots))
+        task = (future.slot, as_here(fn), args, kwargs)
+        try:
+            _ShareTensors(io.BytesIO()).dump(task)
+        except Exception as error:  # the task can't be pickled, or shared memory is full
+            future.set_exception(error)
+            return future
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
-        self._attempt(future, (future.slot, as_here(fn), args, kwargs), ATTEMPTS)
+        self._attempt(future, task, ATTEMPTS)
         return future
 
     def _attempt(self, future: Future[Any], task: tuple[Any, ...], attempts: int) -> None:
@@ -133,6 +142,17 @@ class Workers(Executor):
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
+
+
+class _ShareTensors(ForkingPickler):
+    """Moves the tensors of a task into shared memory, and leaves them out of the pickle."""
+
+    def persistent_id(self, obj: Any) -> str | None:
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(obj, torch.Tensor):
+            return None
+        obj.share_memory_()
+        return "tensor"
 
 
 def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *error: Any) -> None:

@@ -123,6 +123,21 @@ def test_tasks_complete_in_their_own_order():
         assert list(completed([slow, fast])) == [fast, slow]
 
 
+def test_tensors_are_moved_while_nobody_else_can_read_them():
+    """Moving frees their memory, so that it must have happened when ``submit`` returns."""
+    tensor = torch.zeros(3)
+    with open_executor("processes:1") as executor:
+        executor.submit(len, [tensor])
+        assert tensor.is_shared()
+
+
+def test_a_task_that_cannot_be_pickled_fails_alone():
+    with open_executor("processes:1") as executor:
+        with pytest.raises(Exception, match="pickle"):
+            executor.submit(lambda: None).result()
+        assert executor.submit(worker).result()
+
+
 def test_tensors_are_shared_not_copied():
     """Tasks share one copy of a tensor in memory, so that this process sees a worker's change."""
     tensor = torch.zeros(3)
