@@ -108,7 +108,6 @@ def measure_sizes(hyper_architecture: HyperArchitecture, data: Data, config: Net
 
 def measure_cells(
     hyper_architecture: HyperArchitecture,
-    steps: int,
     predictors: Sequence[str],
     data: Data,
     config: ValidationConfig,
@@ -122,7 +121,7 @@ def measure_cells(
     has ``later`` steps after these.
     """
     depth, width = hyper_architecture.shape
-    epoch = data.weight.steps(config.scratch.batch_size)
+    epoch, steps = data.weight.steps(config.scratch.batch_size), config.hyper_steps(len(data.weight))
 
     def train(name: str, architectures: Sequence[Architecture], epochs: int, after: int) -> tuple[np.ndarray, float]:
         """Validation accuracies ``(n,)``, NaN where a worker was killed, and seconds."""

@@ -135,6 +135,8 @@ class _StudyConfig:
         data: Data set.
         network: Macro-architecture.
         bilevel: Training of hyper-architectures.
+        repetitions: Number of trainings of each hyper-architecture. Their marginal effects are averaged, or their
+            straight-through alphas. Several trainings go through the executor.
         scratch: Training of architectures from scratch.
     """
 
@@ -145,7 +147,12 @@ class _StudyConfig:
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     bilevel: BilevelConfig = BilevelConfig()
+    repetitions: Positive = 1
     scratch: ScratchConfig = ScratchConfig()
+
+    def hyper_steps(self, images: int) -> int:
+        """Training steps of a hyper-architecture, all repetitions, on a weight split of so many images."""
+        return self.repetitions * self.bilevel.steps(images)
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,8 +183,6 @@ class SearchConfig(_StudyConfig):
         sampler: Outer search.
         processes: Number of processes that train each hyper-architecture together, on one GPU each or all on the CPU.
             Leave it out where a launcher such as ``torchrun`` starts them.
-        repetitions: Number of trainings of each hyper-architecture. Their marginal effects are averaged, or their
-            straight-through alphas. Several trainings go through the executor.
         checkpoint_dir: Folder of checkpoints, from which an interrupted search is resumed.
         max_failures: Number of trainings of one hyper-architecture that may diverge before the search gives up.
         evaluate: Architecture of a generation that is trained from scratch: the ``best_ranked`` one of its
@@ -197,7 +202,6 @@ class SearchConfig(_StudyConfig):
     storage: str = "sqlite:///fade.db"
     sampler: SamplerConfig = SamplerConfig()
     processes: Positive = 1
-    repetitions: Positive = 1
     checkpoint_dir: Folder = "checkpoints"
     max_failures: NonNegative = 3
     evaluate: Literal["anchor", "best_ranked"] = "best_ranked"
@@ -229,7 +233,6 @@ class ValidationConfig(_StudyConfig):
         operations: Number of operations of each of these cells, which gives all architectures the same number of
             weights.
         scratch_seeds: Number of trainings from scratch of each architecture.
-        repetitions: Number of trainings of each hyper-architecture.
         straight_through: Training of hyper-architectures by the paper's estimator, for comparison, with the settings of
             ``bilevel``; null leaves it out.
         straight_through_repetitions: Number of trainings of each hyper-architecture by the paper's estimator.
@@ -288,7 +291,6 @@ class ComparisonConfig(_StudyConfig):
         searchers: Names of the searchers to compare; null compares all except ``fade_top_five``, those that these
             settings do not allow and, in tabular mode, the slow ``gp``.
         baseline: Searcher with which all others are compared; it always takes part.
-        repetitions: Number of trainings of each hyper-architecture, all charged to the budget.
         straight_through: Training of hyper-architectures by the paper's estimator, for the searcher of that name, with
             the settings of ``bilevel`` and the same number of repetitions. Null leaves that searcher out.
         final_seeds: Number of trainings from scratch, with seeds that no search has used, of each search's final
@@ -307,7 +309,6 @@ class ComparisonConfig(_StudyConfig):
     budget: Positive = 3626
     searchers: tuple[str, ...] | None = None
     baseline: str = "random"
-    repetitions: Positive = 1
     straight_through: BilevelConfig | None = None
     final_seeds: Positive = 3
     sampler: SamplerConfig = SamplerConfig()

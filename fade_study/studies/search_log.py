@@ -141,8 +141,8 @@ class SearchLog:
             metrics |= {"answer/gain": gain.value, "answer/gain_low": gain.low, "answer/gain_high": gain.high}
             print(f"  against the first generation's anchor architecture, {first.mean():.4f}: {gain}")
         scratch = config.scratch.steps(len(data.weight))
-        hyper = config.repetitions * config.bilevel.steps(len(data.weight))
-        steps = study.n_generations * hyper + len(evaluations) * config.evaluation_seeds * scratch
+        hyper = study.n_generations * config.hyper_steps(len(data.weight))
+        steps = hyper + len(evaluations) * config.evaluation_seeds * scratch
         metrics["steps"] = steps
         table = random_table(data, config)
         if table is not None:

@@ -65,7 +65,7 @@ def phase_steps(case: Case, predictors: Sequence[str], config: ValidationConfig,
     Trainings in a table have none; those that MLflow has on record are not known yet. The weight split has so many
     ``images``.
     """
-    supernets = config.repetitions * config.bilevel.steps(images)
+    supernets = config.hyper_steps(images)
     paper = straight_through(predictors, config)
     compared = 0 if paper is None else config.straight_through_repetitions * paper.steps(images)
     untrained = plan(case, early_epochs(predictors, config), config)[0 if case.table is None else 1 :]
@@ -122,7 +122,6 @@ def validate_case(
     single = measure_architectures(table.architectures, predictors, data, config, executor)
     for epochs, trainings in zip(short, list(table.trainings.values())[1:], strict=True):
         single[early(epochs)] = Measured(trainings.validation[:, 0], trainings.seconds * len(complete))
-    equal = config.repetitions * config.bilevel.steps(len(data.weight))
     evidence = Evidence(
         hyper_architecture=hyper_architecture,
         paths=table.paths,
@@ -131,6 +130,6 @@ def validate_case(
         straight_through=compared,
         single=single,
         by_cell=measure_sizes(hyper_architecture, data, config.network)
-        | measure_cells(hyper_architecture, equal, predictors, data, config, executor, later),
+        | measure_cells(hyper_architecture, predictors, data, config, executor, later),
     )
     return judge(case.name, evidence, table.ground_truth, predictors, config)

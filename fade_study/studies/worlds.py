@@ -180,11 +180,8 @@ def _table(config: ComparisonConfig) -> Table:
 
 def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
     """Training steps of a generation's hyper-architecture, by the comparison's estimator and by the paper's."""
-    own, paper = (
-        config.repetitions * bilevel.steps(images)
-        for bilevel in (config.bilevel, config.straight_through or config.bilevel)
-    )
-    return own, paper
+    paper = config.straight_through or config.bilevel
+    return config.hyper_steps(images), config.repetitions * paper.steps(images)
 
 
 @cache
