@@ -96,7 +96,7 @@ def test_all_that_a_comparison_and_its_analysis_record_is_named(mlflow_store):
 
     arguments = ["--preset", "smoke", "--searchers", "[fade]"]
     compare(parse_config(ComparisonConfig, CONFIGS / "compare", arguments))
-    (run,) = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'comparison'", output_format="list")
+    run, *_ = mlflow.search_runs(filter_string=f"tags.`{KIND}` = 'search'", output_format="list")
     analyze(AnalyzeConfig(run_id=run.info.run_id))
     kinds = {run.data.tags[KIND] for run in mlflow.search_runs(output_format="list")}
     assert kinds == {"comparison", "search", "analysis"}
