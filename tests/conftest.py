@@ -84,6 +84,14 @@ def mlflow_store(mlflow_template, tmp_path, monkeypatch):
     return uri
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Figures are not drawn, which takes seconds in each search."""
+    from fade_study import tracking
+
+    monkeypatch.setattr(tracking.Run, "figure", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def postgresql():
     """A real server, where its programs are installed: Debian's package ``postgresql``."""

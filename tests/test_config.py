@@ -263,6 +263,19 @@ def test_commands_are_explained_in_a_line_each(capsys, monkeypatch):
         main()
 
 
+def test_entry_points_are_commands():
+    project = yaml.safe_load((CONFIGS.parents[2] / "MLproject").read_text())
+    start = 'FADE_PROJECT=1 "${{FADE_PYTHON:-python}}" -m fade_study '
+    for name, entry in project["entry_points"].items():
+        command, *arguments = entry["command"].removeprefix(start).split()
+        assert (command, command in COMMANDS) == ("search" if name == "main" else name, True)
+        declared = [
+            word for parameter in entry.get("parameters", {}) for word in (f"--{parameter}", f"{{{parameter}}}")
+        ]
+        assert arguments == declared
+    assert {*project["entry_points"]} == {*COMMANDS, "main"} - {"deliver"}
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_setting_has_a_meaning_that_stands_alone(study):
     for setting in settings_of(STUDIES[study]):

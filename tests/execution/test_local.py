@@ -49,6 +49,12 @@ def increment(tensor):
     tensor += 1
 
 
+@pytest.fixture(scope="module")
+def workers():
+    with open_executor("processes:2") as executor:
+        yield executor
+
+
 def test_inline_runs_here():
     with open_executor("inline") as executor:
         assert executor.submit(os.getpid).result() == os.getpid()
@@ -57,36 +63,32 @@ def test_inline_runs_here():
             executor.submit(fail).result()
 
 
-def test_processes_run_elsewhere():
-    with open_executor("processes:2") as executor:
-        pids = {future.result() for future in [executor.submit(worker) for _ in range(4)]}
-        with pytest.raises(ArithmeticError, match="diverged"):
-            executor.submit(fail).result()
+def test_processes_run_elsewhere(workers):
+    pids = {future.result() for future in [workers.submit(worker) for _ in range(4)]}
+    with pytest.raises(ArithmeticError, match="diverged"):
+        workers.submit(fail).result()
     assert os.getpid() not in pids
 
 
-def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(tmp_path):
-    with open_executor("processes:1") as executor:
-        assert executor.submit(run_out, tmp_path / "marker").result() == "enough"
-        with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
-            executor.submit(run_out).result()
+def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(workers, tmp_path):
+    assert workers.submit(run_out, tmp_path / "marker").result() == "enough"
+    with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
+        workers.submit(run_out).result()
 
 
-def test_a_task_whose_worker_is_killed_once_is_done_by_another(tmp_path):
-    with open_executor("processes:2") as executor:
-        others = [executor.submit(worker) for _ in range(4)]
-        assert executor.submit(die, tmp_path / "killed").result() == "alive"
-        assert all(other.result() for other in others)
+def test_a_task_whose_worker_is_killed_once_is_done_by_another(workers, tmp_path):
+    others = [workers.submit(worker) for _ in range(4)]
+    assert workers.submit(die, tmp_path / "killed").result() == "alive"
+    assert all(other.result() for other in others)
 
 
-def test_a_task_whose_workers_are_all_killed_fails_alone():
-    with open_executor("processes:2") as executor:
-        bad = executor.submit(die)
-        others = [executor.submit(worker) for _ in range(4)]
-        with pytest.raises(WorkerDiedError, match=r"exit code -9 in each of 2 attempts.*use fewer workers"):
-            bad.result()
-        assert all(other.result() for other in others)
-        assert executor.submit(worker).result()
+def test_a_task_whose_workers_are_all_killed_fails_alone(workers):
+    bad = workers.submit(die)
+    others = [workers.submit(worker) for _ in range(4)]
+    with pytest.raises(WorkerDiedError, match=r"exit code -9 in each of 2 attempts.*use fewer workers"):
+        bad.result()
+    assert all(other.result() for other in others)
+    assert workers.submit(worker).result()
 
 
 def test_a_task_that_is_cancelled_makes_room(tmp_path):
@@ -105,45 +107,40 @@ def test_leaving_waits_for_a_task_that_is_tried_again(tmp_path):
     assert future.result() == "alive"
 
 
-def test_tasks_report_how_far_they_are(tmp_path):
+def test_tasks_report_how_far_they_are(workers, tmp_path):
     report(0.5)  # in the main process: nothing happens
-    with open_executor("processes:1") as executor:
-        future = executor.submit(half, tmp_path / "running")
-        assert future.fraction == 0
-        while not (tmp_path / "running").exists():
-            time.sleep(0.01)
-        assert future.fraction == 0.5
-        (tmp_path / "running").unlink()
-        assert list(completed([future])) == [future]
+    future = workers.submit(half, tmp_path / "running")
+    assert future.fraction == 0
+    while not (tmp_path / "running").exists():
+        time.sleep(0.01)
+    assert future.fraction == 0.5
+    (tmp_path / "running").unlink()
+    assert list(completed([future])) == [future]
 
 
-def test_tasks_complete_in_their_own_order():
-    with open_executor("processes:2") as executor:
-        slow, fast = executor.submit(time.sleep, 3), executor.submit(time.sleep, 0)
-        assert list(completed([slow, fast])) == [fast, slow]
+def test_tasks_complete_in_their_own_order(workers):
+    slow, fast = workers.submit(time.sleep, 1), workers.submit(time.sleep, 0)
+    assert list(completed([slow, fast])) == [fast, slow]
 
 
-def test_tensors_are_moved_while_nobody_else_can_read_them():
+def test_tensors_are_moved_while_nobody_else_can_read_them(workers):
     """Moving frees their memory, so that it must have happened when ``submit`` returns."""
     tensor = torch.zeros(3)
-    with open_executor("processes:1") as executor:
-        executor.submit(len, [tensor])
-        assert tensor.is_shared()
+    workers.submit(len, [tensor])
+    assert tensor.is_shared()
 
 
-def test_a_task_that_cannot_be_pickled_fails_alone():
-    with open_executor("processes:1") as executor:
-        with pytest.raises(Exception, match="pickle"):
-            executor.submit(lambda: None).result()
-        assert executor.submit(worker).result()
+def test_a_task_that_cannot_be_pickled_fails_alone(workers):
+    with pytest.raises(Exception, match="pickle"):
+        workers.submit(lambda: None).result()
+    assert workers.submit(worker).result()
 
 
-def test_tensors_are_shared_not_copied():
+def test_tensors_are_shared_not_copied(workers):
     """Tasks share one copy of a tensor in memory, so that this process sees a worker's change."""
     tensor = torch.zeros(3)
-    with open_executor("processes:2") as executor:
-        for _ in range(4):
-            executor.submit(increment, tensor).result()
+    for _ in range(4):
+        workers.submit(increment, tensor).result()
     assert tensor.tolist() == [4, 4, 4]
 
 

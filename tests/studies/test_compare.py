@@ -34,7 +34,7 @@ def world():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeypatch, capsys):
+def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeypatch, no_figures, capsys):
     result = mlflow_run(project, "-e", "compare", "-P", "preset=smoke", "-P", "searchers=[fade,tpe]")
     output = result.stdout + result.stderr
     assert result.returncode == 0, output
@@ -54,7 +54,6 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     # Finished searches are not repeated, give the same results, and can be analyzed.
     monkeypatch.chdir(project)
     monkeypatch.setattr("fade_study.studies.compare.run_search", None)  # any search would fail
-    monkeypatch.setattr(tracking.Run, "figure", lambda *_, **__: None)  # the first report has drawn them
     file = project / "kept" / "arena.jsonl"
     config = dataclasses.replace(SMOKE, searchers=("fade", "tpe"), results=str(file))
     again = compare(config)
@@ -131,7 +130,7 @@ def test_an_oracle_of_trainings_may_know_a_sample():
         Trained(other, data).check_oracle()
 
 
-def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store):
+def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store, no_figures):
     """For one search it is Kendall's, for several that of the signs of whole searches."""
     records = {seed: run_search("fade", seed, world, DIGITS.sampler, 4, 3626).record for seed in (0, 1)}
     with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as run:
@@ -149,7 +148,7 @@ def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_
 
 def test_true_alphas_find_better_architectures_than_shuffled_ones(world):
     finals = {
-        name: np.mean([run_search(name, seed, world, DIGITS.sampler, 4, 3626).final for seed in range(40)])
+        name: np.mean([run_search(name, seed, world, DIGITS.sampler, 4, 3626).final for seed in range(20)])
         for name in ("oracle", "shuffled", "printed_sign")
     }
     assert finals["oracle"] > finals["shuffled"] + 0.01

@@ -164,6 +164,9 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
         (["--data.name", "npz:missing.npz"], "expected an .npz that can be read"),
         (["--bilevel.batch_size", "200"], "expected 16 weight steps or more from epoch alpha_start = 0 on"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
+        (["--depth", "0"], "depth: Input should be greater than 0"),
+        (["--preset", "missing"], "expected one of digits, fashion, fashion14, paper, smoke"),
+        (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(mlflow_store, arguments, message, capsys):
@@ -177,9 +180,6 @@ def test_what_is_refused_leaves_nothing_behind(mlflow_store, arguments, message,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--depth", "0"], "depth: Input should be greater than 0"),
-        (["--preset", "missing"], "expected one of digits, fashion, fashion14, paper, smoke"),
-        (["--executor", "processes:0"], "expected an executor 'inline', 'processes:N'"),
         (["--network.operation", "missing:pooling"], "separable or package.module:function that can be imported, got"),
         (["--network.operation", "os:getpid"], "network.operation: expected os:getpid(channels=8, kernel_size=3)"),
     ],
@@ -337,7 +337,9 @@ def test_several_seeds_are_several_searches_that_can_be_evaluated_later(project,
 
 @pytest.mark.parametrize("repetitions", [1, 2])
 @pytest.mark.filterwarnings("ignore")
-def test_a_training_that_diverges_is_repeated_with_another_seed(project, mlflow_store, monkeypatch, repetitions):
+def test_a_training_that_diverges_is_repeated_with_another_seed(
+    project, mlflow_store, no_figures, monkeypatch, repetitions
+):
     monkeypatch.chdir(project)
     before, made = Supernet.__init__, []
 
@@ -378,7 +380,7 @@ def test_a_search_whose_trainings_all_diverge_gives_up(project, mlflow_store):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_search_says_how_much_better_its_answer_is(mlflow_store, tmp_path, monkeypatch, capsys):
+def test_a_search_says_how_much_better_its_answer_is(mlflow_store, no_figures, tmp_path, monkeypatch, capsys):
     """Against the first anchor, and against random search by a table of the same trainings from scratch."""
     monkeypatch.chdir(tmp_path)
     arguments = ["--preset", "smoke", "--study", "s", "--final_seeds", "3", "--evaluate_every", "1"]
