@@ -6,7 +6,6 @@ from fade_study.samplers._champion import ChampionSampler
 from fade_study.samplers._pseudo_gradient import PseudoGradientSampler
 from fade_study.samplers._random_anchors import RandomAnchorSampler
 from fade_study.samplers._regularized_evolution import RegularizedEvolutionSampler
-from fade_study.samplers._successive_rejects import SuccessiveRejectsSampler
 
 __all__ = [
     "REGISTRY",
@@ -17,14 +16,12 @@ __all__ = [
     "RowGeneration",
     "RowHistory",
     "RowSampler",
-    "SuccessiveRejectsSampler",
     "row_sampler",
 ]
 
 REGISTRY: dict[str, type[RowSampler]] = {
     "pseudo-gradient": PseudoGradientSampler,
     "champion": ChampionSampler,
-    "successive-rejects": SuccessiveRejectsSampler,
     "random-anchors": RandomAnchorSampler,
 }
 """Outer searches by their names on the command line and in presets."""

@@ -77,21 +77,17 @@ class SamplerConfig:
     """An outer search. A setting that is null takes the default of the search's constructor.
 
     Args:
-        name: Outer search: ``pseudo-gradient``, ``champion``, ``successive-rejects`` or ``random-anchors``.
-        offset: Distance from the anchor to its neighbors (``pseudo-gradient``, default 0.5), or from the champion to
-            the neighbors that replace dropped cells (``successive-rejects``, default 0.5).
+        name: Outer search: ``pseudo-gradient``, ``champion`` or ``random-anchors``.
+        offset: Distance from the anchor to its neighbors (``pseudo-gradient``, default 0.5).
         step_size: Step size lambda of ``pseudo-gradient``, default 1. A positive one ascends alpha; a negative one is
             the printed sign of Eq. (1) and serves as a control.
         width: Number of points w of a neighborhood, default 7; that of ``pseudo-gradient`` follows from the features.
-        kappa: Number of standard errors from a difference to its upper confidence bound (``successive-rejects``,
-            default 1).
     """
 
     name: str = "pseudo-gradient"
     offset: float | None = None
     step_size: float | None = None
     width: int | None = None
-    kappa: float | None = None
 
     @pydantic.model_validator(mode="after")
     def _opens(self) -> Self:

@@ -84,7 +84,6 @@ SEARCHERS: dict[str, Searcher] = {
     "straight_through": Searcher(_ours(), "straight-through"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
     "champion": Searcher(_ours(name="champion"), "supernet", "best_ranked"),
-    "successive_rejects": Searcher(_ours(name="successive-rejects"), "supernet", "best_ranked"),
     "random_anchors": Searcher(_ours(name="random-anchors"), "ignored"),
     "random": Searcher(lambda _, seed: optuna.samplers.RandomSampler(seed=seed), "none"),
     "tpe": Searcher(lambda _, seed: optuna.samplers.TPESampler(seed=seed), "none"),

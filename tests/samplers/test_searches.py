@@ -14,7 +14,6 @@ from fade_study.samplers import (
     RegularizedEvolutionSampler,
     RowGeneration,
     RowHistory,
-    SuccessiveRejectsSampler,
 )
 from fade_study.testing import check_row_sampler
 
@@ -40,15 +39,13 @@ def propose(sampler, generations, seed=0):
         functools.partial(ChampionSampler, width=2),
         PseudoGradientSampler,
         RandomAnchorSampler,
-        SuccessiveRejectsSampler,
-        functools.partial(SuccessiveRejectsSampler, width=3, offset=0.2, kappa=0.0),
     ],
 )
 def test_public_checks(make):
     check_row_sampler(lambda seed: make(seed=seed))
 
 
-@pytest.mark.parametrize("sampler", [ChampionSampler, RandomAnchorSampler, SuccessiveRejectsSampler])
+@pytest.mark.parametrize("sampler", [ChampionSampler, RandomAnchorSampler])
 def test_all_points_of_the_first_neighborhood_are_random(sampler):
     first, again, other = (propose(sampler(5, seed=0), [], seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -67,61 +64,6 @@ def test_the_champion_is_the_point_of_the_best_cell_and_its_challengers_are_rand
     np.testing.assert_array_equal(
         propose(ChampionSampler(4), [last, older])[1:], proposed[1:]
     )  # challengers ignore alphas
-
-
-def softmax(utility):
-    alpha = np.exp(utility - np.max(utility))
-    return alpha / alpha.sum()
-
-
-def test_cells_that_are_shown_to_be_worse_are_rejected():
-    """Differences within one generation have a standard error of the square root of 2."""
-    last = generation([2, 6, 10, 14], softmax([0.0, -1.0, 3.0, -9.0]))
-    first = propose(SuccessiveRejectsSampler(4, kappa=3.0), [last])
-    np.testing.assert_allclose(first[:3], [SPACE.embed(CELLS[i]) for i in (10, 2, 6)])  # best first
-    assert np.linalg.norm(first[3] - first[0]) <= 0.5 + 1e-9
-    alone = propose(SuccessiveRejectsSampler(4, kappa=1.0), [last])
-    np.testing.assert_allclose(alone[0], SPACE.embed(CELLS[10]))
-    assert not any(np.allclose(alone[1], SPACE.embed(CELLS[i])) for i in (2, 6))
-
-
-def test_what_is_seen_again_is_known_better():
-    """A difference of 1 is not significant after one generation, but after ten."""
-    seen = generation([3, 4], softmax([0.0, -1.0]))
-    once, often = (propose(SuccessiveRejectsSampler(3, kappa=1.0), [seen] * count) for count in (1, 10))
-    np.testing.assert_allclose([once[0], often[0]], [SPACE.embed(CELLS[3])] * 2)
-    np.testing.assert_allclose(once[1], SPACE.embed(CELLS[4]))
-    assert not any(np.allclose(point, SPACE.embed(CELLS[4])) for point in often)
-
-
-def test_cells_that_stay_link_the_generations():
-    """A beats B, then B beats C by more, so C is worse than A although they have never been compared."""
-    past = [generation([1, 2], softmax([1.0, 0.0])), generation([2, 3], softmax([5.0, 0.0]))]
-    last = generation([1, 3], softmax([0.0, 0.0]))
-    sampler = SuccessiveRejectsSampler(3, kappa=0.1)
-    proposed = propose(sampler, [*past, last])
-    np.testing.assert_allclose(proposed[0], SPACE.embed(CELLS[1]))
-    assert not any(np.allclose(point, SPACE.embed(CELLS[3])) for point in proposed)
-
-
-def test_successive_rejects_find_good_cells_under_noise():
-    utility = {cell.key: 3 * cell.operations for cell in CELLS}
-    share = []
-    for seed in range(10):
-        study = create_study(space=SPACE, depth=1, sampler=SuccessiveRejectsSampler(5, seed=seed))
-        rng = np.random.default_rng(seed)
-        for _ in range(15):
-            batch = study.ask()
-            found = [utility[trial.cell.key] for trial in batch.trials[0]]
-            study.tell(batch, [softmax(found + rng.normal(size=5))])
-        share.append(np.mean([utility[cell.key] <= utility[study.architecture.cells[0].key] for cell in CELLS]))
-    assert np.mean(share) > 0.9
-
-
-@pytest.mark.parametrize("settings", [{"offset": 0.0}, {"offset": np.nan}, {"kappa": -1.0}, {"kappa": np.inf}])
-def test_impossible_rejects_are_refused(settings):
-    with pytest.raises(ValueError, match="expected a"):
-        SuccessiveRejectsSampler(**settings)
 
 
 def test_random_anchors_do_not_listen():
