@@ -38,6 +38,8 @@ LINKS = {
     "](LICENSE": "](../LICENSE",
 }
 """Links of these files, and the same links as seen from a page."""
+BACK = {f"](../{file}": f"]({page}.md" for page, file in PAGES.items()}
+"""Links from the pages to these files, and to the pages that hold them."""
 
 
 def complete(app, docname, source):
@@ -48,6 +50,8 @@ def complete(app, docname, source):
             text = text.replace(link, seen_from_here)
         source[0] = f"{text}\n{source[0]}"
         app.env.note_dependency(str(ROOT / PAGES[docname]))
+    for link, page in BACK.items():
+        source[0] = source[0].replace(link, page)
     if docname == "configuration":
         source[0] += "\n".join(settings(title, cls) for title, cls in CLASSES.items())
     if docname == "record":

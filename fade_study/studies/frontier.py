@@ -197,8 +197,10 @@ def report() -> None:
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
     for (name, setting), supernets in found.items():
         if SETTINGS[setting].config.estimator == "straight-through":
-            logs = np.log(np.maximum(supernets.alpha.mean(axis=0), 1e-300))
-            print(f"{setting} on {name}, {len(supernets.alpha)} trainings, FaDE-rank: {rank(logs, tables[name]):.2f}")
+            every = [supernets.alpha.mean(axis=0), *supernets.alpha]
+            mean, *alone = (rank(np.log(np.maximum(alpha, 1e-300)), tables[name]) for alpha in every)
+            said = f"of mean alphas {mean:.2f}, of a single training on average {np.mean(alone):.2f}"
+            print(f"{setting} on {name}, {len(alone)} trainings, FaDE-rank {said}")
     figure = draw(rows)
     FIGURE.write_bytes(rendered(figure, "png"))
 
