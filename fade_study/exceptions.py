@@ -35,7 +35,7 @@ class WorkerDiedError(FadeError, RuntimeError):
 
 
 class ClusterError(FadeError, ConnectionError):
-    """A Dask cluster cannot be reached, or has a worker that would give different results."""
+    """Workers cannot be reached, on a Dask cluster or here, or one of them would give different results."""
 
 
 class ConfigError(FadeError, ValueError):

@@ -6,6 +6,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, MutableSequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.reduction import ForkingPickler
@@ -24,11 +26,15 @@ from threadpoolctl import threadpool_limits
 
 from fade_study import interrupt
 from fade_study.builders import as_here
-from fade_study.exceptions import WorkerDiedError
+from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution.progress import REFRESH, set_listener
 
 ATTEMPTS = 2
 """Number of attempts at a task whose worker dies, or whose GPU runs out of memory."""
+BROKEN = (
+    "expected worker processes that live, got a pool whose workers have died; if memory has run out, use fewer of "
+    "them, and run the same command again to go on"
+)
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -94,36 +100,42 @@ class Workers(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
         future = _TaskFuture(self._fractions, next(self._slots))
-        task = (future.slot, as_here(fn), args, kwargs)
+        task = _Task(partial(as_here(fn), *args, **kwargs))
         try:
-            _ShareTensors(io.BytesIO()).dump(task)
-        except Exception as error:  # the task can't be pickled, or shared memory is full
+            _ShareTensors(io.BytesIO()).dump(task.call)
+        except Exception as error:  # the call can't be pickled, or shared memory is full
             future.set_exception(error)
             return future
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
         self._attempt(future, task, ATTEMPTS)
+        if future.done():
+            interrupt.check()  # a signal to the process group may have ended all workers, and so the pool
         return future
 
-    def _attempt(self, future: Future[Any], task: tuple[Any, ...], attempts: int) -> None:
-        def finish(attempt: Future[Any]) -> None:
+    def _attempt(self, future: _TaskFuture, task: _Task, attempts: int) -> None:
+        def finish(attempt: Future[bytes]) -> None:
             if future.cancelled():
                 return
-            error = attempt.exception()
-            if error is None:
-                future.set_result(attempt.result())
-            elif (lost := _lost(error)) is None:
-                future.set_exception(error)
-            elif attempts > 1:
-                self._attempt(future, task, attempts - 1)
+            try:
+                result = pickle.loads(attempt.result())
+            except BrokenProcessPool:
+                future.set_exception(ClusterError(BROKEN))
+            except Exception as error:
+                if (lost := _lost(error)) is None:
+                    future.set_exception(error)
+                elif attempts > 1:
+                    self._attempt(future, task, attempts - 1)
+                else:
+                    future.set_exception(WorkerDiedError(lost))
             else:
-                future.set_exception(WorkerDiedError(lost))
+                future.set_result(result)
 
         try:
-            running = self._pool.schedule(_run, task)
-        except RuntimeError:
-            interrupt.check()  # a signal to the process group may have ended all workers, and so the pool
-            raise
+            running = self._pool.schedule(_run, (future.slot, task))
+        except RuntimeError:  # the pool is broken, and a retry is in a thread of it, where nobody would see an error
+            future.set_exception(ClusterError(BROKEN))
+            return
         running.add_done_callback(finish)
         future.add_done_callback(lambda _: running.cancel())  # cancelling the future ends its task
 
@@ -142,6 +154,23 @@ class Workers(Executor):
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
+
+
+class _Task:
+    """A call that is bytes for the pool, and that its thread pickles when it is sent.
+
+    An error of pickling would end the pool's thread, and one of unpickling would lose the task: both ends hang.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        try:
+            content = bytes(ForkingPickler.dumps(self.call))
+        except Exception as error:  # no more files, for example; the worker raises it
+            content = pickle.dumps(partial(_fail, f"{type(error).__name__}: {error}"))
+        return bytes, (content,)
 
 
 class _ShareTensors(ForkingPickler):
@@ -204,11 +233,26 @@ def end_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=watch, args=(parent or os.getppid(),), daemon=True).start()
 
 
-def _run(slot: int, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a task in a worker, on one of several GPUs."""
+def _run(slot: int, content: bytes) -> bytes:
+    """Run a pickled call in a worker, on one of several GPUs, and return its pickled result.
+
+    Tensors of results are copied, since each shared one would hold a file descriptor of the main process.
+    """
     set_listener(partial(_fractions.__setitem__, slot))
-    torch = sys.modules.get("torch")  # imported by unpickling the task, if it trains
-    if torch is not None and (gpus := torch.cuda.device_count()) > 1:
-        number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
-        torch.cuda.set_device(number % gpus)  # in turn; a worker that replaces a dead one may share a GPU
-    return fn(*args, **kwargs)
+    try:
+        call = pickle.loads(content)
+        torch = sys.modules.get("torch")  # imported by unpickling the call, if it trains
+        if torch is not None and (gpus := torch.cuda.device_count()) > 1:
+            number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
+            torch.cuda.set_device(number % gpus)  # in turn; a worker that replaces a dead one may share a GPU
+        return pickle.dumps(call())
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # its class is local, or its constructor takes other arguments than the error has
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
+
+
+def _fail(message: str) -> None:
+    raise RuntimeError(message)

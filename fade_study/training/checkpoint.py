@@ -49,9 +49,10 @@ class Checkpoint:
                 file.write(DIGEST(content).digest() + content)
                 file.flush()
                 os.fsync(file.fileno())
-            if self.path.exists():
-                self.path.replace(self._previous)
-            unfinished.replace(self.path)
+            for source, target in ((self.path, self._previous), (unfinished, self.path)):
+                # There is no first one yet; or another process has done this training, and has removed its files.
+                with contextlib.suppress(FileNotFoundError):
+                    source.replace(target)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise StorageError(

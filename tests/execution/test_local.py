@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from fade_study.exceptions import WorkerDiedError
+from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, open_executor, report
 
 
@@ -43,6 +43,32 @@ def half(marker):
     marker.touch()
     while marker.exists():
         time.sleep(0.01)
+
+
+class CustomError(Exception):
+    def __init__(self, got, wanted):
+        super().__init__(f"expected {wanted}, got {got}")
+
+
+def fail_with(name):
+    class LocalError(Exception):
+        pass
+
+    raise {"custom": CustomError(1, 2), "local": LocalError("expected 2, got 1")}[name]
+
+
+def load(error):
+    raise error
+
+
+class Unloadable:
+    """A thing whose pickle cannot be read in a worker."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        return load, (self.error,)
 
 
 def increment(tensor):
@@ -134,6 +160,40 @@ def test_a_task_that_cannot_be_pickled_fails_alone(workers):
     with pytest.raises(Exception, match="pickle"):
         workers.submit(lambda: None).result()
     assert workers.submit(worker).result()
+
+
+@pytest.mark.parametrize("name", ["custom", "local"])
+def test_an_error_that_cannot_be_pickled_says_what_it_was(workers, name):
+    with pytest.raises(RuntimeError, match=r"^(Custom|Local)Error: expected 2, got 1$"):
+        workers.submit(fail_with, name).result()
+    assert workers.submit(worker).result()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unable to mmap"), ImportError("unable to"), EOFError("unable to")])
+def test_a_task_that_a_worker_cannot_read_fails_alone(workers, error):
+    with pytest.raises(type(error), match="unable to"):
+        workers.submit(len, Unloadable(error)).result()
+    assert workers.submit(worker).result()
+
+
+def test_a_tensor_that_cannot_be_sent_fails_alone(workers):
+    of_a_graph = 2 * torch.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="RuntimeError: Cowardly refusing"):
+        workers.submit(len, [of_a_graph]).result()
+    assert workers.submit(worker).result()
+
+
+def test_results_hold_no_file_of_this_process(workers):
+    """A shared tensor holds one; with the states of a few networks, none would be left."""
+    assert not workers.submit(torch.zeros, 3).result().is_shared()
+
+
+def test_workers_that_die_idle_are_an_error_and_no_endless_wait():
+    with open_executor("processes:1") as executor:
+        os.kill(executor.submit(worker).result(), signal.SIGKILL)
+        time.sleep(2)  # pebble sees that the worker is gone, and calls the pool broken
+        with pytest.raises(ClusterError, match="run the same command again"):
+            executor.submit(worker).result()
 
 
 def test_tensors_are_shared_not_copied(workers):

@@ -131,6 +131,21 @@ def test_what_is_forgotten_leaves_nothing(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["state2.pt", "state2.pt.previous"]
 
 
+def test_another_process_that_has_done_the_training_removes_the_files(tmp_path, monkeypatch):
+    """Here between the write of a state and its renaming."""
+    checkpoint, sync = Checkpoint(tmp_path / "training.pt"), os.fsync
+
+    def removed(file):
+        sync(file)
+        checkpoint.remove()
+
+    checkpoint.save({"epoch": 0})
+    monkeypatch.setattr(os, "fsync", removed)
+    checkpoint.save({"epoch": 1})
+    assert checkpoint.load() is None
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_file_gives_the_state_before_it(tmp_path):
     checkpoint = Checkpoint(tmp_path / "state.pt")
     assert checkpoint.load() is None
