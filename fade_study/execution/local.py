@@ -16,7 +16,7 @@ from concurrent import futures
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import resource_tracker
+from multiprocessing import resource_sharer, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -151,6 +151,8 @@ class Workers(Executor):
             self._pool.close()
         if wait:
             self._pool.join()
+        if cancel_futures:
+            resource_sharer.stop()  # closes the files of tensors in tasks that no worker has fetched
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)

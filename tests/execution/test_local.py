@@ -232,6 +232,21 @@ def test_an_interrupt_does_not_wait_for_the_workers():
     assert time.perf_counter() - begin < 30
 
 
+def test_an_interrupt_closes_the_files_of_waiting_tasks():
+    def interrupted(tensor):
+        with open_executor("processes:1") as executor:
+            for _ in range(100):
+                executor.submit(half, tensor)  # it fails, or waits
+            time.sleep(1)  # the pool's thread pickles as many as the pipe holds
+            raise KeyboardInterrupt
+
+    tensor = torch.zeros(3).share_memory_()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tensor)
+    assert len(os.listdir("/proc/self/fd")) < before + 10
+
+
 @pytest.mark.parametrize(
     "name",
     [
