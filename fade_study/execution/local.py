@@ -11,15 +11,17 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, MutableSequence
 from concurrent import futures
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from multiprocessing import resource_sharer, resource_tracker
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
+from typing import Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 from threadpoolctl import threadpool_limits
@@ -31,10 +33,6 @@ from fade_study.execution.progress import REFRESH, set_listener
 
 ATTEMPTS = 2
 """Number of attempts at a task whose worker dies, or whose GPU runs out of memory."""
-BROKEN = (
-    "expected worker processes that live, got a pool whose workers have died; if memory has run out, use fewer of "
-    "them, and run the same command again to go on"
-)
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -65,11 +63,31 @@ class _TaskFuture(Future[Any]):
         super().__init__()
         self._fractions, self.slot = fractions, slot
         fractions[slot] = 0.0
+        self.attempt: Future[Any] | None = None
+        """The pool's future of the present attempt."""
 
     @property
     def fraction(self) -> float:
         """Last reported progress, from 0 to 1."""
         return self._fractions[self.slot]
+
+    def cancel(self) -> bool:
+        """Cancel the task, even if it is running."""
+        cancelled = super().cancel()
+        if cancelled and (attempt := self.attempt) is not None:
+            attempt.cancel()
+        return cancelled
+
+
+class _Outcome(NamedTuple):
+    """What a worker returns of a task."""
+
+    content: bytes
+    """The pickled result or error; empty for an error that can't be pickled."""
+    error: str = ""
+    """Class and text of the error."""
+    traceback: str = ""
+    """Traceback of the error."""
 
 
 class Workers(Executor):
@@ -96,6 +114,8 @@ class Workers(Executor):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._unfinished: set[Future[Any]] = set()
         self._slots = itertools.cycle(range(SLOTS))
+        self._broken: BaseException | None = None
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Submit ``fn(*args, **kwargs)``; the future's ``fraction`` is the reported progress."""
@@ -108,36 +128,52 @@ class Workers(Executor):
             return future
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
-        self._attempt(future, task, ATTEMPTS)
-        if future.done():
+        try:
+            self._attempt(future, task, ATTEMPTS)
+        except RuntimeError as error:
+            self._unfinished.discard(future)
             interrupt.check()  # a signal to the process group may have ended all workers, and so the pool
+            raise self._error(error) from error
         return future
 
     def _attempt(self, future: _TaskFuture, task: _Task, attempts: int) -> None:
-        def finish(attempt: Future[bytes]) -> None:
-            if future.cancelled():
+        def finish(attempt: Future[_Outcome]) -> None:
+            future.attempt = None  # it would keep the result's bytes as long as the future keeps the result
+            if future.done():
                 return
             try:
-                result = pickle.loads(attempt.result())
-            except BrokenProcessPool:
-                future.set_exception(ClusterError(BROKEN))
-            except Exception as error:
-                if (lost := _lost(error)) is None:
-                    future.set_exception(error)
-                elif attempts > 1:
-                    self._attempt(future, task, attempts - 1)
-                else:
-                    future.set_exception(WorkerDiedError(lost))
-            else:
+                result, error = _read(attempt.result())
+            except BrokenProcessPool as broken:
+                self._broken = broken.__cause__ or broken
+                return
+            except Exception as lost_worker:
+                result, error = None, lost_worker
+            if error is None:
                 future.set_result(result)
+            elif (lost := _lost(error)) is None:
+                future.set_exception(error)
+            elif attempts > 1:
+                with suppress(RuntimeError):  # the pool is broken
+                    self._attempt(future, task, attempts - 1)
+            else:
+                future.set_exception(WorkerDiedError(lost))
 
-        try:
-            running = self._pool.schedule(_run, (future.slot, task))
-        except RuntimeError:  # the pool is broken, and a retry is in a thread of it, where nobody would see an error
-            future.set_exception(ClusterError(BROKEN))
-            return
-        running.add_done_callback(finish)
-        future.add_done_callback(lambda _: running.cancel())  # cancelling the future ends its task
+        future.attempt = self._pool.schedule(_run, (future.slot, task))
+        future.attempt.add_done_callback(finish)
+
+    def _watch(self) -> None:
+        """End all tasks once the pool is broken, since it only does so itself for those that it has sent."""
+        while self._pool.active:
+            time.sleep(REFRESH)
+        for future in list(self._unfinished):
+            with suppress(futures.InvalidStateError):
+                future.set_exception(self._error(self._broken))
+
+    def _error(self, cause: BaseException | None) -> ClusterError:
+        return ClusterError(
+            f"expected worker processes that live, got a pool that has ended: {cause or 'all have died'}; if memory or "
+            "open files have run out, use fewer workers, and run the same command again to go on"
+        )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for all tasks and end the workers; with ``cancel_futures``, end the workers at once."""
@@ -159,9 +195,9 @@ class Workers(Executor):
 
 
 class _Task:
-    """A call that is bytes for the pool, and that its thread pickles when it is sent.
+    """A call, which is pickled when the pool's thread sends it, since each pickled tensor holds a file until then.
 
-    An error of pickling would end the pool's thread, and one of unpickling would lose the task: both ends hang.
+    The pool sees bytes, so that no error of pickling can end its thread or lose the task.
     """
 
     def __init__(self, call: Callable[[], Any]) -> None:
@@ -182,7 +218,8 @@ class _ShareTensors(ForkingPickler):
         torch = sys.modules.get("torch")
         if torch is None or not isinstance(obj, torch.Tensor):
             return None
-        obj.share_memory_()
+        if obj.layout == torch.strided and not obj.is_meta:  # others have no memory of their own
+            obj.share_memory_()
         return "tensor"
 
 
@@ -235,10 +272,10 @@ def end_with_parent(parent: int | None = None) -> None:
     threading.Thread(target=watch, args=(parent or os.getppid(),), daemon=True).start()
 
 
-def _run(slot: int, content: bytes) -> bytes:
-    """Run a pickled call in a worker, on one of several GPUs, and return its pickled result.
+def _run(slot: int, content: bytes) -> _Outcome:
+    """Run a pickled call in a worker, on one of several GPUs.
 
-    Tensors of results are copied, since each shared one would hold a file descriptor of the main process.
+    Tensors of results are copied, since each shared one would hold a file of the main process.
     """
     set_listener(partial(_fractions.__setitem__, slot))
     try:
@@ -247,13 +284,26 @@ def _run(slot: int, content: bytes) -> bytes:
         if torch is not None and (gpus := torch.cuda.device_count()) > 1:
             number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
             torch.cuda.set_device(number % gpus)  # in turn; a worker that replaces a dead one may share a GPU
-        return pickle.dumps(call())
+        return _Outcome(pickle.dumps(call()))
+    except BaseException as error:
+        told = f"{type(error).__name__}: {error}", traceback.format_exc()
+        with suppress(Exception):
+            return _Outcome(pickle.dumps(error), *told)
+        return _Outcome(b"", *told)
+
+
+def _read(outcome: _Outcome) -> tuple[Any, BaseException | None]:
+    """The result or the error of a task. An error whose class only the worker knows becomes a RuntimeError."""
+    try:
+        content = pickle.loads(outcome.content)
     except Exception as error:
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:  # its class is local, or its constructor takes other arguments than the error has
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        raise
+        if not outcome.error:
+            return None, error
+        content = RuntimeError(outcome.error)
+    if not outcome.error:
+        return content, None
+    content.__cause__ = RuntimeError(f"in a worker process:\n{outcome.traceback}")
+    return None, content
 
 
 def _fail(message: str) -> None:

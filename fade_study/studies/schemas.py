@@ -132,7 +132,7 @@ class _StudyConfig:
         network: Macro-architecture.
         bilevel: Training of hyper-architectures.
         repetitions: Number of trainings of each hyper-architecture. Their marginal effects are averaged, or their
-            straight-through alphas. Several trainings go through the executor.
+            straight-through alphas.
         scratch: Training of architectures from scratch.
     """
 
@@ -282,8 +282,8 @@ class ComparisonConfig(_StudyConfig):
             simulates alphas from the table's true marginal accuracies, with noise.
         seed: Seed of each searcher's first search.
         seeds: Number of searches of each searcher, with the seeds ``seed``, ``seed + 1``, ...
-        budget: Budget of each search in training steps: weight and alpha steps of hyper-architectures, and steps of
-            trainings from scratch.
+        budget: Budget of each search in training steps: weight and alpha steps of all trainings of
+            hyper-architectures, and steps of trainings from scratch.
         searchers: Names of the searchers to compare; null compares all except ``fade_top_five``, those that these
             settings do not allow and, in tabular mode, the slow ``gp``.
         baseline: Searcher with which all others are compared; it always takes part.

@@ -49,6 +49,7 @@ class Checkpoint:
                 file.write(DIGEST(content).digest() + content)
                 file.flush()
                 os.fsync(file.fileno())
+            self.path.parent.stat()  # raises where the folder is gone
             for source, target in ((self.path, self._previous), (unfinished, self.path)):
                 # There is no first one yet; or another process has done this training, and has removed its files.
                 with contextlib.suppress(FileNotFoundError):

@@ -54,7 +54,10 @@ def fail_with(name):
     class LocalError(Exception):
         pass
 
-    raise {"custom": CustomError(1, 2), "local": LocalError("expected 2, got 1")}[name]
+    of_a_graph = ArithmeticError("expected 2, got 1")
+    of_a_graph.tensor = 2 * torch.ones(3, requires_grad=True)
+    errors = {"custom": CustomError(1, 2), "local": LocalError("expected 2, got 1"), "graph": of_a_graph}
+    raise errors[name]
 
 
 def load(error):
@@ -162,10 +165,17 @@ def test_a_task_that_cannot_be_pickled_fails_alone(workers):
     assert workers.submit(worker).result()
 
 
-@pytest.mark.parametrize("name", ["custom", "local"])
-def test_an_error_that_cannot_be_pickled_says_what_it_was(workers, name):
-    with pytest.raises(RuntimeError, match=r"^(Custom|Local)Error: expected 2, got 1$"):
+@pytest.mark.parametrize("name", ["custom", "local", "graph"])
+def test_an_error_that_cannot_be_sent_says_what_it_was(workers, name):
+    with pytest.raises((RuntimeError, ArithmeticError), match=r"expected 2, got 1$") as caught:
         workers.submit(fail_with, name).result()
+    assert "in fail_with" in str(caught.value.__cause__)
+    assert workers.submit(worker).result()
+
+
+def test_a_task_may_end_its_process(workers):
+    with pytest.raises(SystemExit, match="3"):
+        workers.submit(sys.exit, 3).result()
     assert workers.submit(worker).result()
 
 
@@ -194,6 +204,17 @@ def test_workers_that_die_idle_are_an_error_and_no_endless_wait():
         time.sleep(2)  # pebble sees that the worker is gone, and calls the pool broken
         with pytest.raises(ClusterError, match="run the same command again"):
             executor.submit(worker).result()
+
+
+def test_tasks_that_wait_when_all_workers_die_end_with_an_error():
+    with open_executor("processes:1") as executor:
+        pid = executor.submit(worker).result()
+        os.kill(pid, signal.SIGSTOP)
+        waiting = [executor.submit(len, 5000 * "x") for _ in range(100)]  # more than the pipe holds
+        os.kill(pid, signal.SIGKILL)
+        for future in waiting:
+            with pytest.raises(ClusterError, match="got a pool that has ended"):
+                future.result()
 
 
 def test_tensors_are_shared_not_copied(workers):

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import warnings
 
 import numpy as np
@@ -144,6 +145,18 @@ def test_another_process_that_has_done_the_training_removes_the_files(tmp_path, 
     checkpoint.save({"epoch": 1})
     assert checkpoint.load() is None
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path, monkeypatch):
+    checkpoint, sync = Checkpoint(tmp_path / "states" / "training.pt"), os.fsync
+
+    def gone(file):
+        sync(file)
+        shutil.rmtree(tmp_path / "states")
+
+    monkeypatch.setattr(os, "fsync", gone)
+    with pytest.raises(StorageError, match="expected to write a checkpoint"):
+        checkpoint.save({"epoch": 0})
 
 
 def test_a_damaged_file_gives_the_state_before_it(tmp_path):
