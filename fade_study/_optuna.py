@@ -44,6 +44,20 @@ def backend_of(storage: BaseStorage) -> BaseStorage:
     return getattr(storage, "_backend", storage)
 
 
+def complete_schema(storage: BaseStorage) -> None:
+    """Create the indexes of a database whose first process was killed between its tables and their indexes.
+
+    Optuna does not look for them again, and without the unique one, a study could be created twice under one name.
+    """
+    engine = getattr(storage, "engine", None)
+    if engine is not None:
+        from optuna.storages._rdb.models import BaseModel
+
+        for table in BaseModel.metadata.tables.values():
+            for index in table.indexes:
+                index.create(engine, checkfirst=True)
+
+
 def inner_sampler(sampler: BaseSampler) -> Any:
     """The sampler inside a wrapper such as ``PartialFixedSampler``; None if a sampler is not a wrapper."""
     return getattr(sampler, "_base_sampler", None)

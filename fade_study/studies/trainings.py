@@ -76,6 +76,7 @@ class ScratchTrainings:
             recipe, data, config, network, cell_types={type(cell) for a in by_key.values() for cell in a}
         )
         self.recipe = found_by()
+        self.wanted = list(by_key)
         known = {**({} if table is None else table.find(found_by(device=table.device))), **done}
         if not by_key.keys() <= known.keys():
             known |= tracking.find_scratch(self.recipe, {key for key, _ in by_key})
@@ -109,10 +110,13 @@ class ScratchTrainings:
         return all(future.done() for future in self.futures)
 
     def collect(self) -> dict[tuple[str, int], Scratch]:
-        """Results by architecture key and seed. A warning names those that are missing, as their workers died."""
+        """Results by architecture key and seed, in the order in which they were wanted.
+
+        A warning names those that are missing, as their workers died.
+        """
         for future in completed(list(self.futures)):
             self._record(future)
-        return self.results
+        return {name: self.results[name] for name in self.wanted if name in self.results}
 
     def _file(self, key: str, seed: int) -> Path | None:
         return checkpoint_file(self.checkpoints, self.recipe, key, seed)

@@ -10,7 +10,7 @@ import optuna
 import tenacity
 from optuna.storages import BaseStorage
 
-from fade_study._optuna import backend_of, storage_of
+from fade_study._optuna import backend_of, complete_schema, storage_of
 from fade_study.exceptions import FadeError, StorageError
 from fade_study.past import read_past
 from fade_study.urls import connect_arguments, masked, place
@@ -78,9 +78,12 @@ def open_storage(storage: str | BaseStorage | None) -> BaseStorage:
     import sqlalchemy.exc
 
     def attempt() -> BaseStorage:
-        if isinstance(storage, str) and (arguments := connect_arguments(storage)):
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(storage, engine_kwargs=arguments))
-        return optuna.storages.get_storage(storage)
+        found = storage
+        if isinstance(found, str) and (arguments := connect_arguments(found)):
+            found = optuna.storages.RDBStorage(found, engine_kwargs=arguments)
+        opened = optuna.storages.get_storage(found)
+        complete_schema(backend_of(opened))
+        return opened
 
     # If two processes open a new file at the same moment, both create the tables, and one of them fails.
     attempts = tenacity.Retrying(

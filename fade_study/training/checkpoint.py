@@ -51,9 +51,9 @@ class Checkpoint:
                 os.fsync(file.fileno())
             self.path.parent.stat()  # raises where the folder is gone
             for source, target in ((self.path, self._previous), (unfinished, self.path)):
-                # There is no first one yet; or another process has done this training, and has removed its files.
-                with contextlib.suppress(FileNotFoundError):
-                    source.replace(target)
+                with contextlib.suppress(FileNotFoundError):  # another process has done this training, and removed it
+                    if source.exists():
+                        source.replace(target)
         except OSError as error:
             unfinished.unlink(missing_ok=True)
             raise StorageError(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fade_study import Architecture, Dag, HyperArchitecture, enumerate_dags, tracking
-from fade_study.benchmarks import load_digits625
+from fade_study.benchmarks import Scratch, load_digits625
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import open_executor
@@ -58,6 +58,15 @@ def test_trainings_are_paid_for_once(study, digits):
     assert len(recorded("scratch")) == 6
     here = train_from_scratch(ARCHITECTURES[1], digits, SCRATCH, network=NETWORK, seed=2)
     assert results[ARCHITECTURES[1].key, 2][:2] == (here.test_accuracy, here.validation_accuracy)
+
+
+def test_results_have_the_order_in_which_they_were_wanted(study, digits):
+    """Whichever is known or done first, so that a search that was stopped leaves the same record."""
+    wanted = [(ARCHITECTURES[0], 0), (ARCHITECTURES[0], 1)]
+    done = {(ARCHITECTURES[0].key, 1): Scratch(0.5, 0.5, 1.0)}
+    with open_executor("inline") as executor:
+        found = trainings.ScratchTrainings(wanted, digits, SCRATCH, NETWORK, executor, done=done).collect()
+    assert [seed for _, seed in found] == [0, 1]
 
 
 @pytest.mark.slow

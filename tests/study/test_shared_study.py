@@ -27,6 +27,7 @@ from fade_study import (
     OpenGenerationError,
     StorageError,
     create_study,
+    delete_study,
     load_study,
 )
 from fade_study.samplers import PseudoGradientSampler, RowSampler
@@ -292,6 +293,19 @@ def test_two_begin_a_generation_at_once(study, start, url):
     assert batch == json.loads(json.dumps(facts(uninterrupted(0).ask())))  # first attempt's seed
     winner.kill()
     assert load(url).ask().seed == batch[2]  # the loser's trial is no attempt
+
+
+def test_a_process_killed_while_it_makes_the_file_leaves_no_study_twice(tmp_path):
+    """SQLite keeps each statement, and Optuna does not make the indexes of a table that exists."""
+    settings = {"space": SPACE, "depth": 2, "study_name": "s", "storage": f"sqlite:///{tmp_path / 'fade.db'}"}
+    create_study(**settings)
+    delete_study(study_name="s", storage=settings["storage"])
+    with sqlite3.connect(tmp_path / "fade.db") as connection:
+        connection.execute("DROP INDEX ix_studies_study_name")
+    create_study(**settings)
+    with pytest.raises(optuna.exceptions.DuplicatedStudyError):
+        create_study(**settings)
+    create_study(**settings, load_if_exists=True)
 
 
 def test_two_create_the_same_study_at_once(tmp_path, monkeypatch):
