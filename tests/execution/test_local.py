@@ -149,6 +149,8 @@ def test_tasks_report_how_far_they_are(workers, tmp_path):
 
 def test_tasks_complete_in_their_own_order(workers, tmp_path):
     slow, fast = workers.submit(half, tmp_path / "running"), workers.submit(time.sleep, 0)
+    while not (tmp_path / "running").exists():
+        time.sleep(0.01)
     tasks = completed([slow, fast])
     assert next(tasks) is fast
     (tmp_path / "running").unlink()
