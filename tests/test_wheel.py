@@ -71,7 +71,7 @@ def test_every_command_works_in_an_empty_folder(fade, tmp_path):
     assert any(figure.path.endswith("trajectory.png") for figure in figures)
     # The documented way to use the winner, in a process that can't import the package.
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "use-the-winner.md").read_text(), flags=re.DOTALL)
-    assert len(list(filter(None, code.splitlines()))) <= 10
+    assert len(code.splitlines()) <= 10
     used = run(sys.executable, "-c", f"import sys; sys.modules['fade_study'] = None\n{code}", cwd=tmp_path)
     assert all(0 <= label < 10 for label in json.loads(used.splitlines()[-1]))
     for command in ("evaluate", "train"):

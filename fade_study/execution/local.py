@@ -133,7 +133,7 @@ class Workers(Executor):
         except RuntimeError as error:
             self._unfinished.discard(future)
             interrupt.check()  # a signal to the process group may have ended all workers, and so the pool
-            raise self._error(error) from error
+            raise _ended(error) from error
         return future
 
     def _attempt(self, future: _TaskFuture, task: _Task, attempts: int) -> None:
@@ -167,13 +167,7 @@ class Workers(Executor):
             time.sleep(REFRESH)
         for future in list(self._unfinished):
             with suppress(futures.InvalidStateError):
-                future.set_exception(self._error(self._broken))
-
-    def _error(self, cause: BaseException | None) -> ClusterError:
-        return ClusterError(
-            f"expected worker processes that live, got a pool that has ended: {cause or 'all have died'}; if memory or "
-            "open files have run out, use fewer workers, and run the same command again to go on"
-        )
+                future.set_exception(_ended(self._broken))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Wait for all tasks and end the workers; with ``cancel_futures``, end the workers at once."""
@@ -192,6 +186,13 @@ class Workers(Executor):
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.shutdown(cancel_futures=kind is not None)
+
+
+def _ended(cause: BaseException | None) -> ClusterError:
+    return ClusterError(
+        f"expected worker processes that live, got a pool that has ended: {cause or 'all have died'}; if memory or "
+        "open files have run out, use fewer workers, and run the same command again to go on"
+    )
 
 
 class _Task:
