@@ -10,19 +10,19 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
+from functools import partial
 
 import numpy as np
 
 from fade_study import tracking
 from fade_study.analysis import comparison
-from fade_study.execution import advance, completed, open_executor, phase
+from fade_study.execution import advance, open_executor, phase
 from fade_study.statistics import arena
 from fade_study.studies import analyze, notes, outcomes
-from fade_study.studies.repeated_warnings import result_of
 from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
-from fade_study.studies.trainings import submit
+from fade_study.studies.trainings import train_each
 from fade_study.studies.worlds import Trained, World, open_world
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
@@ -75,29 +75,16 @@ def search_all(
     found = {} if data is None else outcomes.find(recipes, wanted, config.results)
     known = "" if data is None else f", {len(found)} of them on record"
     print(f"phase 1 of 2: {len(wanted)} searches{known}", flush=True)
-    tasks: dict[Future[tuple[Outcome, list[str]]], tuple[str, int]] = {}
-
-    def keep(task: Future[tuple[Outcome, list[str]]]) -> None:
-        name, seed = tasks.pop(task)
-        try:
-            found[name, seed] = result_of(task)
-        except Exception as error:
-            error.add_note(f"in the search of {name} with seed {seed}")
-            raise
-        if data is not None:
-            outcomes.write(found[name, seed], name, seed, recipes[name], config.results)
-            outcomes.log(found[name, seed], name, seed, recipes[name])
-
+    searches = {
+        (name, seed): partial(search, name, seed, config, data) for name, seed in wanted if (name, seed) not in found
+    }
     with phase("phase 1 of 2: searches", len(wanted), after=0):
         advance(len(found), on_record=True)
-        for name, seed in wanted:
-            if (name, seed) not in found:
-                task = submit(executor, search, name, seed, config, data)
-                tasks[task] = name, seed
-                if task.done():  # it ran in this process: kept before the next one begins
-                    keep(task)
-        for task in completed(list(tasks)):
-            keep(task)
+        for (name, seed), outcome in train_each(executor, searches, "the search of {} with seed {}"):
+            found[name, seed] = outcome
+            if data is not None:
+                outcomes.write(outcome, name, seed, recipes[name], config.results)
+                outcomes.log(outcome, name, seed, recipes[name])
     return {name: [found[name, seed] for seed in seeds] for name in searchers}
 
 

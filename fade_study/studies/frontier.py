@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import warnings
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,11 @@ from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
 from fade_study.effects import Effects, marginal_effects, path_effects
-from fade_study.execution import completed, open_executor
+from fade_study.execution import open_executor
 from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
 from fade_study.studies.json_lines import append_line, read_lines
-from fade_study.studies.repeated_warnings import result_of
 from fade_study.studies.tabulate import DATA, NETWORK, PLANS
-from fade_study.studies.trainings import submit
+from fade_study.studies.trainings import train_each
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
 
 LINES = FOLDER / "frontier.jsonl"
@@ -96,12 +96,10 @@ def train(workers: int) -> None:
         if seed < setting.seeds and (table, name, seed) not in known
     ]
     rows = {table: PLANS[table]().hyper_architecture for table in CHOOSING}
+    supernets = {one: partial(_train, rows[one[0]], data, *one[1:]) for one in wanted}
     with open_executor(f"processes:{workers}") as executor:
-        tasks = {submit(executor, _train, rows[one[0]], data, *one[1:]): one for one in wanted}
-        for task in completed(list(tasks)):
-            table, name, seed = tasks[task]
-            line = {"table": table, "setting": name, "seed": seed, **describe(result_of(task))}
-            append_line(LINES, line)
+        for (table, name, seed), result in train_each(executor, supernets, "the training of {}, {}, seed {}"):
+            append_line(LINES, {"table": table, "setting": name, "seed": seed, **describe(result)})
 
 
 def _train(hyper_architecture: HyperArchitecture, data: Data, name: str, seed: int) -> HyperResult:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,10 @@ from fade_study import HyperArchitecture, tracking
 from fade_study.benchmarks import FOLDER, Scratch, Table
 from fade_study.cells import SPECTRAL_FEATURES, DagSpace, distant_cells
 from fade_study.config import DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
-from fade_study.execution import completed, open_executor
+from fade_study.execution import open_executor
 from fade_study.studies.ground_truth import all_paths, as_trainings, choose_paths
 from fade_study.studies.json_lines import append_line, read_lines
-from fade_study.studies.repeated_warnings import result_of
-from fade_study.studies.trainings import submit
+from fade_study.studies.trainings import train_each
 from fade_study.training import Data, load_data, recipe, train_from_scratch
 from fade_study.training.session import open_accelerator
 
@@ -86,18 +86,15 @@ def tabulate(names: list[str], workers: int) -> None:
         for name in names:
             plan, lines = PLANS[name](), FOLDER / f"{name}.jsonl"
             known = dict(read(lines, found))
-            tasks = {
-                submit(executor, train_from_scratch, architecture, data, SCRATCH, network=NETWORK, seed=seed): (
-                    architecture.key,
-                    seed,
+            trainings = {
+                (architecture.key, seed): partial(
+                    train_from_scratch, architecture, data, SCRATCH, network=NETWORK, seed=seed
                 )
                 for seed in range(plan.seeds)
                 for architecture in map(plan.hyper_architecture.architecture, plan.paths.tolist())
                 if (architecture.key, seed) not in known
             }
-            for task in completed(list(tasks)):
-                key, seed = tasks[task]
-                result = result_of(task)
+            for (key, seed), result in train_each(executor, trainings, "the training of {} with seed {}"):
                 known[key, seed] = Scratch(result.test_accuracy, result.validation_accuracy, result.seconds)
                 line = {"recipe": found, "architecture": key, "seed": seed, **known[key, seed]._asdict()}
                 append_line(lines, line)

@@ -9,7 +9,7 @@ import os
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
@@ -157,6 +157,32 @@ def submit(executor: Executor, training: Callable[..., T], *args: Any, **kwargs:
     future = executor.submit(_train_as, surroundings(open_accelerator()), training, *args, **kwargs)
     watch(future)
     return future
+
+
+def train_each(
+    executor: Executor, trainings: Mapping[tuple[Any, ...], Callable[[], T]], label: str
+) -> Iterator[tuple[Any, T]]:
+    """Submit trainings, and yield the name and the result of each as it ends.
+
+    An error of a training gets a note of where it was raised: ``label`` with the name's parts as its fields.
+    """
+    tasks: dict[Future[tuple[T, list[str]]], tuple[Any, ...]] = {}
+
+    def result(task: Future[tuple[T, list[str]]]) -> tuple[Any, T]:
+        name = tasks.pop(task)
+        try:
+            return name, result_of(task)
+        except Exception as error:
+            error.add_note(f"in {label.format(*name)}")
+            raise
+
+    for name, training in trainings.items():
+        task = submit(executor, training)
+        tasks[task] = name
+        if task.done():  # it ran in this process: used before the next one begins
+            yield result(task)
+    for task in completed(list(tasks)):
+        yield result(task)
 
 
 def _train_as(
