@@ -160,7 +160,6 @@ class BilevelConfig:
             ``straight-through`` Gumbel-softmax with gradient steps on the alpha split (as in the paper).
         alpha_learning_rate: Learning rate of Adam in straight-through steps, constant.
         alpha_every: Number of weight steps for each straight-through step.
-        alpha_start: First epoch, counted from 0, whose losses or straight-through steps the alphas are learned from.
         alpha_init_std: Standard deviation of the normal distribution from which initial alpha logits are drawn.
         temperature: Temperature of the Gumbel-softmax.
         regularization: Weight of a row's largest Gumbel-softmaxed alpha in the alpha loss, which decreases linearly to
@@ -182,7 +181,6 @@ class BilevelConfig:
     estimator: Estimator = "marginal"
     alpha_learning_rate: PositiveFloat = 1e-3
     alpha_every: Positive = 1
-    alpha_start: NonNegative = 0
     alpha_init_std: NonNegativeFloat = 0.0
     temperature: PositiveFloat = 1.0
     regularization: float | tuple[float, ...] = 0.1
@@ -200,8 +198,6 @@ class BilevelConfig:
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> BilevelConfig:
-        if self.alpha_start >= self.epochs:
-            raise ValueError(f"alpha_start: expected an epoch before the last of {self.epochs}, or alphas never move")
         parts = self.micro_batches
         if parts is not None and (parts.bit_count() > 1 or parts > self.batch_size):
             raise ValueError(f"micro_batches: expected a power of 2 up to batch_size = {self.batch_size}, got {parts}")
@@ -218,10 +214,8 @@ class BilevelConfig:
         Args:
             images: Number of images in the weight split.
         """
-        epoch = steps_per_epoch(images, self.batch_size)
-        steps, start = self.epochs * epoch, self.alpha_start * epoch
-        every = self.alpha_every
-        alpha_steps = steps // every - start // every if self.straight_through else 0
+        steps = self.epochs * steps_per_epoch(images, self.batch_size)
+        alpha_steps = steps // self.alpha_every if self.straight_through else 0
         swept = self.sweep_paths * SWEEP_IMAGES // (3 * self.batch_size)
         return steps + alpha_steps + swept
 

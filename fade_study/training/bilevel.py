@@ -64,7 +64,7 @@ class HyperResult:
     path_accuracies: NDArray[np.float64]
     """One-shot accuracies ``(n,)`` on the alpha split of the requested paths."""
     losses: PathLosses
-    """Losses of the weight steps from epoch ``alpha_start`` on."""
+    """Losses of the weight steps."""
     sweep: PathLosses
     """Losses of ``sweep_paths`` fair paths through the trained supernet, all on the same images of the alpha split."""
     effects: Effects | None
@@ -273,12 +273,9 @@ class _Trainer:
             loss = self.weight_step(batch, path, running["diverged"])
             self.unchecked[step] = batch, path
             running["losses"][0] += loss
-            due = epoch >= self.config.alpha_start and done % self.config.alpha_every == 0
-            alpha_step = due and self.straight_through is not None
+            alpha_step = self.straight_through is not None and done % self.config.alpha_every == 0
             if alpha_step or step + 1 == steps or len(self.unchecked) == CHECK_EVERY:
                 self.check_finite(epoch, step, running["diverged"])
-            if epoch < self.config.alpha_start:
-                continue
             self.marginal.observe(path, loss, epoch)
             if self.straight_through is not None and alpha_step:
                 remaining = 1 - (done - 1) / (steps * self.config.epochs)
@@ -398,24 +395,24 @@ def check_schedule(config: BilevelConfig, data: Data, shape: tuple[int, int], pr
     for split in (data.weight, data.alpha):
         Batches(split, config.batch_size, torch.Generator(), micro_batches=config.micro_batches, ranks=processes)
     steps = data.weight.steps(config.batch_size)
-    total, start = config.epochs * steps, config.alpha_start * steps
+    total = config.epochs * steps
     if config.estimator == "marginal":
         if 0 < config.sweep_paths < (needed := losses_needed(shape, 1)):
             raise InvalidInputError(
                 f"expected {needed} sweep_paths or more, from whose losses the effects of {shape[0]} rows of "
                 f"{shape[1]} columns are estimated, got {config.sweep_paths}; 0 uses the losses of weight steps instead"
             )
-        needed, taught = losses_needed(shape, config.epochs - config.alpha_start), total - start
-        if taught < needed:
+        needed = losses_needed(shape, config.epochs)
+        if total < needed:
             raise InvalidInputError(
-                f"expected {needed} weight steps or more from epoch alpha_start = {config.alpha_start} on, from whose "
-                f"losses the effects of {shape[0]} rows of {shape[1]} columns are estimated, got {taught} within "
-                f"{config.epochs} epochs of {steps}; train longer, or in smaller batches"
+                f"expected {needed} weight steps or more, from whose losses the effects of {shape[0]} rows of "
+                f"{shape[1]} columns are estimated, got {total} within {config.epochs} epochs of {steps}; train "
+                "longer, or in smaller batches"
             )
-    elif total // config.alpha_every == start // config.alpha_every:
+    elif total < config.alpha_every:
         raise InvalidInputError(
             f"expected an alpha step within {config.epochs} epochs of {steps} weight steps, got none with alpha_every "
-            f"= {config.alpha_every} and alpha_start = {config.alpha_start}; lower them, or alphas never change"
+            f"= {config.alpha_every}; lower it, or alphas never change"
         )
 
 

@@ -162,7 +162,7 @@ def test_mlflow_run_refuses_bad_parameters(project, mlflow_store):
     ("arguments", "message"),
     [
         (["--data.name", "npz:missing.npz"], "expected an .npz that can be read"),
-        (["--bilevel.batch_size", "200"], "expected 16 weight steps or more from epoch alpha_start = 0 on"),
+        (["--bilevel.batch_size", "200"], "expected 16 weight steps or more, from whose losses"),
         (["--storage", "sqlite:////no/such/folder/fade.db"], "a storage that can be opened"),
         (["--depth", "0"], "depth: Input should be greater than 0"),
         (["--preset", "missing"], "expected one of digits, fashion, fashion14, paper, smoke"),
