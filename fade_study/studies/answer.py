@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from fade_study import Architecture, Dag, tracking
+from fade_study import SPECTRAL_FEATURES, Architecture, Dag, tracking
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.builders import describe_network
-from fade_study.config import NetworkConfig
+from fade_study.config import BilevelConfig, NetworkConfig
 from fade_study.nn import Classifier, Network
 from fade_study.seeding import RANDOM_SEARCHES, RANDOM_TABLES
 from fade_study.studies.json_lines import read_lines
-from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.schemas import SearchConfig, ValidationConfig
 from fade_study.studies.trainings import ScratchTrainings, is_truth
+from fade_study.study.settings import flatten, plain
 from fade_study.training import Data
 
 FINAL_SEED = 2000
@@ -29,7 +31,7 @@ FINAL_SEED = 2000
 DRAWS = 2000
 """Number of random searches that are drawn from a table."""
 REGIMES = FOLDER / "regimes.jsonl"
-"""Results of validations, one per line."""
+"""What validations have found, one line for each: the file ``regimes.jsonl`` of the validation's run."""
 Array = NDArray[np.float64]
 
 
@@ -109,22 +111,62 @@ def against_random_search(answer: Array, table: Table, trainings: int, seed: int
 
 
 def random_table(data: Data, config: SearchConfig) -> Table | None:
-    """The shipped table of random architectures from the same space, data and kind of training, if there is one."""
+    """The shipped table of architectures at random points of the same space, similarly trained, if there is one."""
+    if tuple(config.space.features) != SPECTRAL_FEATURES:  # the points of all these tables have these features
+        return None
+    known = {cell.key for cell in config.space.open()}
     for file in sorted(FOLDER.glob("*-random.json")):
         table = load_table(file.stem)
-        cells = {cell.key for cell in table.hyper_architecture.rows[0]}
-        if cells == {cell.key for cell in config.space.open()} and is_truth(
-            table, data, config.scratch, config.network
-        ):
+        rows = table.hyper_architecture
+        same = rows.depth == config.depth and {cell.key for cell in rows.rows[0]} == known
+        if same and is_truth(table, data, config.scratch, config.network):
             return table
     return None
 
 
-def regime(data: Data, config: SearchConfig) -> dict[str, Any] | None:
-    """What a validation found for this estimator with these images and networks; None if there was no validation."""
-    network = describe_network(config.network, [Dag])
-    wanted = {"data": data.digest, "network": network, "estimator": config.bilevel.estimator}
-    return next((one for one in read_lines(REGIMES) if wanted.items() <= one.items()), None)
+class Regime(NamedTuple):
+    """What a validation has found of ranks by this estimator, with these images and networks."""
+
+    spearman: Sequence[float]
+    """Spearman correlation of FaDE-ranks with from-scratch accuracy, and its 95 % interval."""
+    operations: Sequence[float] | None
+    """The same of the number of operations, which costs nothing; None where all architectures have the same number."""
+    of: str
+    """What was validated."""
+    different: list[str]
+    """Other settings on which ranks depend, where those of the search are not the validation's."""
+
+
+def regime(data: Data, config: SearchConfig) -> Regime | None:
+    """What the latest validation on record has found for a search's ranks; None if there was none."""
+    wanted = {"data": data.digest, "network": describe_network(config.network, [Dag])}
+    here = regime_settings(config, config.bilevel, config.repetitions)
+    for line in reversed(list(read_lines(REGIMES))):
+        there = line["settings"]
+        if wanted.items() <= line.items() and there["bilevel.estimator"] == config.bilevel.estimator:
+            names = [name for name in here if here[name] != there.get(name)]
+            if here["repetitions"] > there["repetitions"]:  # more supernets only average out more noise
+                names.remove("repetitions")
+            different = [f"{name} = {here[name]} instead of {there.get(name)}" for name in names]
+            return Regime(line["spearman"], line["operations"], line["of"], different)
+    return None
+
+
+def regime_settings(
+    config: SearchConfig | ValidationConfig, bilevel: BilevelConfig, repetitions: int
+) -> dict[str, Any]:
+    """Settings on which the quality of ranks depends, besides images and networks, by dotted name."""
+    return flatten(
+        plain(
+            {
+                "depth": config.depth,
+                "repetitions": repetitions,
+                "space.features": ", ".join(config.space.features),
+                "bilevel": dataclasses.asdict(bilevel),
+                "scratch": dataclasses.asdict(config.scratch),
+            }
+        )
+    )
 
 
 def keep_model(

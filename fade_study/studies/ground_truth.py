@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from fade_study.seeding import CHOICE
 from fade_study.statistics.ranks import FEWEST
 from fade_study.studies.schemas import ValidationConfig
 from fade_study.studies.trainings import ScratchTrainings, is_truth
-from fade_study.training import Data, recipe
+from fade_study.study.settings import plain
+from fade_study.training import Data
 from fade_study.training.session import open_accelerator
 
 EARLY_SEED = 1000
@@ -50,11 +51,12 @@ def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
         for name in config.tables:
             table = load_table(name)
             if not is_truth(table, data, config.scratch, config.network):
-                wanted = recipe(data, config.scratch, config.network, device=table.device)
+                settings = table.ground_truth.settings
+                same = settings == plain(training_settings(config.scratch, config.network))
+                of = "other images, or another split of them" if same else f"other settings: {dict(settings)}"
                 raise InvalidInputError(
-                    f"expected a table of trainings by the recipe {wanted} of these images, network and scratch "
-                    f"settings, got {name} with {table.recipe}, trained with {dict(table.ground_truth.settings)}; use "
-                    "the images and settings of that table, or leave tables empty to train the ground truth"
+                    f"expected a table of trainings with these images, network and scratch settings, got {name}, which "
+                    f"is of {of}; use those of the table, or leave tables empty to train the ground truth"
                 )
             cases.append(Case(name, table.hyper_architecture, table.paths, table))
     else:
@@ -162,6 +164,11 @@ def train_scratch(
     return table, complete
 
 
+def training_settings(scratch: ScratchConfig, network: NetworkConfig) -> dict[str, Any]:
+    """Settings of trainings from scratch, as tables hold them."""
+    return {"scratch": dataclasses.asdict(scratch), "network": dataclasses.asdict(network)}
+
+
 def as_trainings(
     found: dict[tuple[str, int], Scratch],
     keys: Sequence[str],
@@ -172,7 +179,7 @@ def as_trainings(
     """Evaluations by architecture key and seed, as the arrays of a table."""
     results = np.array([[found[key, seed] for seed in seeds] for key in keys])  # (n, S, 3)
     return Trainings(
-        settings={"scratch": dataclasses.asdict(scratch), "network": dataclasses.asdict(network)},
+        settings=training_settings(scratch, network),
         seeds=seeds,
         test=results[..., 0],
         validation=results[..., 1],

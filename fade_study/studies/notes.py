@@ -45,9 +45,10 @@ def search(
     record: SearchRecord,
     finals: Sequence[NDArray[np.float64]],
     gain: Difference | None,
+    lead: Difference | None,
     run: Run,
 ) -> str:
-    """Description of a finished search; ``finals`` is as in :class:`SearchLog`, empty if nothing was trained anew."""
+    """Description of a finished search; ``finals``, ``gain`` and ``lead`` are as in :class:`SearchLog`."""
     name, last = study.optuna_study.study_name, study.generation(study.n_generations - 1)
     depth, width = last.alpha.shape
     what = f"study `{name}`: {study.n_generations} generations of {depth} × {width} cells on {data.name}"
@@ -76,6 +77,10 @@ def search(
         ]
         if gain is None or not gain.low > 0:
             caveats.append("The winner is not significantly better than where the search began.")
+        if lead is not None:
+            rows.append(("lead over random searches for the same training steps, with 95 % interval", str(lead)))
+            if not lead.low > 0:
+                caveats.append("The winner is not significantly better than random searches for the same price.")
     else:
         caveats.append(
             "The winner was chosen among several by the same trainings; `-P final_seeds=5` would train it anew."

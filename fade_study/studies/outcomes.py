@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fade_study import Dag, tracking
+from fade_study.benchmarks import FOLDER
 from fade_study.builders import describe_network
 from fade_study.exceptions import DataError
 from fade_study.studies import notes
@@ -43,6 +45,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "features": None,  # searchers that embedded cells by features of their own are gone
         "evaluate": SEARCHERS[name].evaluate,
         **({} if SEARCHERS[name].trained == 1 else {"trained": SEARCHERS[name].trained}),
+        **({"table": config.table} if alphas == "oracle" else {}),
         "repetitions": None if alphas == "none" else config.repetitions,
         "network": describe_network(config.network, [Dag]),
         "scratch": dataclasses.asdict(config.scratch),
@@ -53,19 +56,27 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
 def find(
     recipes: Mapping[str, str], wanted: Collection[tuple[str, int]], file: str | None
 ) -> dict[tuple[str, int], Outcome]:
-    """Outcomes on record by searcher and seed. Those that only MLflow or only the file has are copied to the other."""
+    """Outcomes on record by searcher and seed: in MLflow, in the file, and in those that are shipped.
+
+    What MLflow or the file does not have yet is copied there.
+    """
     logged = {
         (name, seed): _outcome(json.loads(text), record)
         for name, recipe in recipes.items()
         for seed, (text, record) in tracking.find_outcomes(recipe).items()
     }
     written = {} if file is None else _read(file, recipes)
-    for name, seed in wanted:
-        if (name, seed) in written.keys() - logged.keys():
-            log(written[name, seed], name, seed, recipes[name])
-        if (name, seed) in logged.keys() - written.keys():
-            write(logged[name, seed], name, seed, recipes[name], file)
-    return {one: outcome for one, outcome in (logged | written).items() if one in wanted}
+    known: dict[tuple[str, int], Outcome] = {}
+    for shipped in sorted(FOLDER.glob("arena-*.jsonl")):
+        known |= _read(shipped, recipes)
+    known |= logged | written
+    found = {one: known[one] for one in wanted if one in known}
+    for (name, seed), outcome in found.items():
+        if (name, seed) not in logged:
+            log(outcome, name, seed, recipes[name])
+        if (name, seed) not in written:
+            write(outcome, name, seed, recipes[name], file)
+    return found
 
 
 def log(outcome: Outcome, name: str, seed: int, recipe: str) -> None:
@@ -97,7 +108,7 @@ def write(outcome: Outcome, name: str, seed: int, recipe: str, file: str | None)
     append_line(file, line | {"record": json.loads(outcome.record.to_json())})
 
 
-def _read(file: str, recipes: Mapping[str, str]) -> dict[tuple[str, int], Outcome]:
+def _read(file: str | Path, recipes: Mapping[str, str]) -> dict[tuple[str, int], Outcome]:
     """Outcomes in the file by these recipes."""
     found = {}
     for number, line in enumerate(read_lines(file), start=1):

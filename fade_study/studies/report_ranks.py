@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fade_study import tracking
+from fade_study import Dag, tracking
 from fade_study.analysis import correlation as figures
 from fade_study.benchmarks import Trainings
+from fade_study.builders import describe_network
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import ranks
 from fade_study.studies import notes
+from fade_study.studies.answer import regime_settings
 from fade_study.studies.predictors import Evidence, predict
 from fade_study.studies.schemas import ValidationConfig
-from fade_study.training import combined_alpha
+from fade_study.training import Data, combined_alpha
 
 Array = NDArray[np.float64]
 
@@ -105,7 +108,9 @@ def row_coefficients(alpha: Array, paths: NDArray[np.int64], accuracies: Array) 
     return coefficients
 
 
-def report(judged: Sequence[Judged], predictors: Sequence[str], config: ValidationConfig, run: tracking.Run) -> None:
+def report(
+    judged: Sequence[Judged], predictors: Sequence[str], config: ValidationConfig, data: Data, run: tracking.Run
+) -> None:
     """Report each hyper-architecture and the means over all."""
     entries = {
         name: figures.Entry(
@@ -128,9 +133,38 @@ def report(judged: Sequence[Judged], predictors: Sequence[str], config: Validati
     ):
         run.rows(rows, f"{name}.json")
         run.text(pd.DataFrame(rows).to_csv(index=False), f"{name}.csv")
+    run.text("".join(json.dumps(line) + "\n" for line in regimes(judged, entries, config, data)), "regimes.jsonl")
     draw(judged, entries, config, run)
     run.tag(tracking.schema.RUN_NAME, f"validate {config.data.name} ρ={entries['fade'].estimate.value:.2f}")
     run.note(notes.validation(judged, entries, config, run.pictures))
+
+
+def regimes(
+    judged: Sequence[Judged], entries: dict[str, figures.Entry], config: ValidationConfig, data: Data
+) -> Iterator[dict[str, Any]]:
+    """What was found of each estimator, as a later search with these settings may want to know it."""
+
+    def numbers(name: str) -> list[float] | None:
+        found = entries[name].estimate if name in entries else None
+        return None if found is None else [round(one, 2) for one in (found.value, found.low, found.high)]
+
+    trained = {
+        "fade": (config.bilevel, config.repetitions),
+        "straight_through": (config.straight_through, config.straight_through_repetitions),
+    }
+    architectures = sum(one.report.architectures for one in judged)
+    for name, (bilevel, repetitions) in trained.items():
+        if bilevel is not None and name in entries:
+            yield {
+                "data": data.digest,
+                "network": describe_network(config.network, [Dag]),
+                "settings": regime_settings(config, bilevel, repetitions),
+                "spearman": numbers(name),
+                "operations": numbers("operations"),
+                "of": f"{architectures} architectures of {len(judged)} hyper-architectures, {repetitions} supernets of "
+                f"{bilevel.epochs} epochs",
+                "commit": tracking.commit(),
+            }
 
 
 def headline(

@@ -296,8 +296,8 @@ class ComparisonConfig(_StudyConfig):
             the path of a ``ground_truth.json`` file. Null takes ``digits625`` and ``digits342``, respectively.
         alpha_noise: Standard deviation of the noise of simulated alphas, as a multiple of that of the marginal
             accuracies.
-        results: JSON Lines file to which each trained search is appended as soon as it is done; searches that it holds
-            are not repeated. Null keeps them in MLflow alone.
+        results: JSON Lines file to which each trained search is appended as soon as it is done; null keeps them in
+            MLflow alone. Searches that MLflow, this file or the package's own files hold are not repeated.
     """
 
     mode: Literal["train", "tabular"] = "train"

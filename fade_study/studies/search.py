@@ -80,7 +80,7 @@ def search_once(
         evaluations.finish()
         record = log.summary()
         log.answer(data, executor)
-        run.note(notes.search(study, config, data, record, log.finals, log.gain, run))
+        run.note(notes.search(study, config, data, record, log.finals, log.gain, log.lead, run))
         run.metrics({"seconds": time.perf_counter() - begin})
         print(tracking.look_at(run.experiment, run.id))
     return study, run.id, record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Any, Self
 
@@ -47,6 +48,8 @@ class SearchLog:
         """Test accuracies of the answer, and of the first generation's anchor architecture, trained anew."""
         self.gain: Difference | None = None
         """Difference of their means."""
+        self.lead: Difference | None = None
+        """Difference of the answer from random searches for the same training steps."""
         self.recorded = 0
         """Number of generations that are recorded."""
 
@@ -147,7 +150,7 @@ class SearchLog:
         table = random_table(data, config)
         if table is not None:
             trainings = round(steps / scratch)
-            lead = against_random_search(answer, table, trainings, config.seed)
+            self.lead = lead = against_random_search(answer, table, trainings, config.seed)
             metrics |= {"answer/over_random": lead.value, "answer/over_random_low": lead.low,
                         "answer/over_random_high": lead.high}  # fmt: skip
             print(
@@ -161,13 +164,27 @@ class SearchLog:
 
 def tell_regime(data: Data, config: SearchConfig) -> None:
     """Say at once what validations have found of ranks like these, and warn where they say little."""
-    known: dict[str, Any] | None = regime(data, config)
+    known = regime(data, config)
     if known is None:
         print("How well ranks predict accuracy with these settings was not measured: mlflow run . -e validate does")
         return
-    value, low, high = known["spearman"]
-    said = f"rank correlation {value:.2f} [{low:.2f}, {high:.2f}] with from-scratch accuracy ({known['of']})"
-    if value >= USEFUL and low > 0:
-        print(f"Ranks like these have had a {said}")
-    else:
+    value, low, _ = known.spearman
+    said = f"rank correlation {_interval(known.spearman)} with from-scratch accuracy ({known.of}"
+    if known.operations is not None:
+        said += f"; the number of operations, which costs nothing, has {_interval(known.operations)} there"
+    said += ")"
+    if known.different:
+        said += f", measured with other settings: here, {', '.join(known.different)}"
+    if value < USEFUL or low <= 0:
         warnings.warn(f"ranks like these say little: {said}; the search may be no better than chance", stacklevel=2)
+    elif known.different:
+        print(
+            f"How well ranks predict accuracy with these settings was not measured. The nearest ones have had a {said}"
+        )
+    else:
+        print(f"Ranks like these have had a {said}")
+
+
+def _interval(estimate: Iterable[float]) -> str:
+    value, low, high = estimate
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -51,7 +51,7 @@ def validate(config: ValidationConfig) -> list[Judged]:
             print(f"{case.name}: hyper-architecture {number + 1} of {len(cases)}, {len(case.paths)} architectures")
             later = sum(map(sum, steps[number + 1 :]))
             judged.append(validate_case(number, case, predictors, config, data, executor, run, steps[number], later))
-        report(judged, predictors, config, run)
+        report(judged, predictors, config, data, run)
         one_shot = float(np.mean([result.accuracy for one in judged for result in one.evidence.supernets]))
         run.metrics({"one_shot_accuracy": one_shot, "seconds": time.perf_counter() - begin})
         print(f"One-shot accuracy of the supernets: {one_shot:.2f} (chance {data.chance:.2f})")

@@ -12,6 +12,7 @@ from fade_study.studies.answer import against_random_search, difference, random_
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.options import parse_config
 from fade_study.studies.schemas import SearchConfig
+from fade_study.studies.search_log import tell_regime
 from fade_study.training import DataConfig, load_data
 
 
@@ -62,8 +63,32 @@ def test_a_difference_has_welchs_interval():
 def test_what_is_known_of_a_regime_is_found_by_data_network_and_estimator():
     digits = parse_config(SearchConfig, CONFIGS / "search", ["--preset", "digits"])
     data = load_data(digits.data)
-    assert regime(data, digits)["spearman"][0] < 0.3
+    assert regime(data, digits).spearman[0] < 0.3
     marginal = dataclasses.replace(digits, bilevel=BilevelConfig())
     assert regime(data, marginal) is None
     assert regime(data, dataclasses.replace(digits, network=NetworkConfig(final_channels=32))) is None
     assert regime(load_data(DataConfig(split_seed=1)), digits) is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said", "not_said"),
+    [
+        ([], "Ranks like these have had a rank correlation 0.46 [0.02, 0.90]", "other settings"),
+        (["--repetitions", "8"], "number of operations, which costs nothing, has 0.54", "other settings"),
+        (["--repetitions", "2"], "The nearest ones have had a rank correlation 0.46", "Ranks like these"),
+        (["--bilevel.share_weights", "true"], "bilevel.share_weights = True instead of False", "Ranks like these"),
+        (["--network.final_channels", "32"], "was not measured: mlflow run . -e validate does", "0.46"),
+    ],
+)
+def test_a_search_says_what_is_known_of_its_ranks(overrides, said, not_said, capsys):
+    config = parse_config(SearchConfig, CONFIGS / "search", overrides)
+    tell_regime(load_data(config.data), config)
+    output = capsys.readouterr().out
+    assert said in output
+    assert not_said not in output
+
+
+def test_a_search_warns_where_ranks_say_little():
+    config = parse_config(SearchConfig, CONFIGS / "search", ["--bilevel.estimator", "straight-through"])
+    with pytest.warns(UserWarning, match=r"ranks like these say little: rank correlation 0.32 .* other settings"):
+        tell_regime(load_data(config.data), config)

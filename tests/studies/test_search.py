@@ -384,7 +384,7 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, no_figures, t
     """Against the first anchor, and against random search by a table of the same trainings from scratch."""
     monkeypatch.chdir(tmp_path)
     arguments = ["--preset", "smoke", "--study", "s", "--final_seeds", "3", "--evaluate_every", "1"]
-    arguments += ["--register", "digits"]
+    arguments += ["--register", "digits", "--space.features", "[" + ", ".join(fade_study.SPECTRAL_FEATURES) + "]"]
     config = parse_config(SearchConfig, CONFIGS / "search", arguments)
     data = load_data(config.data)
     cells = tuple(config.space.open())
@@ -405,6 +405,10 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, no_figures, t
     (parent,) = runs("search")
     metrics = parent.data.metrics
     assert metrics["answer/over_random_low"] <= metrics["answer/over_random"] <= metrics["answer/over_random_high"]
+    assert "lead over random searches for the same training steps" in parent.data.tags["mlflow.note.content"]
+    for change in ("--depth=3", "--space.features=[degree_variance]"):
+        other = parse_config(SearchConfig, CONFIGS / "search", [*arguments, change])
+        assert answer.random_table(data, other) is None, "that table is of other random architectures"
     steps = data.weight.steps(20) * 3
     assert metrics["steps"] == 2 * steps + 2 * 2 * data.weight.steps(50) * 2
     assert study.evaluate == "best_ranked"

@@ -27,7 +27,7 @@ from fade_study.studies.repeated_warnings import count_repeated_warnings, record
 from fade_study.studies.report_ranks import row_coefficients
 from fade_study.studies.schemas import ValidationConfig
 from fade_study.studies.validate_ranks import validate
-from fade_study.training import DataConfig, HyperResult, combined_alpha, load_data
+from fade_study.training import DataConfig, HyperResult, ScratchConfig, combined_alpha, load_data
 from tests.studies.test_search import artifacts, runs
 
 SMOKE = parse_config(ValidationConfig, CONFIGS / "validate", ["--preset", "smoke"])
@@ -40,6 +40,7 @@ TRAININGS = 9 * 2 + 9 + 3
 """Trainings of 9 architectures with 2 seeds, of each for one epoch (for two predictors), and of 3 chains."""
 TABLES = {
     "report.txt",
+    "regimes.jsonl",
     "ground_truth.json",
     *(f"{n}.{e}" for n in ("predictors", "architectures") for e in ("csv", "json")),
 }
@@ -89,8 +90,10 @@ def test_a_validation_validates_and_records(mlflow_store, monkeypatch, tmp_path,
     (from_table,) = validate(dataclasses.replace(SMOKE, tables=(str(path),), predictors=("synflow",)))
     assert from_table.report == again[0].report
     assert not runs("scratch")
-    with pytest.raises(InvalidInputError, match=r"expected a table of trainings by the recipe .* of these images"):
+    with pytest.raises(InvalidInputError, match=r"which is of other images, or another split of them"):
         validate(dataclasses.replace(SMOKE, tables=(str(path),), data=DataConfig(limit=301)))
+    with pytest.raises(InvalidInputError, match=r"which is of other settings: .*'epochs': "):
+        validate(dataclasses.replace(SMOKE, tables=(str(path),), scratch=ScratchConfig(epochs=77)))
     assert json.loads(text)["trainings"].keys() == Table.from_json(text).trainings.keys()
 
 
