@@ -148,7 +148,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
 def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.Run) -> None:
     """Figures of accuracy against budget, by searcher, without those whose record lacks some of their trainings."""
     grid = np.linspace(0, budget, GRID)
-    best, evaluated = {}, {}
+    best, each = {}, {}
     for name, searches in found.items():
         if SEARCHERS[name].trained > 1:
             continue
@@ -156,9 +156,9 @@ def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.R
         accuracies = [outcomes.accuracies(outcome) for outcome in searches]
         bests = [outcomes.best_so_far(validations, tests) for tests, validations in accuracies]
         best[name] = grid, arena.anytime(list(zip(spent, bests, strict=True)), grid)
-        evaluated[name] = grid, arena.anytime([(x, tests) for x, (tests, _) in zip(spent, accuracies, strict=True)], grid)
+        each[name] = grid, arena.anytime([(x, tests) for x, (tests, _) in zip(spent, accuracies, strict=True)], grid)
     if not best:
         return
     run.figure(comparison.draw_anytime(best, HIGHLIGHT, "test accuracy of the best so far"), "figures/best.png")
     title = "test accuracy of a generation's architecture"
-    run.figure(comparison.draw_anytime(evaluated, HIGHLIGHT, title), "figures/evaluated.png")
+    run.figure(comparison.draw_anytime(each, HIGHLIGHT, title), "figures/evaluated.png")
