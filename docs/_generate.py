@@ -36,6 +36,7 @@ LINKS = {
     "](docs/": "](",
     "](CONTRIBUTING.md": "](contributing.md",
     "](LICENSE": "](../LICENSE",
+    "](fade_study/": "](../fade_study/",
 }
 """Links of these files, and the same links as seen from a page."""
 BACK = {f"](../{file}": f"]({page}.md" for page, file in PAGES.items()}

@@ -1,16 +1,18 @@
 import itertools
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
 from fade_study import Dag, DagSpace, HyperArchitecture
-from fade_study.benchmarks import Scratch, Table, Trainings, load_digits625, load_table
+from fade_study.benchmarks import FOLDER, Scratch, Table, Trainings, load_digits625, load_table
 from fade_study.cells import distant_cells
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.options import parse_config
 from fade_study.studies.schemas import ValidationConfig
+from fade_study.studies.tabulate import DATA, NETWORK, PLANS, SCRATCH
 from fade_study.training import load_data, recipe, train_from_scratch
 
 HYPER = HyperArchitecture(((Dag(1), Dag(2)), (Dag(2, ((0, 1),)), Dag(3))))
@@ -118,3 +120,14 @@ def test_rows_of_the_shipped_table_trained_again_are_within_seed_noise(shipped, 
         architecture = shipped.hyper_architecture.architecture(shipped.paths[row].tolist())
         again = train_from_scratch(architecture, data, preset.scratch, network=preset.network, seed=seed)
         assert abs(again.test_accuracy - truth.test[row, seed]) <= 4 * noise
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if f"{name}.json" in os.listdir(FOLDER)])
+def test_a_table_of_fashion14_is_what_its_plan_makes(name):
+    table, plan, data = load_table(name), PLANS[name](), load_data(DATA)
+    assert table.recipe == recipe(data, SCRATCH, NETWORK, device=table.device)
+    assert table.hyper_architecture == plan.hyper_architecture
+    np.testing.assert_array_equal(table.paths, plan.paths)
+    truth = table.ground_truth
+    assert truth.test.shape == (len(plan.paths), plan.seeds)
+    assert ((truth.test > 0.5) & (truth.test < 0.9)).all()

@@ -22,6 +22,9 @@ def commit() -> str:
 
     try:
         git("ls-files", "--error-unmatch", name)
-        return git("describe", "--always", "--dirty", "--abbrev=40")
+        head = git("describe", "--always", "--abbrev=40")
+        # Results that grow while they are made, and that are committed later, do not change the code.
+        code = (":/", ":(top,exclude)fade_study/benchmarks/*.jsonl")
+        return f"{head}-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", *code) else head
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

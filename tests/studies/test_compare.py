@@ -9,13 +9,14 @@ import pytest
 from pandas import testing as pd_testing
 
 from fade_study import Dag, tracking
-from fade_study.benchmarks import load_table
+from fade_study.benchmarks import FOLDER, load_table
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.statistics import trend
 from fade_study.studies import analyze
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.compare import compare
+from fade_study.studies.json_lines import read_lines
 from fade_study.studies.options import parse_config
 from fade_study.studies.outcomes import best_so_far, recipe_of
 from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, SamplerConfig
@@ -206,3 +207,12 @@ def test_searches_of_another_precision_are_not_taken_for_ours(digits, monkeypatc
     single = recipe_of("fade", DIGITS, digits)
     monkeypatch.setattr("fade_study.studies.outcomes.surroundings", lambda _: {"device": "cpu", "precision": "bf16"})
     assert recipe_of("fade", DIGITS, digits) != single
+
+
+def test_the_shipped_arena_is_found_by_the_default():
+    config = parse_config(ComparisonConfig, CONFIGS / "compare", [])
+    data = load_data(config.data)
+    lines = list(read_lines(FOLDER / "arena-fashion14.jsonl"))
+    assert {line["recipe"] for line in lines} == {
+        recipe_of(name, config, data) for name in {line["searcher"] for line in lines}
+    }

@@ -69,6 +69,9 @@ def test_a_validation_validates_and_records(mlflow_store, monkeypatch, tmp_path,
         "predictor/one_shot/spearman",
         "predictor/synflow/seconds",
         "fade/row1/spearman",
+        "fade/ceiling",
+        "fade/relative",
+        "straight_through/spearman",
     } <= metrics.keys()
     assert "predictor/operations/spearman" not in metrics
     assert (len(runs("hyper")), len(runs("scratch"))) == (2 + 2, TRAININGS)

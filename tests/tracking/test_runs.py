@@ -2,6 +2,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import runpy
+import shutil
+import subprocess
 from xml.etree import ElementTree
 
 import mlflow
@@ -230,3 +233,24 @@ def test_how_to_look(mlflow_store, monkeypatch):
     mlflow.set_tracking_uri("http://me:secret@host:5000")
     assert tracking.look_at("1", "abc") == f"Look at the run: http://me:***@host:5000/{page}"
     mlflow.set_tracking_uri(mlflow_store)
+
+
+def test_results_that_grow_do_not_make_the_commit_dirty(tmp_path):
+    for folder in ("tracking", "benchmarks"):
+        (tmp_path / "fade_study" / folder).mkdir(parents=True)
+    module = tmp_path / "fade_study" / "tracking" / "git.py"
+    shutil.copy(tracking.git.__file__, module)
+    results = tmp_path / "fade_study" / "benchmarks" / "table.jsonl"
+    results.write_text("{}\n")
+    for words in ("init -q", "add .", "-c user.name=n -c user.email=e commit -qm m"):
+        subprocess.run(["git", "-C", tmp_path, *words.split()], check=True)
+
+    def commit():
+        return runpy.run_path(str(module))["commit"]()
+
+    head = commit()
+    assert len(head) == 40
+    results.write_text("{}\n{}\n")
+    assert commit() == head
+    module.write_text(module.read_text() + "\n")
+    assert commit() == f"{head}-dirty"
