@@ -29,7 +29,7 @@ from fade_study.analysis.style import COLORS, GREY, new_figure, rendered
 from fade_study.benchmarks import FOLDER, Table, load_table
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
-from fade_study.effects import Effects, marginal_effects, path_effects
+from fade_study.effects import Effects, PathLosses, marginal_effects, path_effects
 from fade_study.execution import open_executor
 from fade_study.statistics.ranks import coefficient, noise_ceiling, reliability
 from fade_study.studies.json_lines import append_line, read_lines
@@ -111,10 +111,15 @@ def _train(hyper_architecture: HyperArchitecture, data: Data, name: str, seed: i
 
 
 def describe(result: HyperResult) -> dict[str, Any]:
-    """What is stored of a supernet: its alphas, and effects on the losses of the sweep in units of 1e-5."""
-    sweep = path_effects(result.sweep, result.alpha.shape[1])
+    """What is stored of a supernet: alphas, and effects on losses, of each epoch and of the sweep, in units of 1e-5."""
+
+    def effects(seen: PathLosses) -> list[list[int]] | None:
+        found = path_effects(seen, result.alpha.shape[1])
+        return None if found is None else (found.value / UNIT).round().astype(int).tolist()
+
     return {
-        "sweep": None if sweep is None else (sweep.value / UNIT).round().astype(int).tolist(),
+        "epochs": [effects(result.losses.part(epoch, epoch + 1)) for epoch in range(len(result.epochs))],
+        "sweep": effects(result.sweep),
         "alpha": result.alpha.round(5).tolist(),
     }
 
@@ -122,6 +127,8 @@ def describe(result: HyperResult) -> dict[str, Any]:
 class Supernets(NamedTuple):
     """All trainings of one setting on one hyper-architecture."""
 
+    epochs: Array
+    """Effects on the losses of the weight steps of each epoch, ``(R, E, d, w)``."""
     sweep: Array
     """Effects on the losses of the sweep, ``(R, d, w)``."""
     alpha: Array
@@ -134,7 +141,11 @@ def collect() -> dict[tuple[str, str], Supernets]:
     for line in read_lines(LINES):
         lines[line["table"], line["setting"]].append(line)
     return {
-        key: Supernets(np.array([one["sweep"] for one in found]) * UNIT, np.array([one["alpha"] for one in found]))
+        key: Supernets(
+            epochs=np.array([one["epochs"] for one in found]) * UNIT,
+            sweep=np.array([one["sweep"] for one in found]) * UNIT,
+            alpha=np.array([one["alpha"] for one in found]),
+        )
         for key, found in lines.items()
     }
 
@@ -148,21 +159,44 @@ def pooled(values: Array, hyper_architecture: HyperArchitecture) -> Array:
     return marginal_effects([Effects(value, error) for value in values], hyper_architecture).value
 
 
+def cell_scores(supernets: Supernets, config: BilevelConfig, hyper_architecture: HyperArchitecture) -> dict[str, Array]:
+    """Scores of cells ``(d, w)``, higher is better, by the losses that they come from."""
+    effects = {"sweep": supernets.sweep}
+    if config.paths == "fair":  # alphas may draw no path of some column in a whole epoch
+        training = supernets.epochs.mean(axis=1)
+        second_half = supernets.epochs[:, config.epochs // 2 :].mean(axis=1)
+        # Both losses have the same weight, because the lines hold no standard errors.
+        both = _standardized(training) + _standardized(supernets.sweep)
+        effects |= {"training": training, "second half": second_half, "both": both}
+    return {name: -pooled(values, hyper_architecture) for name, values in effects.items()}
+
+
+def _standardized(effects: Array) -> Array:
+    """Effects ``(R, d, w)``, those of each training divided by their standard deviation over its cells."""
+    return effects / effects.std(axis=(1, 2), keepdims=True)
+
+
+def mean_coefficients(supernets: Supernets, count: int, config: BilevelConfig, table: Table) -> dict[str, float]:
+    """Spearman's coefficients of all scores, as means over all choices of so many supernets."""
+    choices = map(list, itertools.combinations(range(len(supernets.sweep)), count))
+    chosen = [Supernets(*(values[one] for values in supernets)) for one in choices]
+    found = [cell_scores(one, config, table.hyper_architecture) for one in chosen]
+    return {key: float(np.mean([rank(scores[key], table) for scores in found])) for key in found[0]}
+
+
 def coefficients(setting: str, found: dict[tuple[str, str], Supernets], tables: dict[str, Table]) -> list[dict]:
-    """Spearman's coefficients on each hyper-architecture, by number of supernets, as means over all choices of them."""
+    """Spearman's coefficients of each score, a list with one for each hyper-architecture, by number of supernets."""
     rows = []
-    steps = SETTINGS[setting].config.steps(IMAGES)
-    known = {name: found[name, setting].sweep for name in tables if (name, setting) in found}
+    config = SETTINGS[setting].config
+    known = [found[name, setting] for name in tables if (name, setting) in found]
     if len(known) < len(tables):
         return rows
-    smallest = min(map(len, known.values()))
+    smallest = min(len(supernets.sweep) for supernets in known)
     for count in (k for k in (1, 2, 4) if k <= smallest):
-        values: dict[str, list[float]] = defaultdict(list)
-        for name, table in tables.items():
-            for chosen in itertools.combinations(known[name], count):
-                values[name].append(rank(-pooled(np.stack(chosen), table.hyper_architecture), table))
-        means = {key: float(np.mean(one)) for key, one in values.items()}
-        rows.append({"setting": setting, "supernets": count, "steps": count * steps, **means})
+        pairs = zip(known, tables.values(), strict=True)
+        means = pd.DataFrame([mean_coefficients(supernets, count, config, table) for supernets, table in pairs])
+        steps = count * config.steps(IMAGES)
+        rows.append({"setting": setting, "supernets": count, "steps": steps, **means.to_dict("list")})
     return rows
 
 
@@ -189,7 +223,8 @@ def report() -> None:
         print(
             f"{name}: reliability {reliability(truth):.2f}, ceiling {noise_ceiling(truth) or float('nan'):.2f}; {known}"
         )
-    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.2f}".format))
+    print(f"coefficients on {', '.join(tables)}:")
+    print(pd.DataFrame(rows).map(_text).to_string(index=False, na_rep=""))
     for (name, setting), supernets in found.items():
         if SETTINGS[setting].config.estimator == "straight-through":
             every = [supernets.alpha.mean(axis=0), *supernets.alpha]
@@ -200,6 +235,10 @@ def report() -> None:
     FIGURE.write_bytes(rendered(figure, "png"))
 
 
+def _text(cell: Any) -> Any:
+    return ", ".join(f"{value:.2f}" for value in cell) if isinstance(cell, list) else cell
+
+
 def draw(rows: list[dict]) -> Figure:
     """Coefficients of pooled effects of the sweep against training steps, with a line for each setting."""
     figure = new_figure(
@@ -208,7 +247,7 @@ def draw(rows: list[dict]) -> Figure:
     ax = figure.subplots()
     for number, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
         own = [row for row in rows if row["setting"] == setting]
-        values = [np.mean([row[name] for name in CHOOSING]) for row in own]
+        values = [np.mean(row["sweep"]) for row in own]
         style = "os"[number // len(COLORS) % 2] + "-"
         steps = [row["steps"] for row in own]
         ax.plot(steps, values, style, color=COLORS[number % len(COLORS)], markersize=4, label=setting)
