@@ -65,7 +65,7 @@ def test_losses_of_training_and_sweep_count_the_same_in_both():
     np.testing.assert_allclose(scores["second half"], -2 * TRUTH, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(scores["both"], -(TRUTH + TRUTH[::-1]) / TRUTH.std(), rtol=1e-6, atol=1e-8)
     drawn = cell_scores(found, dataclasses.replace(config, paths="alphas"), HYPER)
-    assert drawn.keys() == {"sweep"}
+    assert drawn.keys() == {"sweep", "sweep, not pooled"}
 
 
 def test_coefficients_are_means_over_all_choices_of_supernets(table):
@@ -76,6 +76,15 @@ def test_coefficients_are_means_over_all_choices_of_supernets(table):
     found = supernets(TRUTH + noise, TRUTH - noise)
     alone, together = (mean_coefficients(found, count, config, table)["training"] for count in (1, 2))
     assert alone < 0.9 < together
+
+
+def test_averages_of_alphas_and_of_effects_that_are_not_pooled():
+    config = dataclasses.replace(BASE, epochs=2, estimator="straight-through")
+    found = supernets(TRUTH, 3 * TRUTH)
+    found.alpha[:, 0] = [[0.1, 0.2, 0.7], [0.3, 0.4, 0.3]]
+    scores = cell_scores(found, config, HYPER)
+    np.testing.assert_allclose(np.exp(scores["alphas"]), [[0.2, 0.3, 0.5], [1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(scores["sweep, not pooled"], -2 * TRUTH, rtol=1e-6, atol=1e-8)
 
 
 def test_all_supernets_are_on_record():
