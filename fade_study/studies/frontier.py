@@ -225,8 +225,10 @@ def report() -> None:
         features: tuple[Any, ...] = operations, longest_path
         sizes = {f.__name__: np.array([sum(map(f, one)) for one in table.architectures]) for f in features}
         known = ", ".join(f"{key} {correlate(value, table):.2f}" for key, value in sizes.items())
+        ceiling = noise_ceiling(truth) or float("nan")
         print(
-            f"{name}: reliability {reliability(truth):.2f}, ceiling {noise_ceiling(truth) or float('nan'):.2f}; {known}"
+            f"{name}: {len(table.paths)} paths, {len(set(table.architectures))} different architectures;",
+            f"reliability {reliability(truth):.2f}, ceiling {ceiling:.2f}; {known}",
         )
     print(f"coefficients on {', '.join(tables)}:")
     print(pd.DataFrame(rows).map(_text).to_string(index=False, na_rep=""))
