@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fade_study import HyperArchitecture
 from fade_study.config import Estimator
-from fade_study.effects import PathLosses, average_effects, marginal_effects, path_effects
+from fade_study.effects import PathLosses, average_effects, marginal_effects, merge_same, path_effects
 from fade_study.exceptions import InvalidInputError
 from fade_study.ranking import borda
 from fade_study.seeding import REPLICATES
@@ -156,8 +156,11 @@ def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Ar
     return -marginal_effects([one for one in effects if one is not None], evidence.hyper_architecture).value
 
 
-def _unpooled(trainings: Sequence[HyperResult], _: Evidence) -> Array:
-    return -average_effects([one.effects for one in trainings if one.effects is not None]).value
+def _unpooled(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
+    """Scores as those of ``fade``, with equal cells of a row merged, but without pooling over rows."""
+    effects = average_effects([one.effects for one in trainings if one.effects is not None])
+    keys = [[cell.key for cell in row] for row in evidence.hyper_architecture.rows]
+    return -merge_same(effects, keys).value
 
 
 def _borda(trainings: Sequence[HyperResult], _: Evidence) -> Array:

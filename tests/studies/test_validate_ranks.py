@@ -209,6 +209,14 @@ def test_fade_is_the_logarithm_of_the_fade_rank(evidence):
     np.testing.assert_allclose(np.exp(predict("fade", paper, 5, 0).scores), fade_rank(alpha, evidence.paths))
 
 
+def test_unpooled_effects_are_means_over_copies_of_a_cell(evidence):
+    one, other = enumerate_dags(2)[:2]
+    copies = dataclasses.replace(evidence, hyper_architecture=HyperArchitecture(((one, one, other), HYPER.rows[1])))
+    effects = np.mean([one.effects.value for one in evidence.supernets], axis=0)
+    effects[0, :2] = effects[0, :2].mean()
+    np.testing.assert_allclose(predict("unpooled", copies, 5, 0).scores, copies.along_paths(-effects))
+
+
 def test_what_cells_add_is_added_up_and_permuted_within_rows(evidence):
     chains = predict("chains", evidence, 40, 0)
     np.testing.assert_allclose(chains.scores, [1, 21, 11, 2, 22, 12, 3, 23, 13])
