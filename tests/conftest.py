@@ -42,6 +42,19 @@ def digits():
     return load_data(DataConfig(limit=300))
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    """The processor, and a GPU if the machine has one, with the settings of a training."""
+    import torch
+
+    from fade_study.training.session import _exact
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    with _exact(torch.device(request.param)):
+        yield torch.device(request.param)
+
+
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory):
     """A fresh MLflow database: its migrations take seconds, a copy none."""

@@ -23,6 +23,9 @@ SCALARS_REFUSED = {"stack", "cat", "index_put_", "dot", "_fused_adam_"}
 """Other operations take a number on the processor beside tensors on the device."""
 OWN_OUTPUTS = ("_fused", "_foreach")
 """How the names begin of operations that return what they were given."""
+WAITING = {"nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive"}
+"""Operations with results of a size that the host has to learn from the device."""
+INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 aten = torch.ops.aten
 
 
@@ -94,7 +97,14 @@ def _inner(value):
 
 def _wait():
     lines = [f for f in traceback.extract_stack() if PROJECT in Path(f.filename).parents]
-    waits[f"{Path(lines[-1].filename).name}:{lines[-1].name}" if lines else "elsewhere"] += 1
+    place = f"{Path(lines[-1].filename).name}:{lines[-1].name}" if lines else "elsewhere"
+    if place != "data.py:to":  # a process copies a whole data set once, for all of its trainings
+        waits[place] += 1
+
+
+def _waits_for(index):
+    """Whether a tensor has to be copied to the device, or counted there, before it can be an index."""
+    return index is not None and (not isinstance(index, Pretended) or index.dtype in (torch.bool, torch.uint8))
 
 
 def _run(function, args, kwargs):
@@ -113,11 +123,12 @@ def _run(function, args, kwargs):
         inner_kwargs.pop("device", None)
         copy = function(*inner_args, **inner_kwargs)
         target = device or ("gpu" if there else "cpu")
-        if there and target == "cpu":
+        if (there and target == "cpu") or (not there and target == "gpu" and not kwargs.get("non_blocking")):
             _wait()
         return Pretended(copy) if target == "gpu" else copy
     if function is aten.copy_.default:
-        if there and not isinstance(args[0], Pretended):
+        blocking = len(args) < 3 or not args[2]
+        if there and (not isinstance(args[0], Pretended) or (not isinstance(args[1], Pretended) and blocking)):
             _wait()
         _inner(args[0]).copy_(_inner(args[1]))
         return args[0]
@@ -128,6 +139,8 @@ def _run(function, args, kwargs):
         if not isinstance(tensor, Pretended) and not alone and not name.startswith("index"):
             devices = [(tuple(one.shape), str(one.device)) for one in tensors]
             raise RuntimeError(f"expected all tensors of {name} on one device, got {devices}")
+    if there and (name in WAITING or (name in INDEXING and any(map(_waits_for, args[1])))):
+        _wait()
     result = function(*inner_args, **inner_kwargs)
     changed = {id(tensor.real_): tensor for tensor in there}
 

@@ -68,6 +68,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "digits": Shape((1, 8, 8), 32, NetworkConfig(final_channels=16, min_channels=8, min_map=4)),
+    "fashion14": Shape((1, 14, 14), 64, NetworkConfig(final_channels=16, min_map=3)),
     "fashion": Shape((1, 28, 28), 64, NetworkConfig(final_channels=32, min_channels=8, min_map=4)),
     "large": Shape((3, 32, 32), 16, NetworkConfig(final_channels=32, min_channels=32, min_map=4)),
 }

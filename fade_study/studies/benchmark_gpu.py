@@ -29,13 +29,13 @@ IMAGES = 12_000
 """Number of images, two thirds of which weights are trained on."""
 EPOCHS = 3
 """Number of epochs of a training whose steps are timed after the first one."""
-WORKERS = {"fashion14": (1, 4, 8), "paper": (1, 6)}
-"""By preset: numbers of worker processes that share the GPU."""
+WORKERS = ((1, "no"), (4, "no"), (8, "no"), (1, "bf16"))
+"""Numbers of worker processes that share the GPU, and Accelerate's names of their precisions."""
+QUANTITIES = ("milliseconds", "gain", "kernel_milliseconds", "kernel_share", "waits")
 HEADLINES = tuple(
-    (preset, f"{kind}/{quantity}")
+    (preset, name)
     for preset in IMAGE_SHAPES
-    for kind in ("supernet", "scratch")
-    for quantity in ("milliseconds", "gain", "kernel_milliseconds", "waits")
+    for name in (*(f"{kind}/{q}" for kind in ("supernet", "scratch") for q in QUANTITIES), "supernet/over_scratch")
 )
 
 
@@ -49,10 +49,14 @@ def measure_gpu(config: BenchmarkConfig) -> dict[tuple[str, str], Array]:
             values = measure_steps(getattr(whole, kind), whole.steps, getattr(part, kind), part.steps, config)
             table |= {(preset, f"{kind}/{quantity}"): value for quantity, value in values.items()}
             print(f"{preset} {kind}: {', '.join(f'{k} {np.median(v):.3g}' for k, v in values.items())}", flush=True)
-    for preset, numbers in WORKERS.items():  # last, since workers take long to start
-        for workers in numbers:
-            table[preset, f"scratch_per_minute/{workers}_workers"] = rate = workloads[preset].per_minute(workers)
-            print(f"{preset}: {rate[0]:.3g} trainings a minute in {workers} workers", flush=True)
+        ratio = table[preset, "supernet/milliseconds"] / table[preset, "scratch/milliseconds"]
+        table[preset, "supernet/over_scratch"] = ratio
+        print(f"{preset}: a step of the supernet ÷ one of the network {np.median(ratio):.3g}", flush=True)
+    for preset, workload in workloads.items():  # last, since workers take long to start
+        for workers, precision in WORKERS:
+            name = f"scratch_per_minute/{workers}_workers" + ("" if precision == "no" else f"/{precision}")
+            table[preset, name] = rate = workload.per_minute(workers, precision)
+            print(f"{preset} {name}: {rate[0]:.3g}", flush=True)
     return table
 
 
@@ -82,9 +86,10 @@ class Workload:
         config = dataclasses.replace(self.config.scratch, epochs=epochs)
         train_from_scratch(self.batch.architecture, self.data, config, network=self.config.network, on_epoch=on_epoch)
 
-    def per_minute(self, workers: int) -> Array:
+    def per_minute(self, workers: int, precision: str) -> Array:
         """Trainings from scratch of 8 epochs a minute, ``(1,)``, in worker processes that share the GPU."""
         config = dataclasses.replace(self.config.scratch, epochs=8)
+        os.environ["ACCELERATE_MIXED_PRECISION"] = precision  # new processes read it; in this one, it is settled
         with open_executor(f"processes:{workers}") as executor:
 
             def seconds(count: int) -> float:
@@ -113,6 +118,7 @@ def measure_steps(
     """Costs of a weight step with its alpha step, if there is one; trainings take turns with and without graphs.
 
     ``train_part`` is a training on a part of the images, with fewer steps in an epoch, whose kernels are recorded.
+    Their share of a step can exceed 1, since each of those that run side by side counts.
     """
     times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     train(1, None)  # the first one initializes libraries
@@ -128,7 +134,7 @@ def measure_steps(
         "gain": without / milliseconds,
         "capture_seconds": starts - starts_without,
     }
-    for with_graphs, suffix in ((False, "/without_graphs"), (True, "")):
+    for with_graphs, suffix, of_step in ((False, "/without_graphs", without), (True, "", milliseconds)):
         os.environ[SWITCH] = str(with_graphs)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -137,6 +143,7 @@ def measure_steps(
         launches, kernels = by_step(lambda epochs: recorded(train_part, epochs), steps_of_part)
         one = {"launches": launches, "kernel_milliseconds": kernels, "waits": waits, "reserved_megabytes": reserved}
         values |= {f"{name}{suffix}": np.array([value]) for name, value in one.items()}
+        values[f"kernel_share{suffix}"] = kernels / of_step
     return values
 
 

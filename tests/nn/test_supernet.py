@@ -22,21 +22,21 @@ def build(hyper=HYPER, normalization="cell", share_weights=False):
     return Supernet(hyper, SHAPE, 5, config, share_weights=share_weights)
 
 
-def batch(dtype=torch.double, size=6):
+def batch(dtype=torch.double, size=6, device="cpu"):
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(size, *SHAPE, generator=generator, dtype=dtype)
-    return images, torch.randint(5, (size,), generator=generator)
+    return images.to(device), torch.randint(5, (size,), generator=generator).to(device)
 
 
 @pytest.mark.parametrize("share_weights", [False, True])
 @pytest.mark.parametrize("normalization", ["none", "cell", "vertex"])
-def test_both_savings_are_exact(normalization, share_weights):
+def test_both_savings_are_exact(normalization, share_weights, device):
     """Loss, weight gradients and alpha gradients equal those of the plain all-branches computation."""
-    supernet = build(normalization=normalization, share_weights=share_weights).double()
-    images, labels = batch()
+    supernet = build(normalization=normalization, share_weights=share_weights).to(device, torch.double)
+    images, labels = batch(device=device)
     for draw in range(5):
-        noise = gumbel_noise(HYPER.shape, torch.Generator().manual_seed(draw)).double()
-        logits = torch.zeros(HYPER.shape, dtype=torch.double, requires_grad=True)
+        noise = gumbel_noise(HYPER.shape, torch.Generator().manual_seed(draw)).to(device, torch.double)
+        logits = torch.zeros(HYPER.shape, dtype=torch.double, device=device, requires_grad=True)
         factors = torch.softmax((logits + noise) / 2.0, dim=1)
         path = factors.argmax(dim=1).tolist()
 
@@ -90,16 +90,16 @@ def test_an_alpha_step_leaves_weights_without_gradient():
     assert all(p.grad is None for p in supernet.parameters())
 
 
-def test_one_column_equals_the_network_bit_for_bit():
+def test_one_column_equals_the_network_bit_for_bit(device):
     architecture = Architecture((DAGS[5], DAGS[1], DAGS[3]))
     config = NetworkConfig(final_channels=4, min_channels=2)
     hyper = HyperArchitecture(tuple((cell,) for cell in architecture))
     torch.manual_seed(0)
-    supernet = Supernet(hyper, SHAPE, 5, config)
+    supernet = Supernet(hyper, SHAPE, 5, config).to(device)
     torch.manual_seed(0)
-    network = Network(architecture, SHAPE, 5, config)
+    network = Network(architecture, SHAPE, 5, config).to(device)
     optimizers = [torch.optim.Adam(module.parameters(), lr=1e-2) for module in (supernet, network)]
-    images, labels = batch(torch.float)
+    images, labels = batch(torch.float, device=device)
     for _ in range(5):
         scores = supernet(images, [0, 0, 0]), network(images)
         assert torch.equal(*scores)

@@ -69,6 +69,39 @@ def test_values_of_a_step_leave_out_what_a_training_costs_once():
     assert epochs == [benchmark_gpu.EPOCHS, 1]
 
 
+@pytest.mark.filterwarnings("ignore:the supernet has hardly trained")
+@pytest.mark.parametrize("preset", benchmark_gpu.IMAGE_SHAPES)
+def test_both_presets_train_on_its_images(preset):
+    images = {"fashion14": 2700, "paper": 300}[preset]  # the default's alphas need the losses of 26 steps or more
+    epochs = []
+    workload = benchmark_gpu.Workload(preset, seed=0, images=images)
+    for train in (workload.supernet, workload.scratch):
+        train(1, lambda epoch, *_: epochs.append(epoch))
+    assert epochs == [0, 0]
+
+
+def test_a_gpus_table_holds_all_headlines(monkeypatch):
+    """Its measurements, which need a GPU, are replaced by numbers."""
+    times = iter([10.0, 20.0, 12.0, 24.0, 5.0, 20.0, 6.0, 24.0] * len(benchmark_gpu.IMAGE_SHAPES))
+    monkeypatch.setattr(benchmark_gpu, "IMAGES", 3000)
+    monkeypatch.setattr(benchmark_gpu.Workload, "supernet", lambda *_: None)
+    monkeypatch.setattr(benchmark_gpu.Workload, "scratch", lambda *_: None)
+    monkeypatch.setattr(benchmark_gpu.Workload, "per_minute", lambda *_: np.array([60.0]))
+    monkeypatch.setattr(benchmark_gpu, "step_and_start", lambda *_: (next(times), 1.0))
+    monkeypatch.setattr(benchmark_gpu, "waited", lambda _, epochs: np.array([float(epochs)]))
+    monkeypatch.setattr(benchmark_gpu, "recorded", lambda _, epochs: np.array([10.0, 6 * 15]) * epochs)
+    for name in ("empty_cache", "reset_peak_memory_stats", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 1)
+    monkeypatch.setenv(benchmark_gpu.SWITCH, "true")
+    table = benchmark_gpu.measure_gpu(BenchmarkConfig(device="cuda", repetitions=2))
+    assert set(benchmark_gpu.HEADLINES) <= set(table)
+    assert table["paper", "supernet/over_scratch"].tolist() == [2, 2]
+    assert table["paper", "scratch/gain"].tolist() == [4, 4]
+    in_kernels, of_step = (table["paper", f"scratch/{name}"] for name in ("kernel_milliseconds", "milliseconds"))
+    assert table["paper", "scratch/kernel_share"] == pytest.approx(in_kernels / of_step)
+    assert ("fashion14", "scratch_per_minute/1_workers/bf16") in table
+
+
 def test_actions_take_turns():
     order = []
     seconds = benchmark.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
