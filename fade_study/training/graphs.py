@@ -27,8 +27,8 @@ from fade_study.training.data import Minibatch
 
 SWITCH = "FADE_CUDA_GRAPHS"
 """Environment variable that is false for trainings without CUDA graphs."""
-_captured: list[torch.cuda.CUDAGraph] = []
-"""Graphs of the running training."""
+captured: list[torch.cuda.CUDAGraph] = []
+"""Graphs of the running training, after those of a training within which it runs."""
 
 
 def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterable[type]) -> bool:
@@ -53,7 +53,7 @@ class CudaGraph:
 
     def __init__(self, function: Callable[[], list[Tensor]], pool: Any) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        _captured.append(self._graph)
+        captured.append(self._graph)
         collects = gc.isenabled()
         gc.disable()  # an older graph that is collected meanwhile would make the capture fail
         try:
@@ -106,10 +106,10 @@ def _side_by_side(functions: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     return results
 
 
-def release() -> None:
-    """Give back the memory of all graphs, at the end of a training, also of one that has failed."""
-    while _captured:
-        _captured.pop().reset()
+def release(first: int) -> None:
+    """Give back the memory of the graphs from a number on, at the end of a training, also of one that has failed."""
+    while len(captured) > first:
+        captured.pop().reset()
 
 
 class _Stage:

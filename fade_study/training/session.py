@@ -100,6 +100,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         _exact(device),
         torch.cuda.device(device) if device.type == "cuda" else nullcontext(),  # where graphs are captured
     ):
+        graphs_before = len(graphs.captured)
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
         torch.set_autocast_enabled(device.type, False)  # trainings use the accelerator's autocast, not the caller's
@@ -115,7 +116,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             torch.set_autocast_enabled(device.type, casts[0])
             torch.set_autocast_cache_enabled(casts[1])
             if device.type == "cuda":  # elsewhere there is nothing to free, and collecting garbage takes half a second
-                graphs.release()
+                graphs.release(graphs_before)
                 accelerator.free_memory()
 
 

@@ -1,5 +1,6 @@
 """Steps by CUDA graphs: on a GPU if the machine has one, and always with functions that are called again instead."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from fade_study.training import bilevel, graphs, load_data, scratch, train_from_
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
 from fade_study.training.graphs import CudaGraph, NetworkGraphs, PathGraphs
-from fade_study.training.session import _exact, backward
+from fade_study.training.session import _exact, backward, session
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(4, ((0, 1), (1, 2), (1, 3)))
 HYPER = HyperArchitecture(((A, B, C), (C, A, B), (B, C, A)))
@@ -235,3 +236,26 @@ def test_when_graphs_are_used(changes, expected, monkeypatch):
     )
     network = NetworkConfig(operation=changes.get("operation", "convolution"))
     assert graphs.usable(accelerator, network, [Dag, Own] if changes.get("kind") else [Dag]) == expected
+
+
+class Graph:
+    """Stands for a captured graph."""
+
+    lost = False
+
+    def reset(self):
+        self.lost = True
+
+
+def test_a_training_within_another_leaves_the_graphs_of_that_one(monkeypatch):
+    accelerator = SimpleNamespace(device=torch.device("cuda"), free_memory=lambda: None)
+    monkeypatch.setattr("fade_study.training.session.open_accelerator", lambda: accelerator)
+    monkeypatch.setattr(torch.random, "fork_rng", nullcontext)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    outer, inner = Graph(), Graph()
+    with session(0, 1):
+        graphs.captured.append(outer)
+        with session(0, 1):
+            graphs.captured.append(inner)
+        assert (outer.lost, inner.lost) == (False, True)
+    assert outer.lost
