@@ -58,8 +58,11 @@ class CudaGraph:
         gc.disable()  # an older graph that is collected meanwhile would make the capture fail
         try:
             stream = _capture_stream(torch.cuda.current_device())
-            # Other threads of this process may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),  # comes back even if the end of the capture fails
+                # Other threads of this process may use the GPU meanwhile.
+                torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
                 self.results = function()
         finally:
             if collects:

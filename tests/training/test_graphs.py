@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -246,6 +247,12 @@ class Graph:
     def reset(self):
         self.lost = True
 
+    def capture_begin(self, *_, **__):
+        pass
+
+    def capture_end(self):
+        raise RuntimeError("operation failed due to a previous error during capture")
+
 
 def test_a_training_within_another_leaves_the_graphs_of_that_one(monkeypatch):
     accelerator = SimpleNamespace(device=torch.device("cuda"), free_memory=lambda: None)
@@ -259,3 +266,62 @@ def test_a_training_within_another_leaves_the_graphs_of_that_one(monkeypatch):
             graphs.captured.append(inner)
         assert (outer.lost, inner.lost) == (False, True)
     assert outer.lost
+
+
+class Stream:
+    """Stands for a stream of a GPU; the class notes what waits, in order, and which stream is current."""
+
+    device = torch.device("cuda:0")
+    waits: ClassVar[list] = []
+    current = None
+
+    def __init__(self, name):
+        self.name = name
+
+    def wait_stream(self, other):
+        Stream.waits.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Streams by number: those of captures and their branches, and the one that is current at first."""
+    found = {branch: Stream(f"stream {branch}") for branch in range(4)} | {"current": Stream("current")}
+    monkeypatch.setattr(graphs, "_capture_stream", lambda _, branch=0: found[branch])
+    monkeypatch.setattr(Stream, "waits", [])
+    monkeypatch.setattr(Stream, "current", found["current"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: Stream.current)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(Stream, "current", stream))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(graphs, "captured", [])
+    return found
+
+
+def test_a_capture_whose_end_fails_gives_the_stream_back(streams):
+    with pytest.raises(RuntimeError, match="error during capture"):
+        CudaGraph(lambda: [], None)
+    assert Stream.current is streams["current"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_branches_begin_after_what_precedes_them_and_are_waited_for_even_after_an_error(streams, fails):
+    def branch():
+        if fails and Stream.current is streams[2]:
+            raise RuntimeError("out of memory")
+        Stream.waits.append(f"{Stream.current.name} runs")
+        return Stream.current
+
+    with pytest.raises(RuntimeError, match="out of memory") if fails else nullcontext():
+        assert graphs._side_by_side([branch] * 3) == [streams[1], streams[2], streams[3]]
+    assert Stream.current is streams["current"]
+    names = ["stream 1", "stream 2", "stream 3"]
+    assert Stream.waits == [
+        *(f"{name} waits for current" for name in names),
+        *(f"{name} runs" for name in names[: 1 if fails else 3]),
+        *(f"current waits for {name}" for name in names),
+    ]
