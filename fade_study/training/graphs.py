@@ -10,6 +10,7 @@ are the same bit for bit as without graphs.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from fade_study.builders import builders_of
 from fade_study.config import OPERATIONS, NetworkConfig
+from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Network, Supernet
 from fade_study.nn.supernet import inner_products
 from fade_study.training.data import Minibatch
@@ -41,8 +43,19 @@ def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterabl
         and accelerator.num_processes == 1
         and network.operation in OPERATIONS
         and not builders_of(cell_types)
-        and parse_flag_from_env(SWITCH, default=True)
+        and switched_on()
     )
+
+
+def switched_on() -> bool:
+    """The value of ``FADE_CUDA_GRAPHS``; an ``InvalidInputError`` for one that is neither true nor false."""
+    try:
+        return parse_flag_from_env(SWITCH, default=True)
+    except ValueError:
+        raise InvalidInputError(
+            f"expected true or false in the environment variable {SWITCH}, got {os.environ[SWITCH]!r}; unset it, or "
+            "set it to false for trainings without CUDA graphs"
+        ) from None
 
 
 class CudaGraph:

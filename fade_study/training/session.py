@@ -47,8 +47,10 @@ def check_gpus(processes: int) -> bool:
 def open_accelerator() -> Accelerator:
     """An Accelerator with the device, precision and processes of this process's environment; on the CPU without CUDA.
 
-    Half precision (fp16) is an ``InvalidInputError``, and so are more processes than GPUs on a machine with GPUs.
+    Half precision (fp16) is an ``InvalidInputError``, and so are more processes than GPUs on a machine with GPUs, and
+    a value of ``FADE_CUDA_GRAPHS`` that is neither true nor false.
     """
+    graphs.switched_on()  # refuses such a value before anything is built
     gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not gpus and "ACCELERATE_TORCH_DEVICE" not in os.environ:
         # Otherwise, several processes would each train alone, and a Mac would use its GPU, which is not tested.

@@ -9,7 +9,7 @@ import torch
 
 from fade_study import Architecture, Dag, HyperArchitecture
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
-from fade_study.exceptions import DivergedError
+from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Network, Supernet, build_cell
 from fade_study.training import bilevel, graphs, load_data, scratch, train_from_scratch, train_hyper_architecture
 from fade_study.training.alphas import alpha_loss
@@ -237,6 +237,13 @@ def test_when_graphs_are_used(changes, expected, monkeypatch):
     )
     network = NetworkConfig(operation=changes.get("operation", "convolution"))
     assert graphs.usable(accelerator, network, [Dag, Own] if changes.get("kind") else [Dag]) == expected
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_refused_before_anything_is_built(digits, monkeypatch):
+    monkeypatch.setenv("FADE_CUDA_GRAPHS", "maybe")
+    monkeypatch.delattr(scratch, "Network")
+    with pytest.raises(InvalidInputError, match=r"expected true or false in .*FADE_CUDA_GRAPHS, got 'maybe'; unset it"):
+        train_from_scratch(Architecture((A,)), digits, ScratchConfig(epochs=1))
 
 
 class Graph:
