@@ -35,6 +35,14 @@ ATTEMPTS = 2
 """Number of attempts at a task whose worker dies, or whose GPU runs out of memory."""
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
+FULL = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+)
+"""Parts of the texts of PyTorch's errors on a GPU without free memory; the classes of these errors vary."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables by which processes of a launcher find each other."""
 LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -150,7 +158,7 @@ class Workers(Executor):
                 result, error = None, lost_worker
             if error is None:
                 future.set_result(result)
-            elif (lost := _lost(error)) is None:
+            elif (lost := why_lost(error)) is None:
                 future.set_exception(error)
             elif attempts > 1:
                 with suppress(RuntimeError):  # the pool is broken
@@ -230,14 +238,14 @@ def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *erro
         say(kind, *error)
 
 
-def _lost(error: BaseException) -> str | None:
+def why_lost(error: BaseException) -> str | None:
     """Why a task is worth another attempt, after which it is an error of workers; None for an error of its own."""
     if isinstance(error, ProcessExpired):
         return (
             f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
             f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
         )
-    if "out of memory" in str(error) or "ALLOC_FAILED" in str(error):  # PyTorch's classes of these errors vary
+    if any(part in str(error) for part in FULL):
         return (
             f"expected memory of the GPU for a task, got this in each of {ATTEMPTS} attempts: {error}; use fewer "
             "workers or smaller batches"

@@ -9,6 +9,7 @@ import torch
 
 from fade_study.exceptions import ClusterError, WorkerDiedError
 from fade_study.execution import completed, open_executor, report
+from fade_study.execution.local import why_lost
 
 
 def fail():
@@ -103,6 +104,22 @@ def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(workers, tmp_path):
     assert workers.submit(run_out, tmp_path / "marker").result() == "enough"
     with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
         workers.submit(run_out).result()
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_errors_that_tell_of_a_gpu_without_memory(text, full):
+    assert (why_lost(RuntimeError(text)) is not None) == full
 
 
 def test_a_task_whose_worker_is_killed_once_is_done_by_another(workers, tmp_path):
