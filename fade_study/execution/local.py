@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import multiprocessing
@@ -282,11 +283,23 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def _run(slot: int, content: bytes) -> _Outcome:
-    """Run a pickled call in a worker, on one of several GPUs.
+    """Run a pickled call in a worker, which then leaves the memory of its GPU to the others."""
+    set_listener(partial(_fractions.__setitem__, slot))
+    outcome = _outcome(content)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        if outcome.error:
+            gc.collect()  # for tracebacks in cycles; after each success it would take as long as a short training
+        with suppress(RuntimeError):  # after some errors of tasks, a GPU refuses everything
+            torch.cuda.empty_cache()
+    return outcome
+
+
+def _outcome(content: bytes) -> _Outcome:
+    """What a pickled call returns or raises, on one of several GPUs.
 
     Tensors of results are copied, since each shared one would hold a file of the main process.
     """
-    set_listener(partial(_fractions.__setitem__, slot))
     try:
         call = pickle.loads(content)
         torch = sys.modules.get("torch")  # imported by unpickling the call, if it trains

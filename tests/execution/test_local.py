@@ -1,14 +1,18 @@
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
+import weakref
+from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 
 from fade_study.exceptions import ClusterError, WorkerDiedError
-from fade_study.execution import completed, open_executor, report
+from fade_study.execution import completed, local, open_executor, progress, report
 from fade_study.execution.local import why_lost
 
 
@@ -104,6 +108,43 @@ def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(workers, tmp_path):
     assert workers.submit(run_out, tmp_path / "marker").result() == "enough"
     with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
         workers.submit(run_out).result()
+
+
+class Trainer:
+    """Stands for what a task holds on a GPU, in a cycle where it has an error."""
+
+    held: ClassVar[list] = []
+
+
+def hold(error):
+    trainer = Trainer()
+    Trainer.held.append(weakref.ref(trainer))
+    if error:
+        trainer.itself = trainer
+        raise RuntimeError("illegal memory access")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """A function that runs a task as a worker does, but in this process."""
+    monkeypatch.setattr(local, "_fractions", [0.0], raising=False)
+    monkeypatch.setattr(progress, "_listener", None)
+    return lambda task: local._run(0, pickle.dumps(task))
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_worker_gives_back_the_memory_of_its_gpu_when_nothing_holds_it(here, monkeypatch, error):
+    alive = []
+
+    def empty_cache():
+        alive.append(Trainer.held[-1]() is not None)
+        if error:
+            raise RuntimeError("illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    assert here(partial(hold, error)).error == ("RuntimeError: illegal memory access" if error else "")
+    assert alive == [False]
 
 
 @pytest.mark.parametrize(
