@@ -296,22 +296,33 @@ def _run(slot: int, content: bytes) -> _Outcome:
 
 
 def _outcome(content: bytes) -> _Outcome:
-    """What a pickled call returns or raises, on one of several GPUs.
+    """What a pickled call returns or raises.
 
     Tensors of results are copied, since each shared one would hold a file of the main process.
     """
     try:
         call = pickle.loads(content)
-        torch = sys.modules.get("torch")  # imported by unpickling the call, if it trains
-        if torch is not None and (gpus := torch.cuda.device_count()) > 1:
-            number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
-            torch.cuda.set_device(number % gpus)  # in turn; a worker that replaces a dead one may share a GPU
+        _choose_gpu()
         return _Outcome(pickle.dumps(call()))
     except BaseException as error:
         told = f"{type(error).__name__}: {error}", traceback.format_exc()
         with suppress(Exception):
             return _Outcome(pickle.dumps(error), *told)
         return _Outcome(b"", *told)
+
+
+def _choose_gpu() -> None:
+    """Give this worker one of several GPUs, in turn; one that replaces a dead worker may share a GPU.
+
+    Unpickling a call has imported PyTorch and Accelerate, if it trains. A function that imports PyTorch only in its
+    body has its first task on the first GPU.
+    """
+    torch, accelerate = (sys.modules.get(name) for name in ("torch", "accelerate"))
+    if torch is None or (accelerate is not None and accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU")):
+        return
+    if (gpus := torch.cuda.device_count()) > 1:
+        number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cuda.set_device(number % gpus)
 
 
 def _read(outcome: _Outcome) -> tuple[Any, BaseException | None]:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pickle
 import signal
@@ -145,6 +146,24 @@ def test_a_worker_gives_back_the_memory_of_its_gpu_when_nothing_holds_it(here, m
     monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
     assert here(partial(hold, error)).error == ("RuntimeError: illegal memory access" if error else "")
     assert alive == [False]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "variable", "expected"), [(4, "false", [3]), (4, None, [3]), (4, "true", []), (1, "false", [])]
+)
+def test_a_worker_takes_one_of_several_gpus_unless_the_processor_trains(here, monkeypatch, gpus, variable, expected):
+    import accelerate  # noqa: F401 - as a task that trains
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(multiprocessing.current_process(), "_identity", (1, 7))
+    if variable is None:
+        monkeypatch.delenv("ACCELERATE_USE_CPU")
+    else:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", variable)
+    assert not here(int).error
+    assert chosen == expected
 
 
 @pytest.mark.parametrize(
