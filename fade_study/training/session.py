@@ -175,9 +175,9 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
 def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_order: bool = False) -> list[Tensor]:
     """Sums over micro-batches and processes in one exchange; bit for bit the same on all processes.
 
-    ``parts`` are the tensors, on the device, of each micro-batch of this process. With ``in_order``, the sums are bit
-    for bit the same for any number of processes, which then exchange all their parts; the number of micro-batches over
-    all processes has to be a power of 2.
+    ``parts`` are the tensors of each micro-batch of this process; several processes need them on their devices. With
+    ``in_order``, the sums are bit for bit the same for any number of processes, which then exchange all their parts;
+    the number of micro-batches over all processes has to be a power of 2.
     """
     sums = [_pairwise(values) for values in zip(*parts, strict=True)]
     if accelerator.num_processes == 1:
