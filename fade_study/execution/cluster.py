@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from fade_study import __version__
 from fade_study.builders import as_here
 from fade_study.exceptions import ClusterError, WorkerDiedError
+from fade_study.execution.local import why_lost
 from fade_study.execution.pickling import pack, unpack
 from fade_study.execution.progress import set_listener
 
@@ -35,9 +36,9 @@ class ClusterExecutor(Executor):
     """Workers of a Dask cluster, which may join, leave and die.
 
     The address is that of the scheduler, such as ``tcp://host:8786``; a ``ClusterError`` says that none answers, or
-    that a worker is unsuitable. If a worker dies, Dask gives its task to another one. If the scheduler dies, unfinished
-    tasks are submitted to the one that replaces it. If there is no worker, tasks wait for one. Objects with a
-    ``digest`` are data sets, which are sent once and not with every task.
+    that a worker is unsuitable. If a worker dies, Dask gives its task to another one. If a GPU runs out of memory, its
+    task is retried once. If the scheduler dies, unfinished tasks are submitted to the one that replaces it. If there is
+    no worker, tasks wait for one. Objects with a ``digest`` are data sets, which are sent once and not with every task.
     """
 
     shares_files = False
@@ -58,6 +59,8 @@ class ClusterExecutor(Executor):
             raise
         self._tasks: dict[Future[Any], tuple[Any, ...]] = {}
         """Unfinished tasks by their futures."""
+        self._retried: set[Future[Any]] = set()
+        """Those among them for which a GPU's memory did not suffice once; Dask itself retries those that are killed."""
         self._waiting: SimpleQueue[tuple[Future[Any], Mapping[str, Remote]] | None] = SimpleQueue()
         """Tasks to send, each with the data sets that an earlier attempt has lost; None ends the sender."""
         self._held: dict[str, Remote] = {}
@@ -76,6 +79,7 @@ class ClusterExecutor(Executor):
         future: Future[Any] = Future()
         self._tasks[future] = as_here(fn), args, kwargs
         future.add_done_callback(self._tasks.pop)
+        future.add_done_callback(self._retried.discard)
         self._waiting.put((future, {}))
         return future
 
@@ -190,9 +194,14 @@ class ClusterExecutor(Executor):
                 _settle(future.set_exception, error)
                 return
         elif remote.status == "error":
-            error = remote.exception()
-            _settle(future.set_exception, _death(error) if isinstance(error, KilledWorker) else error)
-            return
+            error: Any = remote.exception()
+            killed = isinstance(error, KilledWorker)
+            lost = _death(error) if killed else why_lost(error)
+            if killed or lost is None or future in self._retried:
+                _settle(future.set_exception, error if lost is None else WorkerDiedError(lost))
+                return
+            self._retried.add(future)
+            held = {}  # the data sets are still there
         remote.release()  # otherwise the scheduler would restart it as well
         if future in self._tasks:
             self._waiting.put((future, held))
@@ -207,8 +216,8 @@ def _settle(set_outcome: Callable[[Any], None], outcome: Any) -> None:
         set_outcome(outcome)
 
 
-def _death(error: KilledWorker) -> WorkerDiedError:
-    return WorkerDiedError(
+def _death(error: KilledWorker) -> str:
+    return (
         f"expected a worker to live until its task was done, got {error.allowed_failures + 1} that died, the last of "
         f"them {error.last_worker.address}; memory has probably run out: use fewer workers per host or smaller batches"
     )

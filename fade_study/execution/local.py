@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import multiprocessing
@@ -35,6 +36,14 @@ ATTEMPTS = 2
 """Number of attempts at a task whose worker dies, or whose GPU runs out of memory."""
 SLOTS = 4096
 """Number of tasks whose progress is tracked at the same time."""
+FULL = (
+    "out of memory",
+    "ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+)
+"""Parts of the texts of PyTorch's errors on a GPU without free memory; the classes of these errors vary."""
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Environment variables by which processes of a launcher find each other."""
 LAUNCHERS = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_")
@@ -150,7 +159,7 @@ class Workers(Executor):
                 result, error = None, lost_worker
             if error is None:
                 future.set_result(result)
-            elif (lost := _lost(error)) is None:
+            elif (lost := why_lost(error)) is None:
                 future.set_exception(error)
             elif attempts > 1:
                 with suppress(RuntimeError):  # the pool is broken
@@ -230,14 +239,14 @@ def _unless_hung_up(say: Callable[..., object], kind: type[BaseException], *erro
         say(kind, *error)
 
 
-def _lost(error: BaseException) -> str | None:
+def why_lost(error: BaseException) -> str | None:
     """Why a task is worth another attempt, after which it is an error of workers; None for an error of its own."""
     if isinstance(error, ProcessExpired):
         return (
             f"expected a worker process to live until its task was done, got exit code {error.exitcode} in each of "
             f"{ATTEMPTS} attempts; where that is -9, memory has probably run out: use fewer workers or smaller batches"
         )
-    if "out of memory" in str(error) or "ALLOC_FAILED" in str(error):  # PyTorch's classes of these errors vary
+    if any(part in str(error) for part in FULL):
         return (
             f"expected memory of the GPU for a task, got this in each of {ATTEMPTS} attempts: {error}; use fewer "
             "workers or smaller batches"
@@ -274,23 +283,46 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def _run(slot: int, content: bytes) -> _Outcome:
-    """Run a pickled call in a worker, on one of several GPUs.
+    """Run a pickled call in a worker, which then leaves the memory of its GPU to the others."""
+    set_listener(partial(_fractions.__setitem__, slot))
+    outcome = _outcome(content)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        if outcome.error:
+            gc.collect()  # for tracebacks in cycles; after each success it would take as long as a short training
+        with suppress(RuntimeError):  # after some errors of tasks, a GPU refuses everything
+            torch.cuda.empty_cache()
+    return outcome
+
+
+def _outcome(content: bytes) -> _Outcome:
+    """What a pickled call returns or raises.
 
     Tensors of results are copied, since each shared one would hold a file of the main process.
     """
-    set_listener(partial(_fractions.__setitem__, slot))
     try:
         call = pickle.loads(content)
-        torch = sys.modules.get("torch")  # imported by unpickling the call, if it trains
-        if torch is not None and (gpus := torch.cuda.device_count()) > 1:
-            number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
-            torch.cuda.set_device(number % gpus)  # in turn; a worker that replaces a dead one may share a GPU
+        _choose_gpu()
         return _Outcome(pickle.dumps(call()))
     except BaseException as error:
         told = f"{type(error).__name__}: {error}", traceback.format_exc()
         with suppress(Exception):
             return _Outcome(pickle.dumps(error), *told)
         return _Outcome(b"", *told)
+
+
+def _choose_gpu() -> None:
+    """Give this worker one of several GPUs, in turn; one that replaces a dead worker may share a GPU.
+
+    Unpickling a call has imported PyTorch and Accelerate, if it trains. A function that imports PyTorch only in its
+    body has its first task on the first GPU.
+    """
+    torch, accelerate = (sys.modules.get(name) for name in ("torch", "accelerate"))
+    if torch is None or (accelerate is not None and accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU")):
+        return
+    if (gpus := torch.cuda.device_count()) > 1:
+        number = multiprocessing.current_process()._identity[-1]  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cuda.set_device(number % gpus)
 
 
 def _read(outcome: _Outcome) -> tuple[Any, BaseException | None]:

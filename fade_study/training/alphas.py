@@ -67,12 +67,15 @@ class StraightThrough:
         for micro_batch in batch:
             loss, by_factor = self._by_factor(micro_batch, factors, path)
             (gradient,) = torch.autograd.grad(factors, self.logits, by_factor, retain_graph=True)
-            shares.append([loss, (gradient + slope).to(loss)])  # on the device, for the exchange
+            gradient += slope
+            # On the device for an exchange alone, since the host waits for each way back.
+            shares.append([loss, gradient if self.accelerator.num_processes == 1 else gradient.to(loss)])
         loss, total = add_up(shares, self.accelerator, in_order=self.config.micro_batches is not None)
+        total = total.to(self.logits)
         bad = ~total.isfinite().all(dim=1)
         if bad.any():
             raise FloatingPointError(f"the gradient of the alphas of row {int(bad.nonzero()[0])}")
-        self.logits.grad = total.to(self.logits)
+        self.logits.grad = total
         self.optimizer.step()
         return loss
 

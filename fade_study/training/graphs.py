@@ -10,6 +10,7 @@ are the same bit for bit as without graphs.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -21,14 +22,15 @@ from torch import Tensor, nn
 
 from fade_study.builders import builders_of
 from fade_study.config import OPERATIONS, NetworkConfig
+from fade_study.exceptions import InvalidInputError
 from fade_study.nn import Network, Supernet
 from fade_study.nn.supernet import inner_products
 from fade_study.training.data import Minibatch
 
 SWITCH = "FADE_CUDA_GRAPHS"
 """Environment variable that is false for trainings without CUDA graphs."""
-_captured: list[torch.cuda.CUDAGraph] = []
-"""Graphs of the running training."""
+captured: list[torch.cuda.CUDAGraph] = []
+"""Graphs of the running training, after those of a training within which it runs."""
 
 
 def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterable[type]) -> bool:
@@ -41,8 +43,19 @@ def usable(accelerator: Accelerator, network: NetworkConfig, cell_types: Iterabl
         and accelerator.num_processes == 1
         and network.operation in OPERATIONS
         and not builders_of(cell_types)
-        and parse_flag_from_env(SWITCH, default=True)
+        and switched_on()
     )
+
+
+def switched_on() -> bool:
+    """The value of ``FADE_CUDA_GRAPHS``; an ``InvalidInputError`` for one that is neither true nor false."""
+    try:
+        return parse_flag_from_env(SWITCH, default=True)
+    except ValueError:
+        raise InvalidInputError(
+            f"expected true or false in the environment variable {SWITCH}, got {os.environ[SWITCH]!r}; unset it, or "
+            "set it to false for trainings without CUDA graphs"
+        ) from None
 
 
 class CudaGraph:
@@ -53,13 +66,16 @@ class CudaGraph:
 
     def __init__(self, function: Callable[[], list[Tensor]], pool: Any) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        _captured.append(self._graph)
+        captured.append(self._graph)
         collects = gc.isenabled()
         gc.disable()  # an older graph that is collected meanwhile would make the capture fail
         try:
             stream = _capture_stream(torch.cuda.current_device())
-            # Other threads of this process may use the GPU meanwhile.
-            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),  # comes back even if the end of the capture fails
+                # Other threads of this process may use the GPU meanwhile.
+                torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
                 self.results = function()
         finally:
             if collects:
@@ -106,10 +122,10 @@ def _side_by_side(functions: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
     return results
 
 
-def release() -> None:
-    """Give back the memory of all graphs, at the end of a training, also of one that has failed."""
-    while _captured:
-        _captured.pop().reset()
+def release(first: int) -> None:
+    """Give back the memory of the graphs from a number on, at the end of a training, also of one that has failed."""
+    while len(captured) > first:
+        captured.pop().reset()
 
 
 class _Stage:

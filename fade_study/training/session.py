@@ -47,8 +47,10 @@ def check_gpus(processes: int) -> bool:
 def open_accelerator() -> Accelerator:
     """An Accelerator with the device, precision and processes of this process's environment; on the CPU without CUDA.
 
-    Half precision (fp16) is an ``InvalidInputError``, and so are more processes than GPUs on a machine with GPUs.
+    Half precision (fp16) is an ``InvalidInputError``, and so are more processes than GPUs on a machine with GPUs, and
+    a value of ``FADE_CUDA_GRAPHS`` that is neither true nor false.
     """
+    graphs.switched_on()  # refuses such a value before anything is built
     gpus = check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if not gpus and "ACCELERATE_TORCH_DEVICE" not in os.environ:
         # Otherwise, several processes would each train alone, and a Mac would use its GPU, which is not tested.
@@ -100,6 +102,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
         _exact(device),
         torch.cuda.device(device) if device.type == "cuda" else nullcontext(),  # where graphs are captured
     ):
+        graphs_before = len(graphs.captured)
         before, precision = torch.get_num_threads(), torch.get_default_dtype()
         casts = torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
         torch.set_autocast_enabled(device.type, False)  # trainings use the accelerator's autocast, not the caller's
@@ -115,7 +118,7 @@ def session(seed: int, threads: int) -> Iterator[tuple[Accelerator, torch.Genera
             torch.set_autocast_enabled(device.type, casts[0])
             torch.set_autocast_cache_enabled(casts[1])
             if device.type == "cuda":  # elsewhere there is nothing to free, and collecting garbage takes half a second
-                graphs.release()
+                graphs.release(graphs_before)
                 accelerator.free_memory()
 
 
@@ -172,9 +175,9 @@ def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Acce
 def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_order: bool = False) -> list[Tensor]:
     """Sums over micro-batches and processes in one exchange; bit for bit the same on all processes.
 
-    ``parts`` are the tensors, on the device, of each micro-batch of this process. With ``in_order``, the sums are bit
-    for bit the same for any number of processes, which then exchange all their parts; the number of micro-batches over
-    all processes has to be a power of 2.
+    ``parts`` are the tensors of each micro-batch of this process; several processes need them on their devices. With
+    ``in_order``, the sums are bit for bit the same for any number of processes, which then exchange all their parts;
+    the number of micro-batches over all processes has to be a power of 2.
     """
     sums = [_pairwise(values) for values in zip(*parts, strict=True)]
     if accelerator.num_processes == 1:

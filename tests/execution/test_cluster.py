@@ -44,6 +44,13 @@ def die(_):
     os.kill(os.getpid(), 9)
 
 
+def run_out(file, times):
+    """A task that runs out of a GPU's memory a number of times; a file lists its attempts."""
+    note(file, "attempt")
+    if len(lines(file)) <= times:
+        raise RuntimeError("CUDA out of memory")
+
+
 @pytest.fixture
 def cluster(tmp_path):
     """A scheduler."""
@@ -79,6 +86,14 @@ def test_results_are_those_of_this_process_and_errors_arrive(two_workers, tmp_pa
     journeys = Counter(lines(tmp_path / "journeys"))
     assert journeys[f"left {os.getpid()}"] == 1
     assert {f"arrived {pid}" for pid in pids} <= journeys.keys()
+
+
+def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(two_workers, tmp_path):
+    with open_executor(two_workers.address) as executor:
+        assert executor.submit(run_out, tmp_path / "once", 1).result() is None
+        with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
+            executor.submit(run_out, tmp_path / "twice", 2).result()
+    assert [len(lines(tmp_path / name)) for name in ("once", "twice")] == [2, 2]
 
 
 def test_what_an_interrupted_driver_leaves_ends_and_the_workers_live_on(two_workers, tmp_path):

@@ -1,14 +1,20 @@
+import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
+import weakref
+from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 
 from fade_study.exceptions import ClusterError, WorkerDiedError
-from fade_study.execution import completed, open_executor, report
+from fade_study.execution import completed, local, open_executor, progress, report
+from fade_study.execution.local import why_lost
 
 
 def fail():
@@ -103,6 +109,77 @@ def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(workers, tmp_path):
     assert workers.submit(run_out, tmp_path / "marker").result() == "enough"
     with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
         workers.submit(run_out).result()
+
+
+class Trainer:
+    """Stands for what a task holds on a GPU, in a cycle where it has an error."""
+
+    held: ClassVar[list] = []
+
+
+def hold(error):
+    trainer = Trainer()
+    Trainer.held.append(weakref.ref(trainer))
+    if error:
+        trainer.itself = trainer
+        raise RuntimeError("illegal memory access")
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """A function that runs a task as a worker does, but in this process."""
+    monkeypatch.setattr(local, "_fractions", [0.0], raising=False)
+    monkeypatch.setattr(progress, "_listener", None)
+    return lambda task: local._run(0, pickle.dumps(task))
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_a_worker_gives_back_the_memory_of_its_gpu_when_nothing_holds_it(here, monkeypatch, error):
+    alive = []
+
+    def empty_cache():
+        alive.append(Trainer.held[-1]() is not None)
+        if error:
+            raise RuntimeError("illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    assert here(partial(hold, error)).error == ("RuntimeError: illegal memory access" if error else "")
+    assert alive == [False]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "variable", "expected"), [(4, "false", [3]), (4, None, [3]), (4, "true", []), (1, "false", [])]
+)
+def test_a_worker_takes_one_of_several_gpus_unless_the_processor_trains(here, monkeypatch, gpus, variable, expected):
+    import accelerate  # noqa: F401 - as a task that trains
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(multiprocessing.current_process(), "_identity", (1, 7))
+    if variable is None:
+        monkeypatch.delenv("ACCELERATE_USE_CPU")
+    else:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", variable)
+    assert not here(int).error
+    assert chosen == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED", False),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_errors_that_tell_of_a_gpu_without_memory(text, full):
+    assert (why_lost(RuntimeError(text)) is not None) == full
 
 
 def test_a_task_whose_worker_is_killed_once_is_done_by_another(workers, tmp_path):

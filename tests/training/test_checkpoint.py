@@ -2,6 +2,7 @@ import dataclasses
 import os
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from fade_study import Dag, HyperArchitecture, interrupt
 from fade_study.config import BilevelConfig, NetworkConfig, OptimizerConfig, ScratchConfig
 from fade_study.exceptions import DivergedError, StorageError
 from fade_study.training import bilevel, train_from_scratch, train_hyper_architecture
-from fade_study.training.checkpoint import Checkpoint
+from fade_study.training.checkpoint import CHECK_EVERY, Checkpoint, Progress
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(3, ((0, 1), (1, 2)))
 HYPER = HyperArchitecture(((A, B, C), (C, A, A)))
@@ -31,6 +32,18 @@ def hyper(data, estimator="straight-through", **options):
 def scratch(data, network=NETWORK, **options):
     config = ScratchConfig(epochs=3, batch_size=32, optimizer=ADAM, schedule="cosine")
     return train_from_scratch(HYPER.architecture([1, 0]), data, config, network=network, seed=3, **options)
+
+
+def test_processes_on_gpus_look_for_signals_together_once_in_a_while(monkeypatch):
+    """Between two looks, in which they wait for each other, they take steps."""
+    accelerator = SimpleNamespace(device=torch.device("cuda"), num_processes=2, is_main_process=True)
+    monkeypatch.setattr(torch, "tensor", lambda number, device: number)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)
+    Signal(monkeypatch, looks=3)
+    progress, taken = Progress("", None, torch.Generator(), {}, accelerator), []
+    with pytest.raises(interrupt.Interrupted):
+        taken.extend(progress.steps(100))
+    assert taken == list(range(2 * CHECK_EVERY))
 
 
 class KilledError(Exception):

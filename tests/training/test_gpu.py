@@ -112,6 +112,24 @@ def test_the_host_does_not_wait_in_a_weight_step():
     assert many == few
 
 
+def test_the_host_waits_twice_for_an_alpha_step():
+    """For the check of the weight steps before it, and for the gradient by the factors."""
+    code = (
+        "from tests import pretended_gpu; from tests.training.test_gpu import *\n"
+        "data = load_data(DataConfig(name='digits', limit=600))\n"
+        "options = {'epochs': 1, 'batch_size': 16, 'estimator': 'straight-through'}\n"
+        "def other_waits(every):\n"
+        "    pretended_gpu.waits.clear()\n"
+        "    train_hyper_architecture(CELLS, data, BilevelConfig(alpha_every=every, **options))\n"
+        "    return pretended_gpu.waits.total() - 2 * (data.weight.steps(16) // every)\n"
+        "with pretended_gpu.Mode():\n"
+        "    print(json.dumps([other_waits(5), other_waits(1)]))\n"
+    )
+    few, many = run(code, ACCELERATE_TORCH_DEVICE="gpu:0")
+    assert few > 0, "the GPU was not used"
+    assert many == few
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_trains_as_the_processor_does_and_always_the_same(processor, tmp_path):

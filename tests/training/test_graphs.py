@@ -1,19 +1,21 @@
 """Steps by CUDA graphs: on a GPU if the machine has one, and always with functions that are called again instead."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 
 from fade_study import Architecture, Dag, HyperArchitecture
 from fade_study.config import BilevelConfig, DataConfig, NetworkConfig, OptimizerConfig, ScratchConfig
-from fade_study.exceptions import DivergedError
+from fade_study.exceptions import DivergedError, InvalidInputError
 from fade_study.nn import Network, Supernet, build_cell
 from fade_study.training import bilevel, graphs, load_data, scratch, train_from_scratch, train_hyper_architecture
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
 from fade_study.training.graphs import CudaGraph, NetworkGraphs, PathGraphs
-from fade_study.training.session import _exact, backward
+from fade_study.training.session import _exact, backward, session
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(4, ((0, 1), (1, 2), (1, 3)))
 HYPER = HyperArchitecture(((A, B, C), (C, A, B), (B, C, A)))
@@ -235,3 +237,98 @@ def test_when_graphs_are_used(changes, expected, monkeypatch):
     )
     network = NetworkConfig(operation=changes.get("operation", "convolution"))
     assert graphs.usable(accelerator, network, [Dag, Own] if changes.get("kind") else [Dag]) == expected
+
+
+def test_a_switch_that_is_neither_true_nor_false_is_refused_before_anything_is_built(digits, monkeypatch):
+    monkeypatch.setenv("FADE_CUDA_GRAPHS", "maybe")
+    monkeypatch.delattr(scratch, "Network")
+    with pytest.raises(InvalidInputError, match=r"expected true or false in .*FADE_CUDA_GRAPHS, got 'maybe'; unset it"):
+        train_from_scratch(Architecture((A,)), digits, ScratchConfig(epochs=1))
+
+
+class Graph:
+    """Stands for a captured graph."""
+
+    lost = False
+
+    def reset(self):
+        self.lost = True
+
+    def capture_begin(self, *_, **__):
+        pass
+
+    def capture_end(self):
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
+def test_a_training_within_another_leaves_the_graphs_of_that_one(monkeypatch):
+    accelerator = SimpleNamespace(device=torch.device("cuda"), free_memory=lambda: None)
+    monkeypatch.setattr("fade_study.training.session.open_accelerator", lambda: accelerator)
+    monkeypatch.setattr(torch.random, "fork_rng", nullcontext)
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    outer, inner = Graph(), Graph()
+    with session(0, 1):
+        graphs.captured.append(outer)
+        with session(0, 1):
+            graphs.captured.append(inner)
+        assert (outer.lost, inner.lost) == (False, True)
+    assert outer.lost
+
+
+class Stream:
+    """Stands for a stream of a GPU; the class notes what waits, in order, and which stream is current."""
+
+    device = torch.device("cuda:0")
+    waits: ClassVar[list] = []
+    current = None
+
+    def __init__(self, name):
+        self.name = name
+
+    def wait_stream(self, other):
+        Stream.waits.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Streams by number: those of captures and their branches, and the one that is current at first."""
+    found = {branch: Stream(f"stream {branch}") for branch in range(4)} | {"current": Stream("current")}
+    monkeypatch.setattr(graphs, "_capture_stream", lambda _, branch=0: found[branch])
+    monkeypatch.setattr(Stream, "waits", [])
+    monkeypatch.setattr(Stream, "current", found["current"])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: Stream.current)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(Stream, "current", stream))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(graphs, "captured", [])
+    return found
+
+
+def test_a_capture_whose_end_fails_gives_the_stream_back(streams):
+    with pytest.raises(RuntimeError, match="error during capture"):
+        CudaGraph(lambda: [], None)
+    assert Stream.current is streams["current"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_branches_begin_after_what_precedes_them_and_are_waited_for_even_after_an_error(streams, fails):
+    def branch():
+        if fails and Stream.current is streams[2]:
+            raise RuntimeError("out of memory")
+        Stream.waits.append(f"{Stream.current.name} runs")
+        return Stream.current
+
+    with pytest.raises(RuntimeError, match="out of memory") if fails else nullcontext():
+        assert graphs._side_by_side([branch] * 3) == [streams[1], streams[2], streams[3]]
+    assert Stream.current is streams["current"]
+    names = ["stream 1", "stream 2", "stream 3"]
+    assert Stream.waits == [
+        *(f"{name} waits for current" for name in names),
+        *(f"{name} runs" for name in names[: 1 if fails else 3]),
+        *(f"current waits for {name}" for name in names),
+    ]
