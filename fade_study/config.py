@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
@@ -207,6 +208,10 @@ class BilevelConfig:
     def straight_through(self) -> bool:
         """Whether straight-through steps are taken, to estimate alphas or to draw paths."""
         return self.estimator == "straight-through" or self.paths == "alphas"
+
+    def recorded(self) -> dict[str, Any]:
+        """These settings as studies and recipes hold them: with one that is gone, so that earlier ones are found."""
+        return dataclasses.asdict(self) | {"alpha_start": 0}
 
     def steps(self, images: int) -> int:
         """Number of weight and alpha steps in total; a forward pass of the sweep counts as a third of a step.

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from fade_study import __version__
 from fade_study.builders import as_here
 from fade_study.exceptions import ClusterError, WorkerDiedError
-from fade_study.execution.local import why_lost
+from fade_study.execution.local import leave_gpu, why_lost
 from fade_study.execution.pickling import pack, unpack
 from fade_study.execution.progress import set_listener
 
@@ -251,6 +251,7 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
             f"in which the driver was started: {_command(scheduler)}"
         ) from None
     set_listener(_end_if_unwanted)
+    leave_gpu(failed=True)  # of what an earlier task has left: one that failed was still alive when it ended
     with threadpool_limits(1):
         return fn(*args, **kwargs)
 

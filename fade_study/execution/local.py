@@ -286,13 +286,18 @@ def _run(slot: int, content: bytes) -> _Outcome:
     """Run a pickled call in a worker, which then leaves the memory of its GPU to the others."""
     set_listener(partial(_fractions.__setitem__, slot))
     outcome = _outcome(content)
+    leave_gpu(failed=bool(outcome.error))
+    return outcome
+
+
+def leave_gpu(*, failed: bool) -> None:
+    """Leave the memory of this process's GPU to others, after a task that has ended."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        if outcome.error:
+        if failed:
             gc.collect()  # for tracebacks in cycles; after each success it would take as long as a short training
         with suppress(RuntimeError):  # after some errors of tasks, a GPU refuses everything
             torch.cuda.empty_cache()
-    return outcome
 
 
 def _outcome(content: bytes) -> _Outcome:

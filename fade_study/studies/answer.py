@@ -32,6 +32,10 @@ DRAWS = 2000
 """Number of random searches that are drawn from a table."""
 REGIMES = FOLDER / "regimes.jsonl"
 """What validations have found, one line for each: the file ``regimes.jsonl`` of the validation's run."""
+STRAIGHT_THROUGH = {
+    "alpha_learning_rate", "alpha_every", "alpha_init_std", "temperature", "regularization"
+}  # fmt: skip
+"""Settings that matter only where straight-through steps are taken."""
 Array = NDArray[np.float64]
 
 
@@ -97,22 +101,22 @@ def random_searches(table: Table, trainings: int, seed: int = 0, index: NDArray[
 
 
 def against_random_search(answer: Array, table: Table, trainings: int, seed: int = 0) -> Difference:
-    """Mean of an answer's accuracies minus that of random searches.
+    """Mean of an answer's accuracies, of which there are two or more, minus that of random searches.
 
     The interval covers the noise of the answer's trainings and the choice of the table's architectures.
     """
     rng = RANDOM_TABLES.rng(seed)
     count = len(table.paths)
     again = [random_searches(table, trainings, seed, rng.integers(count, size=count)).mean() for _ in range(200)]
-    error = np.hypot(answer.std(ddof=1) / np.sqrt(len(answer)) if len(answer) > 1 else np.nan, np.std(again))
-    reach = stats.t.ppf(0.975, max(1, len(answer) - 1)) * error
+    error = np.hypot(answer.std(ddof=1) / np.sqrt(len(answer)), np.std(again))
+    reach = stats.t.ppf(0.975, len(answer) - 1) * error
     value = float(answer.mean() - random_searches(table, trainings, seed).mean())
     return Difference(value, value - float(reach), value + float(reach))
 
 
 def random_table(data: Data, config: SearchConfig) -> Table | None:
     """The shipped table of architectures at random points of the same space, similarly trained, if there is one."""
-    if tuple(config.space.features) != SPECTRAL_FEATURES:  # the points of all these tables have these features
+    if set(config.space.features) != set(SPECTRAL_FEATURES):  # the points of all these tables have these features
         return None
     known = {cell.key for cell in config.space.open()}
     for file in sorted(FOLDER.glob("*-random.json")):
@@ -130,7 +134,7 @@ class Regime(NamedTuple):
     spearman: Sequence[float]
     """Spearman correlation of FaDE-ranks with from-scratch accuracy, and its 95 % interval."""
     operations: Sequence[float] | None
-    """The same of the number of operations, which costs nothing; None where all architectures have the same number."""
+    """The same of the number of operations, which costs nothing; None where it is unknown."""
     of: str
     """What was validated."""
     different: list[str]
@@ -138,9 +142,9 @@ class Regime(NamedTuple):
 
 
 def regime(data: Data, config: SearchConfig) -> Regime | None:
-    """What the latest validation on record has found for a search's ranks; None if there was none."""
+    """What the validation on record with the most similar settings has found; None if there was none."""
     wanted = {"data": data.digest, "network": describe_network(config.network, [Dag])}
-    here = regime_settings(config, config.bilevel, config.repetitions)
+    here, found = regime_settings(config, config.bilevel, config.repetitions), []
     for line in reversed(list(read_lines(REGIMES))):
         there = line["settings"]
         if wanted.items() <= line.items() and there["bilevel.estimator"] == config.bilevel.estimator:
@@ -148,25 +152,26 @@ def regime(data: Data, config: SearchConfig) -> Regime | None:
             if here["repetitions"] > there["repetitions"]:  # more supernets only average out more noise
                 names.remove("repetitions")
             different = [f"{name} = {here[name]} instead of {there.get(name)}" for name in names]
-            return Regime(line["spearman"], line["operations"], line["of"], different)
-    return None
+            found.append(Regime(line["spearman"], line["operations"], line["of"], different))
+    return min(found, key=lambda one: len(one.different), default=None)
 
 
 def regime_settings(
     config: SearchConfig | ValidationConfig, bilevel: BilevelConfig, repetitions: int
 ) -> dict[str, Any]:
-    """Settings on which the quality of ranks depends, besides images and networks, by dotted name."""
-    return flatten(
-        plain(
-            {
-                "depth": config.depth,
-                "repetitions": repetitions,
-                "space.features": ", ".join(config.space.features),
-                "bilevel": dataclasses.asdict(bilevel),
-                "scratch": dataclasses.asdict(config.scratch),
-            }
-        )
-    )
+    """Settings on which the quality of ranks depends, besides images and networks, by dotted name.
+
+    The sampler is not among them: later generations and other samplers propose other cells than were validated.
+    """
+    unused = {"threads", "one_shot_paths"} | (set() if bilevel.straight_through else STRAIGHT_THROUGH)
+    settings = {
+        "depth": config.depth,
+        "repetitions": repetitions,
+        "space": dataclasses.asdict(config.space),
+        "bilevel": {name: value for name, value in dataclasses.asdict(bilevel).items() if name not in unused},
+        "scratch": {name: value for name, value in dataclasses.asdict(config.scratch).items() if name not in unused},
+    }
+    return flatten(plain(settings))
 
 
 def keep_model(

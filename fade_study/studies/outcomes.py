@@ -37,7 +37,7 @@ def recipe_of(name: str, config: ComparisonConfig, data: Data | None) -> str:
         "searcher": name,
         "sampler": describe_sampler(SEARCHERS[name].make(config.sampler, 0)),
         "data": None if data is None else {"digest": data.digest, **surroundings(open_accelerator())},
-        "bilevel": None if alphas == "none" else dataclasses.asdict(paper or config.bilevel),
+        "bilevel": None if alphas == "none" else (paper or config.bilevel).recorded(),
         "budget": config.budget,
         "depth": config.depth,
         "final_seeds": config.final_seeds,

@@ -89,7 +89,7 @@ def search_once(
 def open_study(config: SearchConfig, data: Data) -> fade_study.FadeStudy:
     """The study of that name, or a new one; only values that came about in the same way can be compared."""
     conditions: dict[str, Any] = {
-        "bilevel": dataclasses.asdict(config.bilevel),
+        "bilevel": config.bilevel.recorded(),
         "scratch": dataclasses.asdict(config.scratch),
         "network": describe_network(config.network, [fade_study.Dag]),
         "data": data.digest,

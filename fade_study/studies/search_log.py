@@ -148,7 +148,7 @@ class SearchLog:
         steps = hyper + len(evaluations) * config.evaluation_seeds * scratch
         metrics["steps"] = steps
         table = random_table(data, config)
-        if table is not None:
+        if table is not None and len(answer) > 1:
             trainings = round(steps / scratch)
             self.lead = lead = against_random_search(answer, table, trainings, config.seed)
             metrics |= {"answer/over_random": lead.value, "answer/over_random_low": lead.low,

@@ -9,7 +9,7 @@ import subprocess
 
 @functools.cache
 def commit() -> str:
-    """Commit of the code, with ``-dirty`` if it has changed since; ``unknown`` unless git tracks this file.
+    """Commit of the code, with ``-dirty`` if more than results has changed; ``unknown`` unless git tracks this file.
 
     It is that of the first call, since the files may change while a study runs, not least by its own results. The check
     matters for an installed package, whose environment may lie inside an unrelated repository.
@@ -24,7 +24,7 @@ def commit() -> str:
         git("ls-files", "--error-unmatch", name)
         head = git("describe", "--always", "--abbrev=40")
         # Results that grow while they are made, and that are committed later, do not change the code.
-        code = (":/", ":(top,exclude)fade_study/benchmarks/*.jsonl")
+        code = (":/", ":(top,exclude)fade_study/benchmarks/*-*.jsonl")
         return f"{head}-dirty" if git("status", "--porcelain", "--untracked-files=no", "--", *code) else head
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

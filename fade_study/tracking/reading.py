@@ -80,7 +80,10 @@ def read_config(run_id: str) -> dict[str, Any]:
     text = _read_text(mlflow.MlflowClient(), run_id, CONFIG)
     if text is None:
         raise InvalidInputError(f"expected a search with settings of its own, got {run_id}, which has no {CONFIG}")
-    return yaml.safe_load(text)
+    settings = yaml.safe_load(text)
+    if settings.get("bilevel", {}).get("alpha_start") == 0:  # a setting that is gone, and that did nothing
+        del settings["bilevel"]["alpha_start"]
+    return settings
 
 
 def check_conditions(run_id: str, data: Data, builders: Mapping[str, str]) -> None:

@@ -233,6 +233,11 @@ RECORDED = (
                 "Trainings from scratch, if there was no table: one for the setting `tables`",
             ),
             Entry("artifact", "report.txt", "Summary that the command prints"),
+            Entry(
+                "artifact",
+                "regimes.jsonl",
+                "What was found, as searches tell it from `fade_study/benchmarks/regimes.jsonl`",
+            ),
             Entry("artifact", "figures/{name}.{format}", "Figures, as `png` and as `svg`"),
         ),
     ),

@@ -65,7 +65,7 @@ def test_what_is_known_of_a_regime_is_found_by_data_network_and_estimator():
     data = load_data(digits.data)
     assert regime(data, digits).spearman[0] < 0.3
     marginal = dataclasses.replace(digits, bilevel=BilevelConfig())
-    assert regime(data, marginal) is None
+    assert regime(data, marginal).spearman[0] != regime(data, digits).spearman[0]
     assert regime(data, dataclasses.replace(digits, network=NetworkConfig(final_channels=32))) is None
     assert regime(load_data(DataConfig(split_seed=1)), digits) is None
 
@@ -92,3 +92,14 @@ def test_a_search_warns_where_ranks_say_little():
     config = parse_config(SearchConfig, CONFIGS / "search", ["--bilevel.estimator", "straight-through"])
     with pytest.warns(UserWarning, match=r"ranks like these say little: rank correlation 0.32 .* other settings"):
         tell_regime(load_data(config.data), config)
+
+
+@pytest.mark.parametrize("override", ["--bilevel.threads=2", "--bilevel.alpha_learning_rate=0.5"])
+def test_settings_that_do_not_matter_make_no_other_regime(override):
+    config = parse_config(SearchConfig, CONFIGS / "search", [override])
+    assert regime(load_data(config.data), config).different == []
+
+
+def test_a_larger_space_is_another_regime():
+    config = parse_config(SearchConfig, CONFIGS / "search", ["--space.max_vertices=6"])
+    assert regime(load_data(config.data), config).different == ["space.max_vertices = 6 instead of 5"]

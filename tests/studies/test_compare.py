@@ -1,6 +1,7 @@
 """The arena, by its command and in parts."""
 
 import dataclasses
+import itertools
 import json
 
 import mlflow
@@ -216,3 +217,5 @@ def test_the_shipped_arena_is_found_by_the_default():
     assert {line["recipe"] for line in lines} == {
         recipe_of(name, config, data) for name in {line["searcher"] for line in lines}
     }
+    seeds = range(config.seed, config.seed + config.seeds)
+    assert {(line["searcher"], line["seed"]) for line in lines} >= set(itertools.product(names(config), seeds))

@@ -240,7 +240,7 @@ def test_results_that_grow_do_not_make_the_commit_dirty(tmp_path):
         (tmp_path / "fade_study" / folder).mkdir(parents=True)
     module = tmp_path / "fade_study" / "tracking" / "git.py"
     shutil.copy(tracking.git.__file__, module)
-    results = tmp_path / "fade_study" / "benchmarks" / "table.jsonl"
+    results = tmp_path / "fade_study" / "benchmarks" / "some-table.jsonl"
     results.write_text("{}\n")
     for words in ("init -q", "add .", "-c user.name=n -c user.email=e commit -qm m"):
         subprocess.run(["git", "-C", tmp_path, *words.split()], check=True)
@@ -254,3 +254,11 @@ def test_results_that_grow_do_not_make_the_commit_dirty(tmp_path):
     assert commit() == head
     module.write_text(module.read_text() + "\n")
     assert commit() == f"{head}-dirty"
+
+
+def test_a_record_with_a_setting_that_is_gone_and_did_nothing_is_read(study):
+    text = mlflow.artifacts.load_text(f"runs:/{study.id}/config.yaml")
+    settings = yaml.safe_load(text)
+    settings["bilevel"]["alpha_start"] = 0
+    study.text(yaml.safe_dump(settings), "config.yaml")
+    assert tracking.read_config(study.id) == yaml.safe_load(text)
