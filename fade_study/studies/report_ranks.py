@@ -158,7 +158,8 @@ def regimes(
             yield {
                 "data": data.digest,
                 "network": describe_network(config.network, [Dag]),
-                "settings": regime_settings(config, bilevel, repetitions),
+                "settings": regime_settings(config, bilevel, repetitions)
+                | {"depth": judged[0].evidence.hyper_architecture.depth},  # of a table, which may have another one
                 "spearman": numbers(name),
                 "operations": numbers("operations"),
                 "of": f"{architectures} architectures of {len(judged)} hyper-architectures, {repetitions} supernets of "
