@@ -91,6 +91,7 @@ answer["diverged"] = refused(lambda: train_hyper_architecture(hyper, data, huge,
 with open(f"{sys.argv[0]}.{rank}", "w") as file:
     json.dump(answer, file)
 accelerator.end_training()  # or some processes abort at their exit
+os._exit(0)  # which on a busy machine PyTorch sometimes does nevertheless, after everything is done
 """
 
 HANGS = """
