@@ -15,7 +15,7 @@ from fade_study.training import bilevel, graphs, load_data, scratch, train_from_
 from fade_study.training.alphas import alpha_loss
 from fade_study.training.data import Minibatch
 from fade_study.training.graphs import CudaGraph, NetworkGraphs, PathGraphs
-from fade_study.training.session import _exact, backward, session
+from fade_study.training.session import backward, session
 
 A, B, C = Dag(1), Dag(2, ((0, 1),)), Dag(4, ((0, 1), (1, 2), (1, 3)))
 HYPER = HyperArchitecture(((A, B, C), (C, A, B), (B, C, A)))
@@ -49,14 +49,12 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(graphs, "CudaGraph", Repeated)
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
-def device(request):
-    if request.param == "cpu":
+@pytest.fixture
+def device(request, device):
+    """The processor, on which functions stand for graphs, and a GPU if the machine has one."""
+    if device.type == "cpu":
         request.getfixturevalue("no_gpu")
-    elif not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
-    with _exact(torch.device(request.param)):
-        yield torch.device(request.param)
+    return device
 
 
 def accelerator_of(device, half):
