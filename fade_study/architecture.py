@@ -80,6 +80,11 @@ class HyperArchitecture:
         return self.depth, self.width
 
     @property
+    def keys(self) -> list[list[str]]:
+        """Keys of the cells, d rows of w."""
+        return [[cell.key for cell in row] for row in self.rows]
+
+    @property
     def size(self) -> int:
         """Number of paths, w^d."""
         return self.width**self.depth

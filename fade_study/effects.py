@@ -184,9 +184,8 @@ def marginal_effects(effects: Sequence[Effects], hyper_architecture: HyperArchit
 
     They are averaged, equal cells of a row get the same effect, and they are pooled if all cells have graph features.
     """
-    rows = hyper_architecture.rows
-    merged = merge_same(average_effects(effects), [[cell.key for cell in row] for row in rows])
-    features = feature_table(rows)
+    merged = merge_same(average_effects(effects), hyper_architecture.keys)
+    features = feature_table(hyper_architecture.rows)
     return merged if features is None else pool_effects(merged, features)
 
 

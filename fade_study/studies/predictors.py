@@ -159,8 +159,7 @@ def _training_losses(trainings: Sequence[HyperResult], evidence: Evidence) -> Ar
 def _unpooled(trainings: Sequence[HyperResult], evidence: Evidence) -> Array:
     """Scores as those of ``fade``, with equal cells of a row merged, but without pooling over rows."""
     effects = average_effects([one.effects for one in trainings if one.effects is not None])
-    keys = [[cell.key for cell in row] for row in evidence.hyper_architecture.rows]
-    return -merge_same(effects, keys).value
+    return -merge_same(effects, evidence.hyper_architecture.keys).value
 
 
 def _borda(trainings: Sequence[HyperResult], _: Evidence) -> Array:

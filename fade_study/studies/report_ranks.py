@@ -298,7 +298,7 @@ def draw(
     run.series([(k, {"curve/repetitions/spearman": value}) for k, value in enumerate(means, start=1)])
     for one in judged:
         alphas = np.stack([result.alpha for result in one.evidence.supernets])
-        keys = [[cell.key for cell in row] for row in one.evidence.hyper_architecture.rows]
+        keys = one.evidence.hyper_architecture.keys
         run.figure(figures.draw_marginals(alphas, keys), f"figures/alphas_{one.name.replace(' ', '_')}.png")
 
 

@@ -92,7 +92,7 @@ class SearchLog:
         record = SearchRecord.of(study, evaluated(study))
         run.text(record.to_json(), tracking.schema.RECORD)
         last = study.generation(study.n_generations - 1)
-        keys, number = [[cell.key for cell in row] for row in last.batch.hyper_architecture.rows], last.batch.number
+        keys, number = last.batch.hyper_architecture.keys, last.batch.number
         run.figure(figures.draw_alpha(last.alpha, keys, f"alphas of generation {number}"),
                    "figures/alpha_last_generation.png")  # fmt: skip
         anchors = cells.draw_architecture(study.architecture, f"the anchors' cells in generation {number}")

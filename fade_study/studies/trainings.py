@@ -213,8 +213,7 @@ def hyper_file(
     folder: Path | None, hyper_architecture: HyperArchitecture, config: BilevelConfig, seed: int
 ) -> Path | None:
     """Checkpoint file of the training of a hyper-architecture."""
-    rows = [[cell.key for cell in row] for row in hyper_architecture.rows]
-    return checkpoint_file(folder, rows, dataclasses.asdict(config), seed)
+    return checkpoint_file(folder, hyper_architecture.keys, dataclasses.asdict(config), seed)
 
 
 def forget(file: Path | None) -> None:

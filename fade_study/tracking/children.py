@@ -23,7 +23,7 @@ def start_hyper(
     """
     name = f"hyper{generation}" if active_runs[-1].kind == "validation" else f"gen{generation} hyper"
     with open_run(name, {KIND: "hyper"}, seconds) as run:
-        keys = [[cell.key for cell in row] for row in hyper_architecture.rows]
+        keys = hyper_architecture.keys
         cells = {f"cell/row{i}/column{j}": key for i, row in enumerate(keys) for j, key in enumerate(row)}
         run.params({"generation": generation, "seed": seed, **cells})
         run.json({"rows": keys}, HYPER)

@@ -115,7 +115,7 @@ def train_hyper_architecture(
             accelerator,
             data,
             version=BILEVEL_VERSION,
-            rows=[[cell.key for cell in row] for row in hyper_architecture.rows],
+            rows=hyper_architecture.keys,
             bilevel=dataclasses.asdict(config),
             network=describe_network(network, (type(cell) for row in hyper_architecture.rows for cell in row)),
             seed=seed,
