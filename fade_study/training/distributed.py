@@ -129,4 +129,5 @@ class Processes:
         with suppress(RuntimeError):  # for a process that has died; it must not hide another error
             if self._accelerator.is_main_process and self._others == "follow":
                 self._broadcast(None)
-            self._accelerator.end_training()  # without it some processes abort at their exit
+            self._accelerator.end_training()  # threads of gloo would live on, and sometimes abort the process's exit
+        self._calls = None  # its threads live as long as it is referenced

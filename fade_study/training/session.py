@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed.nn  # first imported by Adam, it would keep the process group of that moment for ever
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast, gather_object, parse_flag_from_env
 from torch import Tensor, distributed, nn

@@ -88,10 +88,13 @@ answer["other data"] = refused(Processes, accelerator, other)
 answer["no file"] = refused(everywhere, accelerator, load_data, DataConfig(name="npz:nothing" if rank else "digits"))
 huge = dataclasses.replace(config, optimizer=OptimizerConfig(learning_rate=1e30, gradient_clip=1e30))
 answer["diverged"] = refused(lambda: train_hyper_architecture(hyper, data, huge, network=network))
+with Processes(accelerator, data) as processes:  # which ends the training, too
+    if rank > 0:
+        processes.follow()
+tasks = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+answer["threads"] = [name for name in tasks if "gloo" in name]
 with open(f"{sys.argv[0]}.{rank}", "w") as file:
     json.dump(answer, file)
-accelerator.end_training()  # or some processes abort at their exit
-os._exit(0)  # which on a busy machine PyTorch sometimes does nevertheless, after everything is done
 """
 
 HANGS = """
@@ -177,6 +180,11 @@ def test_what_is_exchanged_are_the_gradients_of_one_path(found):
 
 def test_losses_that_are_kept_keep_no_gradients(found):
     assert {one["kept"] for every in found.values() for one in every} == {4}  # bytes
+
+
+def test_no_thread_outlives_the_training(found):
+    """One that needs Python while Python ends aborts its process: "terminate called without an active exception"."""
+    assert {tuple(one["threads"]) for every in found.values() for one in every} == {()}
 
 
 def test_a_process_that_hangs_is_not_waited_for_for_ever(tmp_path):
