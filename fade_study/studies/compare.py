@@ -21,9 +21,17 @@ from fade_study.execution import advance, open_executor, phase
 from fade_study.statistics import arena
 from fade_study.studies import analyze, notes, outcomes
 from fade_study.studies.schemas import ComparisonConfig
-from fade_study.studies.searchers import CONTROLS, SEARCHERS, Outcome, check_budget, names, run_search
+from fade_study.studies.searchers import (
+    CONTROLS,
+    SEARCHERS,
+    Outcome,
+    check_budget,
+    names,
+    run_search,
+    simulated_correlation,
+)
 from fade_study.studies.trainings import train_each
-from fade_study.studies.worlds import Trained, World, open_world
+from fade_study.studies.worlds import Tabulated, Trained, World, open_world
 from fade_study.training import Data
 from fade_study.training.bilevel import check_schedule
 from fade_study.training.data import load_data
@@ -111,6 +119,10 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             f"{prefix}/evaluated_accuracy": evaluated[row.searcher].final,
             f"{prefix}/seconds": float(np.mean([outcome.seconds for outcome in found[row.searcher]])),
         }
+    simulated = []
+    if isinstance(world, Tabulated):
+        correlation = metrics["simulated/spearman"] = simulated_correlation(config, world)
+        simulated = [f"simulated FaDE-ranks have a Spearman correlation of {correlation:.2f} with accuracy, on average"]
     run.metrics({name: value for name, value in metrics.items() if value is not None})
     run.rows([dataclasses.asdict(row) for row in standings], "standings.json")
     by_seed = [{"seed": config.seed + i} | {name: x[i] for name, x in finals.items()} for i in range(config.seeds)]
@@ -123,6 +135,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         f"{config.seeds} paired seeds, from {config.seed} on",
         f"a training from scratch has {world.scratch_steps} steps",
         f"the trainings of a hyper-architecture have {world.hyper_steps[0]} steps",
+        *simulated,
         "",
         arena.summary_table(standings),
         "",

@@ -19,7 +19,7 @@ from fade_study.exceptions import InvalidInputError
 from fade_study.execution import report_epoch
 from fade_study.seeding import EVALUATION, SHUFFLE
 from fade_study.studies.schemas import ComparisonConfig, SamplerConfig
-from fade_study.studies.worlds import World
+from fade_study.studies.worlds import Tabulated, World
 from fade_study.study import Evaluates
 from fade_study.tracking import SearchRecord
 
@@ -147,15 +147,8 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     only the first of them. An architecture that comes back is trained with another seed, and its mean counts.
     """
     begin = time.perf_counter()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this
     searcher = SEARCHERS[name]
-    study = fade_study.create_study(
-        space=world.space(),
-        depth=depth,
-        sampler=searcher.make(sampler, seed),
-        seed=seed,
-        evaluate=searcher.evaluate,
-    )
+    study = _open_study(name, seed, world, sampler, depth)
     found: defaultdict[Architecture, list[Scratch]] = defaultdict(list)
     evaluations: dict[int, list[Scratch]] = {}
     step = cost(name, world)
@@ -182,6 +175,23 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
         best=best.key,
         final=world.final(best, seed),
         seconds=time.perf_counter() - begin,
+    )
+
+
+def simulated_correlation(config: ComparisonConfig, world: Tabulated) -> float:
+    """Mean Spearman correlation of simulated FaDE-ranks with accuracies, in the first generations of ``fade``."""
+    studies = [_open_study("fade", config.seed + i, world, config.sampler, config.depth) for i in range(config.seeds)]
+    return float(np.mean([world.correlation(study.ask()) for study in studies]))
+
+
+def _open_study(searcher: str, seed: int, world: World, sampler: SamplerConfig, depth: int) -> fade_study.FadeStudy:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this
+    return fade_study.create_study(
+        space=world.space(),
+        depth=depth,
+        sampler=SEARCHERS[searcher].make(sampler, seed),
+        seed=seed,
+        evaluate=SEARCHERS[searcher].evaluate,
     )
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
+from scipy.stats import spearmanr
 
 from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table, load_table
 from fade_study.exceptions import InvalidInputError
-from fade_study.seeding import FINAL, SIMULATED_ACCURACY, SIMULATED_ALPHA
+from fade_study.ranking import fade_rank
+from fade_study.seeding import CHOICE, FINAL, SIMULATED_ACCURACY, SIMULATED_ALPHA
 from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.trainings import repetition_seeds
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
@@ -23,6 +25,8 @@ from fade_study.training import Data, combined_alpha, recipe, train_from_scratch
 Array = NDArray[np.float64]
 EXPLAINING = (*PAPER_FEATURES, "operations", "longest_path", "density", "mean_degree", "sources", "sinks")
 """Features of the linear model that extends a table of a sample to all architectures."""
+PATHS = 100
+"""Number of architectures of a hyper-architecture whose simulated ranks are compared with their accuracies."""
 
 
 class Trained:
@@ -121,6 +125,14 @@ class Tabulated:
             noise = SIMULATED_ALPHA.rng(seed).standard_normal(self.marginals.shape)
             found.append(softmax(utility + self.config.alpha_noise * self._of_cells(noise, batch), axis=1))
         return np.mean(found, axis=0)
+
+    def correlation(self, batch: Batch) -> float:
+        """Spearman correlation of the simulated FaDE-ranks of a batch with the true accuracies, for random paths."""
+        hyper_architecture = batch.hyper_architecture
+        depth, width = hyper_architecture.shape
+        paths = CHOICE.rng(batch.seed).integers(width, size=(PATHS, depth))
+        accuracies = [self.final(hyper_architecture.architecture(path), 0) for path in paths.tolist()]
+        return float(spearmanr(fade_rank(self.alphas(batch), paths), accuracies).statistic)
 
     def oracle(self, batch: Batch) -> Array:
         """Alphas ``(d, w)`` without noise."""

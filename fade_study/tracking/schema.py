@@ -178,6 +178,11 @@ RECORDED = (
                 "Test accuracy of the first architecture that each generation trains from scratch, mean over searches",
             ),
             Entry("metric", "searcher/{name}/seconds", "Seconds of a search, mean over searches"),
+            Entry(
+                "metric",
+                "simulated/spearman",
+                "Mean correlation of simulated FaDE-ranks with accuracy in first generations of FaDE (tabular mode)",
+            ),
             Entry("metric", "seconds", "Seconds of the whole comparison"),
             Entry("artifact", "standings.json", "Standings of the searchers, a table"),
             Entry("artifact", "finals.json", "Final accuracies by seed and searcher, a table"),

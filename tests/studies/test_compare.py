@@ -21,7 +21,7 @@ from fade_study.studies.json_lines import read_lines
 from fade_study.studies.options import parse_config
 from fade_study.studies.outcomes import best_so_far, recipe_of
 from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, SamplerConfig
-from fade_study.studies.searchers import check_budget, names, run_search
+from fade_study.studies.searchers import check_budget, names, run_search, simulated_correlation
 from fade_study.studies.worlds import Tabulated, Trained
 from fade_study.training import load_data
 from tests.studies.test_search import artifacts, mlflow_run, runs
@@ -155,6 +155,17 @@ def test_true_alphas_find_better_architectures_than_shuffled_ones(world):
     }
     assert finals["oracle"] > finals["shuffled"] + 0.01
     assert finals["oracle"] > finals["printed_sign"] + 0.03
+
+
+def test_simulated_ranks_get_worse_with_noise():
+    def correlation(noise):
+        config = dataclasses.replace(DIGITS, alpha_noise=noise, seeds=20)
+        return simulated_correlation(config, Tabulated(config, load_table("digits625")))
+
+    exact, noisy, lost = map(correlation, (0, 2, 100))
+    assert exact > 0.7  # alphas have the same scale in all rows, effects have not
+    assert 0.2 < noisy < exact - 0.2
+    assert abs(lost) < 0.15
 
 
 def test_a_sample_is_extended_by_a_linear_model():
