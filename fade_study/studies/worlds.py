@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from scipy.stats import spearmanr
 
 from fade_study import FEATURES, PAPER_FEATURES, Architecture, Batch, Dag, DagSpace
 from fade_study.benchmarks import Scratch, Table, load_table
 from fade_study.exceptions import InvalidInputError
 from fade_study.ranking import fade_rank
 from fade_study.seeding import CHOICE, FINAL, SIMULATED_ACCURACY, SIMULATED_ALPHA
+from fade_study.statistics.ranks import coefficient
 from fade_study.studies.schemas import ComparisonConfig
 from fade_study.studies.trainings import repetition_seeds
 from fade_study.training import Data, combined_alpha, recipe, train_from_scratch, train_hyper_architecture
@@ -132,7 +132,7 @@ class Tabulated:
         depth, width = hyper_architecture.shape
         paths = CHOICE.rng(batch.seed).integers(width, size=(PATHS, depth))
         accuracies = [self.final(hyper_architecture.architecture(path), 0) for path in paths.tolist()]
-        return float(spearmanr(fade_rank(self.alphas(batch), paths), accuracies).statistic)
+        return coefficient(fade_rank(self.alphas(batch), paths), accuracies)
 
     def oracle(self, batch: Batch) -> Array:
         """Alphas ``(d, w)`` without noise."""
