@@ -23,7 +23,7 @@ from fade_study.training import Data, train_from_scratch, train_hyper_architectu
 from fade_study.training.graphs import SWITCH
 
 Array = NDArray[np.float64]
-IMAGE_SHAPES = {"fashion14": (1, 14, 14), "paper": (3, 32, 32)}
+IMAGE_SHAPES = {"fashion14": (1, 14, 14), "fashion": (1, 28, 28), "paper": (3, 32, 32)}
 """Presets of ``search``, and the shapes of their images."""
 IMAGES = 12_000
 """Number of images, two thirds of which weights are trained on."""

@@ -3,7 +3,7 @@
 python -m fade_study.studies.embed_fashion14 /usr/share/datasets/fashion-mnist
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,12 @@ from fade_study.datasets import FASHION14, shrink_fashion
 from fade_study.training.files import read_fashion_mnist
 
 if __name__ == "__main__":
-    found = read_fashion_mnist(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    found = read_fashion_mnist(folder)
     if found is None:
-        sys.exit(f"expected Fashion-MNIST's four original files in {sys.argv[1]}, got none or not all")
+        parser.error(f"expected Fashion-MNIST's four original files in {folder}, got none or not all")
     images, labels = shrink_fashion(*found[:2])
     np.savez_compressed(FASHION14, images=images, labels=labels)
     print(f"{FASHION14}: {len(images)} images, {FASHION14.stat().st_size} bytes")

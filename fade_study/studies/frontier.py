@@ -5,7 +5,7 @@ python -m fade_study.studies.frontier report
 
 Settings are chosen only on the hyper-architectures of ``fashion14-h0`` and ``fashion14-h1``; those of the other tables
 are for reports (``mlflow run . -e validate``). Each finished training is appended to
-``fade_study/benchmarks/frontier.jsonl`` and is not repeated.
+``fade_study/benchmarks/frontier.jsonl`` with the recipe of its setting, and is not repeated.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import dataclasses
 import itertools
 import warnings
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +25,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fade_study import HyperArchitecture
+from fade_study import Dag, HyperArchitecture
 from fade_study.analysis.style import COLORS, GREY, new_figure, rendered
 from fade_study.benchmarks import FOLDER, Table, load_table
+from fade_study.builders import describe_network
 from fade_study.cells.features import longest_path, operations
 from fade_study.config import BilevelConfig, OptimizerConfig
 from fade_study.effects import Effects, PathLosses, marginal_effects, path_effects
@@ -36,6 +38,8 @@ from fade_study.studies.json_lines import append_line, read_lines
 from fade_study.studies.tabulate import DATA, NETWORK, PLANS
 from fade_study.studies.trainings import train_each
 from fade_study.training import Data, HyperResult, load_data, train_hyper_architecture
+from fade_study.training.bilevel import BILEVEL_VERSION
+from fade_study.training.session import fingerprint, open_accelerator
 
 LINES = FOLDER / "frontier.jsonl"
 CHOOSING = ("fashion14-h0", "fashion14-h1")
@@ -86,7 +90,8 @@ SETTINGS: dict[str, Setting] = {
 def train(workers: int) -> None:
     """Train the missing supernets of all settings, seed by seed."""
     data = load_data(DATA)
-    known = {(line["table"], line["setting"], line["seed"]) for line in read_lines(LINES)}
+    recipes = recipes_of(data)
+    known = {(line["table"], line["setting"], line["seed"]) for line in read(recipes)}
     wanted = [
         (table, name, seed)
         for seed in range(max(setting.seeds for setting in SETTINGS.values()))
@@ -98,7 +103,24 @@ def train(workers: int) -> None:
     supernets = {one: partial(_train, rows[one[0]], data, *one[1:]) for one in wanted}
     with open_executor(f"processes:{workers}") as executor:
         for (table, name, seed), result in train_each(executor, supernets, "the training of {}, {}, seed {}"):
-            append_line(LINES, {"table": table, "setting": name, "seed": seed, **describe(result)})
+            line = {"table": table, "setting": name, "seed": seed, "recipe": recipes[name], **describe(result)}
+            append_line(LINES, line)
+
+
+def recipes_of(data: Data) -> dict[str, str]:
+    """By setting: the hash of everything that determines a training, except hyper-architecture and seed."""
+    accelerator, network = open_accelerator(), describe_network(NETWORK, [Dag])
+    return {
+        name: fingerprint(
+            accelerator, data, version=BILEVEL_VERSION, bilevel=setting.config.recorded(), network=network
+        )
+        for name, setting in SETTINGS.items()
+    }
+
+
+def read(recipes: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The lines of finished trainings of today's settings."""
+    return (line for line in read_lines(LINES) if line["recipe"] == recipes.get(line["setting"]))
 
 
 def _train(hyper_architecture: HyperArchitecture, data: Data, name: str, seed: int) -> HyperResult:
@@ -138,7 +160,7 @@ class Supernets(NamedTuple):
 def collect() -> dict[tuple[str, str], Supernets]:
     """Supernets by table and setting."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in read_lines(LINES):
+    for line in read(recipes_of(load_data(DATA))):
         lines[line["table"], line["setting"]].append(line)
     return {
         key: Supernets(

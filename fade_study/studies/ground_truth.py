@@ -44,7 +44,8 @@ def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
     """One case for each table; without tables, one case with the same cells in every row, still to be trained.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for a table of other images or of other trainings from scratch.
+        InvalidInputError: (a ``ValueError``) for a table of other images, of other trainings from scratch, or of
+            another depth.
     """
     if config.tables:
         cases = []
@@ -53,10 +54,15 @@ def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
             if not is_truth(table, data, config.scratch, config.network):
                 settings = table.ground_truth.settings
                 same = settings == plain(training_settings(config.scratch, config.network))
-                of = "other images, or another split of them" if same else f"other settings: {dict(settings)}"
+                of = f"other images than {data.name}, or another split" if same else f"other settings: {dict(settings)}"
                 raise InvalidInputError(
                     f"expected a table of trainings with these images, network and scratch settings, got {name}, which "
                     f"is of {of}; use those of the table, or leave tables empty to train the ground truth"
+                )
+            if config.depth != table.hyper_architecture.depth:
+                raise InvalidInputError(
+                    f"depth: expected {table.hyper_architecture.depth}, the number of rows of the table {name}, got "
+                    f"{config.depth}; leave depth out"
                 )
             cases.append(Case(name, table.hyper_architecture, table.paths, table))
     else:

@@ -114,11 +114,12 @@ def measure_cells(
     executor: Executor,
     later: int = 0,
 ) -> dict[str, Measured]:
-    """What each cell adds, ``(d, w)`` by name, from short trainings with as many steps as the supernets together.
+    """What each cell adds, ``(d, w)`` by name, from short trainings with at most as many steps as the supernets.
 
     ``short_trainings`` trains architectures along fair paths for one epoch each, and regresses their validation
-    accuracies on the columns. ``chains`` trains, for each cell, the architecture that has it in every row. The command
-    has ``later`` steps after these.
+    accuracies on the columns. ``chains`` trains, for each cell, the architecture that has it in every row, for whole
+    epochs. Both take more steps if the supernets are too short for the fewest paths, or for an epoch of each chain. The
+    command has ``later`` steps after these.
     """
     depth, width = hyper_architecture.shape
     epoch, steps = data.weight.steps(config.scratch.batch_size), config.hyper_steps(len(data.weight))

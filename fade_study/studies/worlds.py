@@ -53,14 +53,15 @@ class Trained:
         return combined_alpha(results, bilevel.estimator, hyper_architecture)
 
     def check_oracle(self) -> None:
-        """Raise an InvalidInputError if the table is not of the same trainings from scratch."""
+        """Raise an InvalidInputError if the table is not of the same trainings from scratch, or not for an oracle."""
         table = _table(self.config)
         wanted = recipe(self.data, self.config.scratch, self.config.network, device=table.device)
         if wanted not in table.recipe:  # that of a sample has a prefix
             raise InvalidInputError(
-                "expected a table of the same data, network and trainings from scratch for the oracle, got another; "
-                "leave the oracle out of searchers"
+                "table: expected one of the same data, network and trainings from scratch for the oracle, got "
+                f"{_name(self.config)}; leave the oracle out of searchers"
             )
+        open_tabulated(self.config)
 
     def oracle(self, batch: Batch) -> Array:
         """Alphas ``(d, w)`` from true accuracies, free of cost."""
@@ -94,7 +95,10 @@ class Tabulated:
         rows = table.hyper_architecture.rows
         cells = [cell for cell in rows[0] if isinstance(cell, Dag)]
         if any(row != rows[0] for row in rows) or len(cells) < len(rows[0]):
-            raise InvalidInputError("expected a table with the same graphs as cells in every row, got another one")
+            raise InvalidInputError(
+                f"table: expected one with the same graphs as cells in every row, got {_name(config)}; take "
+                "fashion14-random, digits342 or digits625"
+            )
         self.cells = tuple(cells)
         self.complete = len(table.paths) == table.hyper_architecture.size
         self.marginals, self.mean, self.residual = _marginals(table, self.complete)  # (d, n), mean of cells, (m,)
@@ -187,7 +191,11 @@ def open_tabulated(config: ComparisonConfig) -> Tabulated:
 
 
 def _table(config: ComparisonConfig) -> Table:
-    return load_table(config.table or {"train": "digits342", "tabular": "digits625"}[config.mode])
+    return load_table(_name(config))
+
+
+def _name(config: ComparisonConfig) -> str:
+    return config.table or {"train": "digits342", "tabular": "digits625"}[config.mode]
 
 
 def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:

@@ -85,7 +85,7 @@ RECORDED = (
     Group(
         "Parent runs",
         get_args(Kind),
-        "Each command makes one run that holds these. Each training is a child of it.",
+        "Each command makes one run that holds these; each training (in a comparison, each search) is a child of it.",
         (
             Entry("param", "config.{setting}", "Settings, by their dotted names"),
             Entry("param", "package.{name}", "Versions of fade_study and of the packages that it trains with"),
@@ -211,7 +211,11 @@ RECORDED = (
         (
             Entry("metric", "fade/spearman", "Spearman correlation of FaDE-ranks with accuracy from scratch"),
             Entry("metric", "fade/partial_spearman", "The same, given operations and longest path"),
-            Entry("metric", "straight_through/spearman", "The same for the paper's estimator"),
+            Entry(
+                "metric",
+                "straight_through/spearman",
+                "The same for the paper's estimator, if `straight_through` has settings",
+            ),
             Entry("metric", "{estimator}/spearman_{bound}", "Bounds `low` and `high` of the interval; p-value `p`"),
             Entry(
                 "metric", "{estimator}/partial_spearman_{bound}", "Bounds `low` and `high` of the interval; p-value `p`"

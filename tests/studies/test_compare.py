@@ -128,8 +128,11 @@ def test_an_oracle_of_trainings_may_know_a_sample():
     data = load_data(trained.data)
     Trained(trained, data).check_oracle()
     other = dataclasses.replace(trained, scratch=dataclasses.replace(trained.scratch, epochs=1))
-    with pytest.raises(InvalidInputError, match="expected a table of the same data, network and trainings"):
+    with pytest.raises(InvalidInputError, match="expected one of the same data, network and trainings"):
         Trained(other, data).check_oracle()
+    config = parse_config(ComparisonConfig, CONFIGS / "compare", ["--table", "fashion14-h2"])
+    with pytest.raises(InvalidInputError, match=r"expected one with the same graphs .*, got fashion14-h2; take fash"):
+        Trained(config, load_data(config.data)).check_oracle()
 
 
 def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store, no_figures):

@@ -19,8 +19,11 @@ from fade_study.studies.frontier import (
     collect,
     describe,
     mean_coefficients,
+    read,
+    recipes_of,
 )
-from fade_study.training import HyperResult
+from fade_study.studies.tabulate import DATA
+from fade_study.training import HyperResult, load_data
 
 HYPER = HyperArchitecture((tuple(enumerate_dags(3))[:3],) * 2)
 PATHS = np.array(list(itertools.product(range(3), repeat=2)))
@@ -91,3 +94,12 @@ def test_all_supernets_are_on_record():
     found = collect()
     for (name, setting), table in itertools.product(SETTINGS.items(), CHOOSING):
         assert found[table, name].epochs.shape[:2] == (setting.seeds, setting.config.epochs)
+
+
+def test_trainings_of_other_settings_do_not_count(monkeypatch):
+    data = load_data(DATA)
+    everything = list(read(recipes_of(data)))
+    assert len(everything) == len(CHOOSING) * sum(setting.seeds for setting in SETTINGS.values())
+    config = dataclasses.replace(SETTINGS["8 epochs"].config, epochs=9)
+    monkeypatch.setitem(SETTINGS, "8 epochs", SETTINGS["8 epochs"]._replace(config=config))
+    assert {line["setting"] for line in read(recipes_of(data))} == {*SETTINGS} - {"8 epochs"}

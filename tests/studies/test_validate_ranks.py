@@ -93,10 +93,12 @@ def test_a_validation_validates_and_records(mlflow_store, monkeypatch, tmp_path,
     (from_table,) = validate(dataclasses.replace(SMOKE, tables=(str(path),), predictors=("synflow",)))
     assert from_table.report == again[0].report
     assert not runs("scratch")
-    with pytest.raises(InvalidInputError, match=r"which is of other images, or another split of them"):
+    with pytest.raises(InvalidInputError, match=r"which is of other images than digits, or another split; use"):
         validate(dataclasses.replace(SMOKE, tables=(str(path),), data=DataConfig(limit=301)))
     with pytest.raises(InvalidInputError, match=r"which is of other settings: .*'epochs': "):
         validate(dataclasses.replace(SMOKE, tables=(str(path),), scratch=ScratchConfig(epochs=77)))
+    with pytest.raises(InvalidInputError, match=r"depth: expected 2, the number of rows of the table .*, got 3; leave"):
+        validate(dataclasses.replace(SMOKE, tables=(str(path),), depth=3))
     assert json.loads(text)["trainings"].keys() == Table.from_json(text).trainings.keys()
 
 
