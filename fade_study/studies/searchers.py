@@ -54,6 +54,8 @@ class Outcome:
     final: float
     """Mean test accuracy of other trainings of that architecture."""
     seconds: float
+    commit: str | None = None
+    """Commit of the code that found it, if it was on record."""
 
 
 def _ours(**settings: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:

@@ -14,7 +14,7 @@ from fade_study.benchmarks import FOLDER, load_table
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.statistics import trend
-from fade_study.studies import analyze
+from fade_study.studies import analyze, outcomes
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.compare import compare
 from fade_study.studies.json_lines import read_lines
@@ -91,6 +91,21 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
     file.write_text(file.read_text().replace('"best"', '"worst"', 1))
     with pytest.raises(DataError, match=r"expected the outcome of a search in line 1 of .*arena.jsonl, got KeyError"):
         compare(config)
+
+
+def test_a_search_on_record_keeps_the_commit_that_made_it(world, mlflow_store, tmp_path, monkeypatch):
+    """Wherever it is copied from: from a shipped file to MLflow and to the user's file, and from MLflow to another."""
+    outcome = run_search("random", 0, world, DIGITS.sampler, 4, 1036)
+    monkeypatch.setattr(tracking, "commit", lambda: "then")
+    outcomes.write(outcome, "random", 0, "recipe", str(tmp_path / "shipped" / "arena-x.jsonl"))
+    monkeypatch.setattr(tracking, "commit", lambda: "now")
+    for folder in ("shipped", "nothing_shipped"):
+        monkeypatch.setattr(outcomes, "FOLDER", tmp_path / folder)
+        file = str(tmp_path / f"{folder}.jsonl")
+        with tracking.start_study("comparison", DIGITS, "cpu"):
+            (found,) = outcomes.find({"random": "recipe"}, [("random", 0)], file).values()
+        assert found.final == outcome.final
+        assert [line["commit"] for line in read_lines(file)] == ["then"]
 
 
 def test_searches_of_two_generations_have_no_trend(world):
