@@ -65,11 +65,7 @@ def _ours(**settings: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler
 
 def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:
     sampler = config.open(seed)
-    if not isinstance(sampler, samplers.PseudoGradientSampler):
-        raise InvalidInputError(
-            f"searchers: expected the sampler pseudo-gradient for printed_sign, got {config.name}, which has no sign; "
-            "leave printed_sign out"
-        )
+    assert isinstance(sampler, samplers.PseudoGradientSampler)  # `names` refuses any other
     sampler.step_size = -sampler.step_size
     return sampler
 
@@ -120,8 +116,11 @@ def names(config: ComparisonConfig) -> list[str]:
         raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
     if "straight_through" in wanted and config.straight_through is None:
         raise InvalidInputError("searchers: expected straight_through.* settings for straight_through, got none")
-    for name in wanted:
-        SEARCHERS[name].make(config.sampler, 0)  # raises here, before anything is recorded
+    if "printed_sign" in wanted and config.sampler.name != "pseudo-gradient":
+        raise InvalidInputError(
+            f"searchers: expected the sampler pseudo-gradient for printed_sign, got {config.sampler.name}, which has "
+            "no sign; leave printed_sign out"
+        )
     return wanted
 
 
