@@ -42,9 +42,8 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     data = None if config.mode == "tabular" else load_data(config.data)
     if data is not None:
         shape = config.depth, config.sampler.columns(config.space.open())
-        for training in (config.bilevel, config.straight_through):
-            if training is not None:
-                check_schedule(training, data, shape)
+        for training in filter(None, (config.bilevel, config.straight_through)):
+            check_schedule(training, data, shape)
     world = open_world(config, data)
     check_budget(searchers, world, config.budget)
     if "oracle" in searchers and isinstance(world, Trained):
