@@ -63,8 +63,7 @@ def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         pooled = trend.pooled_trend(series)
     except InvalidInputError:
         return summary(searches)
-    tests = {g: [one.test for one in found] for g, found in searches[0].evaluations.items()}
-    run.figure(trajectory.draw_trend(series, tests=tests), "figures/accuracy.png")
+    run.figure(trajectory.draw_trend(series, tests=searches[0].tests), "figures/accuracy.png")
     metrics = {"trend/slope": pooled.slope.value, "trend/slope_low": pooled.slope.low,
                "trend/slope_high": pooled.slope.high, "trend/gain": pooled.gain.value,
                "trend/evaluations": pooled.evaluations,
@@ -127,6 +126,5 @@ def draw_architectures(record: SearchRecord, run: tracking.Run) -> None:
     spaced: list[int] = np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()
     shown = sorted({*spaced} if winner is None else {*spaced, winner})
     architectures = {generation: Architecture.from_key(record.evaluated[generation]) for generation in shown}
-    tests = {g: [scratch.test for scratch in found] for g, found in record.evaluations.items()}
-    figure = cells.draw_generations(architectures, tests, winner, "evaluated architectures by generation")
+    figure = cells.draw_generations(architectures, record.tests, winner, "evaluated architectures by generation")
     run.figure(figure, "figures/generations.png")

@@ -90,7 +90,7 @@ def evaluate_one(
 
 def evaluations_text(record: SearchRecord) -> str:
     """Accuracies by generation, and the best architecture: chosen by validation accuracy, reported by test accuracy."""
-    tests = {t: accuracy_text([one.test for one in found]) for t, found in record.evaluations.items()}
+    tests = {t: accuracy_text(found) for t, found in record.tests.items()}
     lines = ["generation  test accuracy ± sd  seeds  architecture"]
     lines += [f"{t:10}  {text:18}  {len(record.evaluations[t]):5}  {record.evaluated[t]}" for t, text in tests.items()]
     if (best := record.best) is not None:

@@ -115,7 +115,7 @@ class SearchLog:
         count = len({one.architecture.key for one in self.study.evaluations()})
         print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
         print(f"  {best} (generation {number})")
-        test = [scratch.test for scratch in record.evaluations.get(number, ())]
+        test = record.tests.get(number)
         title = f"best of {count} architectures (generation {number}), validation accuracy {validation:.3f}"
         if test:
             self.run.metrics({"best/test_accuracy": float(np.mean(test))})
