@@ -42,9 +42,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
         }
         for run_id, record in evaluated.items():
             search = tracking.Run(run_id)
-            search.series(
-                [(generation, accuracy_metrics(list(found))) for generation, found in record.evaluations.items()]
-            )
+            search.series([(t, accuracy_metrics(found)) for t, found in record.evaluations.items()])
             search.text(record.to_json(), tracking.schema.RECORD)
             print(f"Search {run_id}:\n{evaluations_text(record)}")
         text = report(evaluated, run)

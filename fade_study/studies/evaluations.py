@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -133,7 +133,7 @@ def is_due(generation: int, every: int, *, last: bool) -> bool:
     return every > 0 and (last or (generation + 1) % every == 0)
 
 
-def accuracy_metrics(accuracies: Sequence[Scratch]) -> dict[str, float]:
+def accuracy_metrics(accuracies: Collection[Scratch]) -> dict[str, float]:
     """Mean over seeds, and standard deviation where there are several."""
     metrics: dict[str, float] = {}
     for name in ("test", "validation"):
@@ -153,7 +153,7 @@ def accuracy_text(values: Sequence[float]) -> str:
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Metrics of an evaluation; another program may have told its value and nothing else."""
-    return accuracy_metrics(list(trained(evaluation).values())) or {"accuracy/validation": evaluation.value}
+    return accuracy_metrics(trained(evaluation).values()) or {"accuracy/validation": evaluation.value}
 
 
 def trained(evaluation: Evaluation) -> dict[int, Scratch]:
