@@ -61,9 +61,9 @@ def find(
     What MLflow or the file does not have yet is copied there.
     """
     logged = {
-        (name, seed): _outcome(json.loads(text), record)
+        (name, seed): _outcome(content, record)
         for name, recipe in recipes.items()
-        for seed, (text, record) in tracking.find_outcomes(recipe).items()
+        for seed, (content, record) in tracking.find_outcomes(recipe).items()
     }
     written = {} if file is None else _read(file, recipes)
     known: dict[tuple[str, int], Outcome] = {}
