@@ -8,8 +8,7 @@ mlflow run . -e analyze -P run_id=ID
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,23 +27,22 @@ MOST_COLUMNS = 16
 def analyze(config: AnalyzeConfig) -> None:
     """Analyze the search of a run, or all searches of a run together."""
     tracking.check_server()
-    records = tracking.read_searches(config.run_id)
-    if not any(record.evaluations for record in records.values()):
+    searches = list(tracking.read_searches(config.run_id).values())
+    if not any(record.evaluations for record in searches):
         raise InvalidInputError(
             f"expected a search whose anchors were trained from scratch, got {config.run_id}, which has none; "
             f"mlflow run . -e evaluate -P run_id={config.run_id} trains them"
         )
     tags = {tracking.schema.ANALYZED: config.run_id}
     with tracking.start_study("analysis", config, "cpu", tags=tags, name=f"analyze {config.run_id[:8]}") as run:
-        text = report(records, run)
+        text = report(searches, run)
         print(text)
-        run.note(notes.analysis("analyze", config.run_id, records, text, run.pictures))
+        run.note(notes.analysis("analyze", config.run_id, searches, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
 
 
-def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
+def report(searches: Sequence[SearchRecord], run: tracking.Run) -> str:
     """Log trend, movement and coverage of searches as metrics and figures of a run, and return them as text."""
-    searches = list(records.values())
     features = searches[0].features
     trajectories = [record.anchors for record in searches]
     run.figure(trajectory.draw_trajectories(trajectories, features), "figures/trajectory.png")

@@ -136,7 +136,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         records = [outcome.record for outcome in found[name]]
         # The method itself has metrics and figures, too.
         method = name == analyzed[0] and name not in CONTROLS
-        text = analyze.report(dict(enumerate(records)), run) if method else analyze.summary(records)
+        text = analyze.report(records, run) if method else analyze.summary(records)
         lines.append(f"\nAnchors of {name}, generation by generation:\n{text}")
     text = "\n".join(lines)
     print(text)

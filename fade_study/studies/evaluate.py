@@ -45,9 +45,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
             search.series([(t, accuracy_metrics(found)) for t, found in record.evaluations.items()])
             search.text(record.to_json(), tracking.schema.RECORD)
             print(f"Search {run_id}:\n{evaluations_text(record)}")
-        text = report(evaluated, run)
+        text = report([*evaluated.values()], run)
         print(text)
-        run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.pictures))
+        run.note(notes.analysis("evaluate", config.run_id, [*evaluated.values()], text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
 

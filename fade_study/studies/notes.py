@@ -136,14 +136,12 @@ def searches(
     )
 
 
-def analysis(
-    command: str, run_id: str, records: Mapping[Any, SearchRecord], text: str, figures: Collection[str]
-) -> str:
+def analysis(command: str, run_id: str, records: Sequence[SearchRecord], text: str, figures: Collection[str]) -> str:
     """Description of an analysis (``analyze``), or of a later evaluation (``evaluate``), of searches."""
-    tests = [np.mean(found) for record in records.values() if (found := _best(record))]
+    tests = [np.mean(found) for record in records if (found := _best(record))]
     return _note(
         f"Searches of run `{run_id}`: test accuracy of the winners {_mean(tests, 'searches')}; "
-        f"{sum(len(record.evaluations) for record in records.values())} generations evaluated.",
+        f"{sum(len(record.evaluations) for record in records)} generations evaluated.",
         _pictures(figures),
         _code(text),
         f"Repeat: `mlflow run . -e {command} -P run_id={run_id}`",

@@ -164,7 +164,7 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
                     say = go_on if new and not found else None
                     found.append(search_once(one, data, executor, processes, device, go_on=say))
                 records = {run_id: record for _, run_id, record in found}
-                text = report(records, run)
+                text = report([*records.values()], run)
                 print(f"\nAll {config.seeds} searches:\n{text}")
                 names = {run_id: study.optuna_study.study_name for study, run_id, _ in found}
                 run.note(notes.searches(names, records, config, text, run.experiment, run.pictures))

@@ -97,7 +97,7 @@ class SearchLog:
                    "figures/alpha_last_generation.png")  # fmt: skip
         anchors = cells.draw_architecture(study.architecture, f"the anchors' cells in generation {number}")
         run.figure(anchors, "figures/anchor_cells.png")
-        found = analyze.report({run.id: record}, run)
+        found = analyze.report([record], run)
         self._best(record)
         print(found)
         print(f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}")
