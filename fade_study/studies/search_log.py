@@ -135,7 +135,7 @@ class SearchLog:
         best = study.best_architecture
         self.finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
         answer, first = self.finals
-        metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}
+        metrics: dict[str, float] = {"answer/test_accuracy": float(answer.mean())}
         print(
             f"The answer, trained again with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}"
         )
@@ -157,7 +157,7 @@ class SearchLog:
                 f"  against random searches for the same {steps} training steps ({trainings} trainings from scratch): "
                 f"{lead}"
             )
-        self.run.metrics({name: value for name, value in metrics.items() if value is not None and np.isfinite(value)})
+        self.run.metrics({name: value for name, value in metrics.items() if np.isfinite(value)})
         if state is not None:
             keep_model(self.run, best, state, data, config.network, config.register)
 
