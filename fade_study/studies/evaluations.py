@@ -118,8 +118,7 @@ class Evaluations:
     def record(self, *, quiet: bool = False) -> None:
         """Record the metrics of evaluations that are new, whoever has told them."""
         new = self.study.evaluations(known=self.recorded)
-        if new:
-            self.run.series([(e.generation, evaluation_metrics(e)) for e in new])
+        self.run.series([(e.generation, evaluation_metrics(e)) for e in new])
         for e in new:
             self.recorded.add(e.generation)
             self.done |= {(e.architecture.key, seed): scratch for seed, scratch in trained(e).items()}

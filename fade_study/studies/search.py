@@ -59,7 +59,7 @@ def search_once(
         tracking.start_study("search", config, device, data, tags=tags, name=name, builders=builders) as run,
         SearchLog(study, config, run) as log,
     ):
-        run.note(notes.unfinished(study.optuna_study.study_name))
+        run.note(notes.unfinished(name))
         tracking.adopt(run, study.identity, study.n_generations)
         if go_on is not None:
             print(f"New study; should it be killed, this goes on with it: {go_on}")

@@ -62,17 +62,15 @@ class SearchLog:
 
     def generations(self) -> None:
         """Record the generations that are new."""
-        new = range(self.recorded, self.study.n_generations)
-        told = [self.study.generation(number) for number in new]
-        if told:
-            self.run.series([(number, self._metrics(one)) for number, one in zip(new, told, strict=True)])
-        for one in told:
+        new = [self.study.generation(number) for number in range(self.recorded, self.study.n_generations)]
+        self.run.series([(one.batch.number, self._metrics(one)) for one in new])
+        for one in new:
             paths, scores = fade_study.ranking.top_k(one.alpha, BEST_RANKED)
             for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
                 key = one.batch.hyper_architecture.architecture(path).key
                 line = {"generation": one.batch.number, "rank": rank, "fade_rank": score, "architecture": key}
                 self.ranks.append(line)
-        self.recorded += len(told)
+        self.recorded += len(new)
 
     def _metrics(self, one: fade_study.Generation) -> dict[str, float]:
         """Metrics of a generation that was told."""
