@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Executor, Future, InvalidStateErr
 from contextlib import suppress
 from importlib import import_module
 from queue import Empty, SimpleQueue
+from traceback import clear_frames
 from typing import Any
 
 from distributed import Client, KilledWorker, get_worker
@@ -251,9 +252,22 @@ def _run(version: str, scheduler: str, task: bytes, data: Mapping[str, Any]) -> 
             f"in which the driver was started: {_command(scheduler)}"
         ) from None
     set_listener(_end_if_unwanted)
-    leave_gpu(failed=True)  # of what an earlier task has left: one that failed was still alive when it ended
-    with threadpool_limits(1):
-        return fn(*args, **kwargs)
+    try:
+        with threadpool_limits(1):
+            result = fn(*args, **kwargs)
+    except BaseException as error:
+        _clear(error)
+        leave_gpu(failed=True)
+        raise
+    leave_gpu(failed=False)
+    return result
+
+
+def _clear(error: BaseException | None) -> None:
+    """Clear the frames of an error and of those before it: Dask keeps it, and they hold what the task had on a GPU."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _end_if_unwanted(_: float) -> None:

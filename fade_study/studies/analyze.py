@@ -8,8 +8,7 @@ mlflow run . -e analyze -P run_id=ID
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,23 +27,22 @@ MOST_COLUMNS = 16
 def analyze(config: AnalyzeConfig) -> None:
     """Analyze the search of a run, or all searches of a run together."""
     tracking.check_server()
-    records = tracking.read_searches(config.run_id)
-    if not any(record.evaluations for record in records.values()):
+    searches = list(tracking.read_searches(config.run_id).values())
+    if not any(record.evaluations for record in searches):
         raise InvalidInputError(
             f"expected a search whose anchors were trained from scratch, got {config.run_id}, which has none; "
             f"mlflow run . -e evaluate -P run_id={config.run_id} trains them"
         )
     tags = {tracking.schema.ANALYZED: config.run_id}
     with tracking.start_study("analysis", config, "cpu", tags=tags, name=f"analyze {config.run_id[:8]}") as run:
-        text = report(records, run)
+        text = report(searches, run)
         print(text)
-        run.note(notes.analysis("analyze", config.run_id, records, text, run.pictures))
+        run.note(notes.analysis("analyze", config.run_id, searches, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
 
 
-def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
+def report(searches: Sequence[SearchRecord], run: tracking.Run) -> str:
     """Log trend, movement and coverage of searches as metrics and figures of a run, and return them as text."""
-    searches = list(records.values())
     features = searches[0].features
     trajectories = [record.anchors for record in searches]
     run.figure(trajectory.draw_trajectories(trajectories, features), "figures/trajectory.png")
@@ -63,8 +61,7 @@ def report(records: Mapping[Any, SearchRecord], run: tracking.Run) -> str:
         pooled = trend.pooled_trend(series)
     except InvalidInputError:
         return summary(searches)
-    tests = {g: [one.test for one in found] for g, found in searches[0].evaluations.items()}
-    run.figure(trajectory.draw_trend(series, tests=tests), "figures/accuracy.png")
+    run.figure(trajectory.draw_trend(series, tests=searches[0].tests), "figures/accuracy.png")
     metrics = {"trend/slope": pooled.slope.value, "trend/slope_low": pooled.slope.low,
                "trend/slope_high": pooled.slope.high, "trend/gain": pooled.gain.value,
                "trend/evaluations": pooled.evaluations,
@@ -127,6 +124,5 @@ def draw_architectures(record: SearchRecord, run: tracking.Run) -> None:
     spaced: list[int] = np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()
     shown = sorted({*spaced} if winner is None else {*spaced, winner})
     architectures = {generation: Architecture.from_key(record.evaluated[generation]) for generation in shown}
-    tests = {g: [scratch.test for scratch in found] for g, found in record.evaluations.items()}
-    figure = cells.draw_generations(architectures, tests, winner, "evaluated architectures by generation")
+    figure = cells.draw_generations(architectures, record.tests, winner, "evaluated architectures by generation")
     run.figure(figure, "figures/generations.png")

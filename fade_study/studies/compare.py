@@ -50,9 +50,8 @@ def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
     data = None if config.mode == "tabular" else load_data(config.data)
     if data is not None:
         shape = config.depth, config.sampler.columns(config.space.open())
-        for training in (config.bilevel, config.straight_through):
-            if training is not None:
-                check_schedule(training, data, shape)
+        for training in filter(None, (config.bilevel, config.straight_through)):
+            check_schedule(training, data, shape)
     world = open_world(config, data)
     check_budget(searchers, world, config.budget)
     if "oracle" in searchers and isinstance(world, Trained):
@@ -150,7 +149,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         records = [outcome.record for outcome in found[name]]
         # The method itself has metrics and figures, too.
         method = name == analyzed[0] and name not in CONTROLS
-        text = analyze.report(dict(enumerate(records)), run) if method else analyze.summary(records)
+        text = analyze.report(records, run) if method else analyze.summary(records)
         lines.append(f"\nAnchors of {name}, generation by generation:\n{text}")
     text = "\n".join(lines)
     print(text)

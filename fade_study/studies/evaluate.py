@@ -42,14 +42,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
         }
         for run_id, record in evaluated.items():
             search = tracking.Run(run_id)
-            search.series(
-                [(generation, accuracy_metrics(list(found))) for generation, found in record.evaluations.items()]
-            )
+            search.series([(t, accuracy_metrics(found)) for t, found in record.evaluations.items()])
             search.text(record.to_json(), tracking.schema.RECORD)
             print(f"Search {run_id}:\n{evaluations_text(record)}")
-        text = report(evaluated, run)
+        text = report([*evaluated.values()], run)
         print(text)
-        run.note(notes.analysis("evaluate", config.run_id, evaluated, text, run.pictures))
+        run.note(notes.analysis("evaluate", config.run_id, [*evaluated.values()], text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
 
@@ -90,7 +88,7 @@ def evaluate_one(
 
 def evaluations_text(record: SearchRecord) -> str:
     """Accuracies by generation, and the best architecture: chosen by validation accuracy, reported by test accuracy."""
-    tests = {t: accuracy_text([one.test for one in found]) for t, found in record.evaluations.items()}
+    tests = {t: accuracy_text(found) for t, found in record.tests.items()}
     lines = ["generation  test accuracy ± sd  seeds  architecture"]
     lines += [f"{t:10}  {text:18}  {len(record.evaluations[t]):5}  {record.evaluated[t]}" for t, text in tests.items()]
     if (best := record.best) is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -118,8 +118,7 @@ class Evaluations:
     def record(self, *, quiet: bool = False) -> None:
         """Record the metrics of evaluations that are new, whoever has told them."""
         new = self.study.evaluations(known=self.recorded)
-        if new:
-            self.run.series([(e.generation, evaluation_metrics(e)) for e in new])
+        self.run.series([(e.generation, evaluation_metrics(e)) for e in new])
         for e in new:
             self.recorded.add(e.generation)
             self.done |= {(e.architecture.key, seed): scratch for seed, scratch in trained(e).items()}
@@ -133,7 +132,7 @@ def is_due(generation: int, every: int, *, last: bool) -> bool:
     return every > 0 and (last or (generation + 1) % every == 0)
 
 
-def accuracy_metrics(accuracies: Sequence[Scratch]) -> dict[str, float]:
+def accuracy_metrics(accuracies: Collection[Scratch]) -> dict[str, float]:
     """Mean over seeds, and standard deviation where there are several."""
     metrics: dict[str, float] = {}
     for name in ("test", "validation"):
@@ -153,7 +152,7 @@ def accuracy_text(values: Sequence[float]) -> str:
 
 def evaluation_metrics(evaluation: Evaluation) -> dict[str, float]:
     """Metrics of an evaluation; another program may have told its value and nothing else."""
-    return accuracy_metrics(list(trained(evaluation).values())) or {"accuracy/validation": evaluation.value}
+    return accuracy_metrics(trained(evaluation).values()) or {"accuracy/validation": evaluation.value}
 
 
 def trained(evaluation: Evaluation) -> dict[int, Scratch]:

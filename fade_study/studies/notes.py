@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fade_study.benchmarks import Scratch
 from fade_study.statistics.arena import FEWEST, summary_table
 from fade_study.statistics.resampling import p_text
 from fade_study.studies.command import again
@@ -62,7 +61,7 @@ def search(
             _next(config, name, run),
         )
     number, best, validation, _ = evaluation
-    chosen, begun = ([s.test for s in record.evaluations.get(t, ())] for t in (number, 0))
+    chosen, begun = (record.tests.get(t, []) for t in (number, 0))
     answer, first = finals if len(finals) else (chosen, begun)
     headline = (
         f"Winner: test accuracy {_mean(answer)}, chance {data.chance:.2f}, first generation {_mean(first)}; {what}."
@@ -124,11 +123,8 @@ def searches(
 ) -> str:
     """Description of several searches of one command; names of studies and records by id of their runs."""
     tests = {run_id: _best(record) for run_id, record in records.items()}
-    known = [np.mean([one.test for one in found]) for found in tests.values() if found]
-    rows = [
-        (f"[{names[i]}](#/experiments/{experiment}/runs/{i})", _mean([one.test for one in found]))
-        for i, found in tests.items()
-    ]
+    known = [np.mean(found) for found in tests.values() if found]
+    rows = [(f"[{names[i]}](#/experiments/{experiment}/runs/{i})", _mean(found)) for i, found in tests.items()]
     ids = json.dumps(list(records), separators=(",", ":")).replace('"', "%22")
     return _note(
         f"{len(records)} searches: test accuracy of the winners {_mean(known, 'searches')}; studies `{config.study}-…` "
@@ -140,14 +136,12 @@ def searches(
     )
 
 
-def analysis(
-    command: str, run_id: str, records: Mapping[Any, SearchRecord], text: str, figures: Collection[str]
-) -> str:
+def analysis(command: str, run_id: str, records: Sequence[SearchRecord], text: str, figures: Collection[str]) -> str:
     """Description of an analysis (``analyze``), or of a later evaluation (``evaluate``), of searches."""
-    tests = [np.mean([one.test for one in found]) for record in records.values() if (found := _best(record))]
+    tests = [np.mean(found) for record in records if (found := _best(record))]
     return _note(
         f"Searches of run `{run_id}`: test accuracy of the winners {_mean(tests, 'searches')}; "
-        f"{sum(len(record.evaluations) for record in records.values())} generations evaluated.",
+        f"{sum(len(record.evaluations) for record in records)} generations evaluated.",
         _pictures(figures),
         _code(text),
         f"Repeat: `mlflow run . -e {command} -P run_id={run_id}`",
@@ -325,6 +319,6 @@ def _mean(values: Sequence[Any] | NDArray[np.float64], of: str = "seeds") -> str
     return f"{np.mean(values):.3f}{spread}"
 
 
-def _best(record: SearchRecord) -> Sequence[Scratch]:
-    """Trainings of the architecture with the best validation accuracy."""
-    return () if record.best is None else record.evaluations[record.best]
+def _best(record: SearchRecord) -> list[float]:
+    """Test accuracies of the architecture with the best validation accuracy."""
+    return [] if record.best is None else record.tests[record.best]

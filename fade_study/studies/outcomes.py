@@ -61,9 +61,9 @@ def find(
     What MLflow or the file does not have yet is copied there.
     """
     logged = {
-        (name, seed): _outcome(json.loads(text), record)
+        (name, seed): _outcome(content, record)
         for name, recipe in recipes.items()
-        for seed, (text, record) in tracking.find_outcomes(recipe).items()
+        for seed, (content, record) in tracking.find_outcomes(recipe).items()
     }
     written = {} if file is None else _read(file, recipes)
     known: dict[tuple[str, int], Outcome] = {}
@@ -104,7 +104,7 @@ def write(outcome: Outcome, name: str, seed: int, recipe: str, file: str | None)
     """Append a finished search to the file, if there is one."""
     if file is None:
         return
-    line = {"recipe": recipe, "searcher": name, "seed": seed, "commit": tracking.commit(), **_content(outcome)}
+    line = {"recipe": recipe, "searcher": name, "seed": seed, **_content(outcome)}
     append_line(file, line | {"record": json.loads(outcome.record.to_json())})
 
 
@@ -126,12 +126,14 @@ def _read(file: str | Path, recipes: Mapping[str, str]) -> dict[tuple[str, int],
 
 def _content(outcome: Outcome) -> dict[str, Any]:
     """An outcome without its record."""
-    return {"spent": outcome.spent, "best": outcome.best, "final": outcome.final, "seconds": outcome.seconds}
+    content = {"spent": outcome.spent, "best": outcome.best, "final": outcome.final, "seconds": outcome.seconds}
+    return {"commit": outcome.commit or tracking.commit(), **content}
 
 
 def _outcome(content: Mapping[str, Any], record: SearchRecord) -> Outcome:
     """The inverse."""
-    return Outcome(record, tuple(content["spent"]), content["best"], content["final"], content["seconds"])
+    spent, commit = tuple(content["spent"]), content.get("commit", "unknown")  # earlier versions did not log it
+    return Outcome(record, spent, content["best"], content["final"], content["seconds"], commit)
 
 
 def accuracies(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:

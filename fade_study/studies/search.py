@@ -59,7 +59,7 @@ def search_once(
         tracking.start_study("search", config, device, data, tags=tags, name=name, builders=builders) as run,
         SearchLog(study, config, run) as log,
     ):
-        run.note(notes.unfinished(study.optuna_study.study_name))
+        run.note(notes.unfinished(name))
         tracking.adopt(run, study.identity, study.n_generations)
         if go_on is not None:
             print(f"New study; should it be killed, this goes on with it: {go_on}")
@@ -164,7 +164,7 @@ def search_all(config: SearchConfig, data: Data, processes: Processes, device: s
                     say = go_on if new and not found else None
                     found.append(search_once(one, data, executor, processes, device, go_on=say))
                 records = {run_id: record for _, run_id, record in found}
-                text = report(records, run)
+                text = report([*records.values()], run)
                 print(f"\nAll {config.seeds} searches:\n{text}")
                 names = {run_id: study.optuna_study.study_name for study, run_id, _ in found}
                 run.note(notes.searches(names, records, config, text, run.experiment, run.pictures))

@@ -62,17 +62,15 @@ class SearchLog:
 
     def generations(self) -> None:
         """Record the generations that are new."""
-        new = range(self.recorded, self.study.n_generations)
-        told = [self.study.generation(number) for number in new]
-        if told:
-            self.run.series([(number, self._metrics(one)) for number, one in zip(new, told, strict=True)])
-        for one in told:
+        new = [self.study.generation(number) for number in range(self.recorded, self.study.n_generations)]
+        self.run.series([(one.batch.number, self._metrics(one)) for one in new])
+        for one in new:
             paths, scores = fade_study.ranking.top_k(one.alpha, BEST_RANKED)
             for rank, (path, score) in enumerate(zip(paths.tolist(), scores.tolist(), strict=True), start=1):
                 key = one.batch.hyper_architecture.architecture(path).key
                 line = {"generation": one.batch.number, "rank": rank, "fade_rank": score, "architecture": key}
                 self.ranks.append(line)
-        self.recorded += len(told)
+        self.recorded += len(new)
 
     def _metrics(self, one: fade_study.Generation) -> dict[str, float]:
         """Metrics of a generation that was told."""
@@ -97,7 +95,7 @@ class SearchLog:
                    "figures/alpha_last_generation.png")  # fmt: skip
         anchors = cells.draw_architecture(study.architecture, f"the anchors' cells in generation {number}")
         run.figure(anchors, "figures/anchor_cells.png")
-        found = analyze.report({run.id: record}, run)
+        found = analyze.report([record], run)
         self._best(record)
         print(found)
         print(f"Study {study.optuna_study.study_name!r} in {place(self.config.storage)}")
@@ -115,7 +113,7 @@ class SearchLog:
         count = len({one.architecture.key for one in self.study.evaluations()})
         print(f"\nBest of {count} architectures trained from scratch, chosen by validation accuracy {validation:.3f}:")
         print(f"  {best} (generation {number})")
-        test = [scratch.test for scratch in record.evaluations.get(number, ())]
+        test = record.tests.get(number)
         title = f"best of {count} architectures (generation {number}), validation accuracy {validation:.3f}"
         if test:
             self.run.metrics({"best/test_accuracy": float(np.mean(test))})
@@ -135,7 +133,7 @@ class SearchLog:
         best = study.best_architecture
         self.finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
         answer, first = self.finals
-        metrics: dict[str, float | None] = {"answer/test_accuracy": float(answer.mean())}
+        metrics: dict[str, float] = {"answer/test_accuracy": float(answer.mean())}
         print(
             f"The answer, trained again with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}"
         )
@@ -157,7 +155,7 @@ class SearchLog:
                 f"  against random searches for the same {steps} training steps ({trainings} trainings from scratch): "
                 f"{lead}"
             )
-        self.run.metrics({name: value for name, value in metrics.items() if value is not None and np.isfinite(value)})
+        self.run.metrics({name: value for name, value in metrics.items() if np.isfinite(value)})
         if state is not None:
             keep_model(self.run, best, state, data, config.network, config.register)
 

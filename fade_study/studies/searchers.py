@@ -7,7 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import optuna
@@ -54,20 +54,13 @@ class Outcome:
     final: float
     """Mean test accuracy of other trainings of that architecture."""
     seconds: float
-
-
-def _ours(**settings: Any) -> Callable[[SamplerConfig, int], samplers.RowSampler]:
-    """A sampler with these settings; without any, that of the comparison."""
-    return lambda config, seed: (SamplerConfig(**settings) if settings else config).open(seed)
+    commit: str | None = None
+    """Commit of the code that found it, if it was on record."""
 
 
 def _printed_sign(config: SamplerConfig, seed: int) -> samplers.RowSampler:
     sampler = config.open(seed)
-    if not isinstance(sampler, samplers.PseudoGradientSampler):
-        raise InvalidInputError(
-            f"searchers: expected the sampler pseudo-gradient for printed_sign, got {config.name}, which has no sign; "
-            "leave printed_sign out"
-        )
+    assert isinstance(sampler, samplers.PseudoGradientSampler)  # `names` refuses any other
     sampler.step_size = -sampler.step_size
     return sampler
 
@@ -78,20 +71,20 @@ def _gp(config: SamplerConfig, seed: int) -> optuna.samplers.BaseSampler:
 
 
 SEARCHERS: dict[str, Searcher] = {
-    "fade": Searcher(_ours(), "supernet"),
-    "fade_best_ranked": Searcher(_ours(), "supernet", "best_ranked"),
-    "fade_top_five": Searcher(_ours(), "supernet", "best_ranked", trained=5),
-    "straight_through": Searcher(_ours(), "straight-through"),
+    "fade": Searcher(SamplerConfig.open, "supernet"),
+    "fade_best_ranked": Searcher(SamplerConfig.open, "supernet", "best_ranked"),
+    "fade_top_five": Searcher(SamplerConfig.open, "supernet", "best_ranked", trained=5),
+    "straight_through": Searcher(SamplerConfig.open, "straight-through"),
     "printed_sign": Searcher(_printed_sign, "supernet"),
-    "champion": Searcher(_ours(name="champion"), "supernet", "best_ranked"),
-    "random_anchors": Searcher(_ours(name="random-anchors"), "ignored"),
+    "champion": Searcher(lambda _, seed: samplers.ChampionSampler(seed=seed), "supernet", "best_ranked"),
+    "random_anchors": Searcher(lambda _, seed: samplers.RandomAnchorSampler(seed=seed), "ignored"),
     "random": Searcher(lambda _, seed: optuna.samplers.RandomSampler(seed=seed), "none"),
     "tpe": Searcher(lambda _, seed: optuna.samplers.TPESampler(seed=seed), "none"),
     "gp": Searcher(_gp, "none"),
     "cmaes": Searcher(lambda _, seed: optuna.samplers.CmaEsSampler(seed=seed), "none"),
     "regularized_evolution": Searcher(lambda _, seed: samplers.RegularizedEvolutionSampler(seed=seed), "none"),
-    "oracle": Searcher(_ours(), "oracle", "best_ranked"),
-    "shuffled": Searcher(_ours(), "shuffled", "best_ranked"),
+    "oracle": Searcher(SamplerConfig.open, "oracle", "best_ranked"),
+    "shuffled": Searcher(SamplerConfig.open, "shuffled", "best_ranked"),
 }
 """By name: FaDE and variants, other searches on alphas, searches on accuracies, controls."""
 
@@ -118,8 +111,11 @@ def names(config: ComparisonConfig) -> list[str]:
         raise InvalidInputError(f"searchers: expected names among {', '.join(SEARCHERS)}, got {', '.join(unknown)}")
     if "straight_through" in wanted and config.straight_through is None:
         raise InvalidInputError("searchers: expected straight_through.* settings for straight_through, got none")
-    for name in wanted:
-        SEARCHERS[name].make(config.sampler, 0)  # raises here, before anything is recorded
+    if "printed_sign" in wanted and config.sampler.name != "pseudo-gradient":
+        raise InvalidInputError(
+            f"searchers: expected the sampler pseudo-gradient for printed_sign, got {config.sampler.name}, which has "
+            "no sign; leave printed_sign out"
+        )
     return wanted
 
 

@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> None:
         found = trainings.collect()
         if not found:
             raise WorkerDiedError("expected a training that ends, got none; use fewer workers, or a smaller network")
-        run.metrics(accuracy_metrics(list(found.values())))
+        run.metrics(accuracy_metrics(found.values()))
         run.tag(tracking.schema.BEST, architecture.key)
         tests = [one.test for one in found.values()]
         print(f"{architecture}\n  {scratch.epochs} epochs: test accuracy {accuracy_text(tests)}, n = {len(tests)}")

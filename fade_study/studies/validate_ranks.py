@@ -37,9 +37,8 @@ def validate(config: ValidationConfig) -> list[Judged]:
     data = load_data(config.data)
     cases = open_cases(config, data)
     for case in cases:
-        for training in (config.bilevel, config.straight_through):
-            if training is not None:
-                check_schedule(training, data, case.hyper_architecture.shape)
+        for training in filter(None, (config.bilevel, config.straight_through)):
+            check_schedule(training, data, case.hyper_architecture.shape)
     tracking.check_server()
     device = str(open_accelerator().device)
     with (

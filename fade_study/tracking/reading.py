@@ -19,15 +19,15 @@ from fade_study.training import Data
 from fade_study.urls import masked, place
 
 
-def find_outcomes(recipe: str) -> dict[int, tuple[str, SearchRecord]]:
-    """Outcomes, as JSON, and records of the searches of earlier comparisons, by seed."""
+def find_outcomes(recipe: str) -> dict[int, tuple[dict[str, Any], SearchRecord]]:
+    """Outcomes and records of the searches of earlier comparisons, by seed."""
     client = mlflow.MlflowClient()
     condition = f"tags.`{KIND}` = 'search' and attributes.status = 'FINISHED' and params.recipe = '{recipe}'"
-    found: dict[int, tuple[str, SearchRecord]] = {}
+    found: dict[int, tuple[dict[str, Any], SearchRecord]] = {}
     for run in find_runs(condition):
-        texts = [_read_text(client, run.info.run_id, file) for file in (OUTCOME, RECORD)]
-        if None not in texts:
-            found[int(run.data.params["seed"])] = str(texts[0]), SearchRecord.from_json(str(texts[1]))
+        outcome, record = (_read_text(client, run.info.run_id, file) for file in (OUTCOME, RECORD))
+        if outcome is not None and record is not None:
+            found[int(run.data.params["seed"])] = json.loads(outcome), SearchRecord.from_json(record)
     return found
 
 

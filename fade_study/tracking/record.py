@@ -56,10 +56,14 @@ class SearchRecord:
         )
 
     @property
+    def tests(self) -> dict[int, list[float]]:
+        """Test accuracies of the evaluated architecture, one per seed, by generation."""
+        return {t: [scratch.test for scratch in found] for t, found in self.evaluations.items()}
+
+    @property
     def trend(self) -> tuple[list[int], list[float]]:
         """Generations that were evaluated, and their mean test accuracies."""
-        means = [float(np.mean([scratch.test for scratch in found])) for found in self.evaluations.values()]
-        return list(self.evaluations), means
+        return list(self.evaluations), [float(np.mean(tests)) for tests in self.tests.values()]
 
     @property
     def best(self) -> int | None:

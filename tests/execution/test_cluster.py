@@ -1,17 +1,22 @@
 """Tasks on a Dask cluster of real processes, some of which are killed."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fade_study import __version__
 from fade_study.exceptions import ClusterError, WorkerDiedError
-from fade_study.execution import completed, open_executor, report, shares_files
+from fade_study.execution import completed, open_executor, progress, report, shares_files
 from tests.cluster import ROOT, Cluster, Samples, lines, note, wait_until
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fade-study[cluster]'")
@@ -94,6 +99,45 @@ def test_a_task_that_runs_out_of_a_gpus_memory_is_done_again(two_workers, tmp_pa
         with pytest.raises(WorkerDiedError, match=r"in each of 2 attempts: CUDA out of memory; use fewer workers"):
             executor.submit(run_out, tmp_path / "twice", 2).result()
     assert [len(lines(tmp_path / name)) for name in ("once", "twice")] == [2, 2]
+
+
+class Model:
+    """Stands for what a task has on a GPU."""
+
+
+held = []
+
+
+def use(number):
+    """A task with a model in a cycle."""
+    model = Model()
+    model.itself = model
+    held.append(weakref.ref(model))
+    return 1 / number
+
+
+def diverge():
+    try:
+        use(0)
+    except ZeroDivisionError:
+        raise ArithmeticError("diverged") from None
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "error"), [(use, (0,), ZeroDivisionError), (diverge, (), ArithmeticError)]
+)
+def test_a_worker_gives_back_what_a_failed_task_had_on_a_gpu(monkeypatch, task, arguments, error):
+    """At once, while the error is kept, as Dask keeps it."""
+    alive = []
+    monkeypatch.setattr(progress, "_listener", None)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[-1]() is not None))
+    worker = SimpleNamespace(address="", state=SimpleNamespace(nthreads=1))
+    module = import_module("fade_study.execution.cluster")
+    monkeypatch.setattr(module, "get_worker", lambda: worker)
+    with pytest.raises(error):
+        module._run(__version__, "", pickle.dumps((task, arguments, {})), {})
+    assert alive == [False]
 
 
 def test_what_an_interrupted_driver_leaves_ends_and_the_workers_live_on(two_workers, tmp_path):

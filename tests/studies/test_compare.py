@@ -14,7 +14,7 @@ from fade_study.benchmarks import FOLDER, load_table
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import DataError, InvalidInputError
 from fade_study.statistics import trend
-from fade_study.studies import analyze
+from fade_study.studies import analyze, outcomes
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.compare import compare
 from fade_study.studies.json_lines import read_lines
@@ -93,6 +93,21 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
         compare(config)
 
 
+def test_a_search_on_record_keeps_the_commit_that_made_it(world, mlflow_store, tmp_path, monkeypatch):
+    """Wherever it is copied from: from a shipped file to MLflow and to the user's file, and from MLflow to another."""
+    outcome = run_search("random", 0, world, DIGITS.sampler, 4, 1036)
+    monkeypatch.setattr(tracking, "commit", lambda: "then")
+    outcomes.write(outcome, "random", 0, "recipe", str(tmp_path / "shipped" / "arena-x.jsonl"))
+    monkeypatch.setattr(tracking, "commit", lambda: "now")
+    for folder in ("shipped", "nothing_shipped"):
+        monkeypatch.setattr(outcomes, "FOLDER", tmp_path / folder)
+        file = str(tmp_path / f"{folder}.jsonl")
+        with tracking.start_study("comparison", DIGITS, "cpu"):
+            (found,) = outcomes.find({"random": "recipe"}, [("random", 0)], file).values()
+        assert found.final == outcome.final
+        assert [line["commit"] for line in read_lines(file)] == ["then"]
+
+
 def test_searches_of_two_generations_have_no_trend(world):
     records = [run_search("shuffled", seed, world, DIGITS.sampler, 4, 1036).record for seed in (0, 1)]
     text = analyze.summary(records)
@@ -137,15 +152,15 @@ def test_an_oracle_of_trainings_may_know_a_sample():
 
 def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store, no_figures):
     """For one search it is Kendall's, for several that of the signs of whole searches."""
-    records = {seed: run_search("fade", seed, world, DIGITS.sampler, 4, 3626).record for seed in (0, 1)}
+    records = [run_search("fade", seed, world, DIGITS.sampler, 4, 3626).record for seed in (0, 1)]
     with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as run:
-        analyze.report({0: records[0]}, run)
+        analyze.report(records[:1], run)
     metrics = mlflow.get_run(run.id).data.metrics
     assert metrics["trend/kendall_p"] == pytest.approx(trend.trend(*records[0].trend).mann_kendall_p)
     with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as both:
         analyze.report(records, both)
     found = mlflow.get_run(both.id).data.metrics
-    pooled = trend.pooled_trend([record.trend for record in records.values()])
+    pooled = trend.pooled_trend([record.trend for record in records])
     assert found["trend/signs_p"] == pytest.approx(pooled.signs_p)
     assert "trend/signs_p" not in metrics
     assert "trend/kendall_p" not in found
