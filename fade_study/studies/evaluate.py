@@ -20,6 +20,7 @@ from fade_study.studies.evaluations import accuracy_metrics, accuracy_text, is_d
 from fade_study.studies.schemas import EvaluateConfig, SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.tracking import SearchRecord
+from fade_study.tracking.schema import EVALUATED
 from fade_study.training import Data
 from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
@@ -30,7 +31,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
     tracking.check_server()
     records, searches, data = read_finished(config.run_id)
     device = str(open_accelerator().device)
-    tags = {"fade.evaluated": config.run_id}
+    tags = {EVALUATED: config.run_id}
     with (
         open_executor(config.executor) as executor,
         tracking.start_study(

@@ -131,8 +131,11 @@ class SearchLog:
             print(f"To train it for longer and keep it as a model: mlflow run . -e train -P run_id={self.run.id}")
             return
         best = study.best_architecture
-        self.finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
-        answer, first = self.finals
+        finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
+        answer, first = finals
+        if not len(answer):
+            return  # each of its trainings killed its workers, of which there was a warning
+        self.finals = finals
         metrics: dict[str, float] = {"answer/test_accuracy": float(answer.mean())}
         print(
             f"The answer, trained again with {len(answer)} seeds that chose nothing: test accuracy {answer.mean():.4f}"

@@ -17,6 +17,7 @@ from fade_study.studies.evaluate import read_finished
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text
 from fade_study.studies.schemas import TrainConfig
 from fade_study.studies.trainings import ScratchTrainings
+from fade_study.tracking.schema import TRAINED
 from fade_study.training.session import open_accelerator
 
 FIRST_SEED = 3000
@@ -39,12 +40,10 @@ def train(config: TrainConfig) -> None:
     if config.epochs is not None:
         scratch = dataclasses.replace(scratch, epochs=config.epochs)
     wanted = [(architecture, seed) for seed in range(FIRST_SEED, FIRST_SEED + config.seeds)]
-    device = str(open_accelerator().device)
+    device, name, tags = str(open_accelerator().device), f"train {config.run_id[:8]}", {TRAINED: config.run_id}
     with (
         open_executor(config.executor) as executor,
-        tracking.start_study(
-            "training", config, device, data, tags={"fade.trained": config.run_id}, name=f"train {config.run_id[:8]}"
-        ) as run,
+        tracking.start_study("training", config, device, data, tags=tags, name=name) as run,
     ):
         keep = {(architecture.key, seed) for _, seed in wanted}
         folder = Path(config.checkpoint_dir)

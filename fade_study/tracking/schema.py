@@ -25,6 +25,8 @@ BEST = "fade.best_architecture"
 ERROR = "fade.error"
 WARNING = "fade.warning"
 ANALYZED = "fade.analyzed"
+EVALUATED = "fade.evaluated"
+TRAINED = "fade.trained"
 PARENT = "mlflow.parentRunId"
 """MLflow's tag for the parent of a child run."""
 RUN_NAME = "mlflow.runName"
@@ -103,7 +105,7 @@ RECORDED = (
         "Metrics by generation are those of a single search.",
         (
             Entry("tag", ANALYZED, "Id of the run that `-e analyze` analyzes"),
-            Entry("tag", "fade.evaluated", "Id of the run that `-e evaluate` evaluates"),
+            Entry("tag", EVALUATED, "Id of the run that `-e evaluate` evaluates"),
             Entry("metric", "trend/slope", "Slope of the accuracies over generations"),
             Entry("metric", "trend/slope_{bound}", "Bounds `low` and `high` of its confidence interval"),
             Entry("metric", "trend/gain", "Gain in accuracy over the whole search"),
@@ -255,7 +257,7 @@ RECORDED = (
         ("training",),
         "A training of one architecture: `-e train`.",
         (
-            Entry("tag", "fade.trained", "Id of the run of the search"),
+            Entry("tag", TRAINED, "Id of the run of the search"),
             Entry("tag", BEST, "Key of the architecture"),
             Entry("metric", "accuracy/{split}", "Accuracies `test` and `validation`, mean over seeds"),
             Entry("metric", "accuracy/{split}_sd", "Standard deviations over seeds"),

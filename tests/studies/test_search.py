@@ -23,7 +23,7 @@ import fade_study
 from fade_study import HyperArchitecture
 from fade_study.benchmarks import Table, Trainings, load_table
 from fade_study.nn import Supernet
-from fade_study.studies import answer, trainings
+from fade_study.studies import answer, search_log, trainings
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.evaluations import Evaluations
 from fade_study.studies.options import parse_config
@@ -420,6 +420,13 @@ def test_a_search_says_how_much_better_its_answer_is(mlflow_store, no_figures, t
     assert mlflow.models.get_model_info(uri).metadata["labels"] == list(range(10))
     trained = {run.data.params["architecture"] for run in runs("scratch") if int(run.data.params["seed"]) >= 2000}
     assert trained == {study.best_architecture.key, study.architectures()[0].key}
+
+    # The same, where each of these trainings kills its workers.
+    monkeypatch.setattr(search_log, "final_accuracies", lambda *_: ([np.array([])] * 2, None))
+    search_study(config)
+    output = capsys.readouterr().out
+    assert "trained again" not in output
+    assert "nan" not in output + runs("search")[0].data.tags["mlflow.note.content"]
 
 
 class Recorder:
