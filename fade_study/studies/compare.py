@@ -39,8 +39,8 @@ from fade_study.training.session import open_accelerator
 
 GRID = 50
 """Number of budgets at which anytime curves are drawn."""
-HIGHLIGHT = ("fade", "fade_best_ranked", "random", "champion", "oracle", "shuffled")
-"""Searchers that figures draw bold."""
+HIGHLIGHT = ("fade", "fade_best_ranked", "random")
+"""Searchers that figures draw bold and with intervals, of which more than three would hide each other."""
 
 
 def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
