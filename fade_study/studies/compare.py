@@ -154,7 +154,7 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
     text = "\n".join(lines)
     print(text)
     run.text(text + "\n", "report.txt")
-    run.note(notes.comparison(standings, config, run.pictures))
+    run.note(notes.comparison(standings, CONTROLS, config, run.pictures))
 
 
 def draw_curves(found: Mapping[str, list[Outcome]], budget: int, run: tracking.Run) -> None:

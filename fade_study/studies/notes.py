@@ -188,14 +188,17 @@ def validation(
     )
 
 
-def comparison(standings: Sequence[Standing], config: ComparisonConfig, figures: Collection[str]) -> str:
-    """Description of a comparison of searchers, best first."""
-    best = standings[0]
+def comparison(
+    standings: Sequence[Standing], controls: Collection[str], config: ComparisonConfig, figures: Collection[str]
+) -> str:
+    """Description of a comparison of searchers, best first; a control is not called the best one."""
+    real = [row for row in standings if row.searcher not in controls] or standings
+    best = real[0]
     ends = f" [{best.low:.3f}, {best.high:.3f}]" if best.seeds >= FEWEST else ""
     base = next(row for row in standings if row.searcher == config.baseline)
     different = [row.searcher for row in standings if row.p_holm is not None and row.p_holm < 0.05]
     return _note(
-        f"Best of {len(standings)} searchers: {best.searcher}, final test accuracy {best.final:.3f}{ends}; "
+        f"Best of {len(real)} searchers: {best.searcher}, final test accuracy {best.final:.3f}{ends}; "
         f"{base.searcher} {base.final:.3f}; {config.seeds} paired seeds, {config.budget} steps.",
         _pictures(figures),
         _code(summary_table(standings)),
