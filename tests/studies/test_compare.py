@@ -13,15 +13,15 @@ from fade_study import Dag, tracking
 from fade_study.benchmarks import FOLDER, load_table
 from fade_study.config import BilevelConfig
 from fade_study.exceptions import DataError, InvalidInputError
-from fade_study.statistics import trend
-from fade_study.studies import analyze, outcomes
+from fade_study.statistics import arena, trend
+from fade_study.studies import analyze, notes, outcomes
 from fade_study.studies.command import CONFIGS
 from fade_study.studies.compare import compare
 from fade_study.studies.json_lines import read_lines
 from fade_study.studies.options import parse_config
 from fade_study.studies.outcomes import best_so_far, recipe_of
 from fade_study.studies.schemas import AnalyzeConfig, ComparisonConfig, SamplerConfig
-from fade_study.studies.searchers import check_budget, names, run_search, simulated_correlation
+from fade_study.studies.searchers import CONTROLS, check_budget, names, run_search, simulated_correlation
 from fade_study.studies.worlds import Tabulated, Trained
 from fade_study.training import load_data
 from tests.studies.test_search import artifacts, mlflow_run, runs
@@ -237,6 +237,12 @@ def test_searches_of_another_precision_are_not_taken_for_ours(digits, monkeypatc
     single = recipe_of("fade", DIGITS, digits)
     monkeypatch.setattr("fade_study.studies.outcomes.surroundings", lambda _: {"device": "cpu", "precision": "bf16"})
     assert recipe_of("fade", DIGITS, digits) != single
+
+
+def test_a_control_is_not_called_the_best_searcher():
+    finals = {"oracle": [0.9, 0.9, 0.9], "tpe": [0.8, 0.81, 0.8], "random": [0.7, 0.72, 0.7]}
+    text = notes.comparison(arena.standings(finals, "random"), CONTROLS, ComparisonConfig(seeds=3), ())
+    assert "Best of 2 searchers: tpe, final test accuracy 0.803" in text
 
 
 def test_the_shipped_arena_is_found_by_the_default():
