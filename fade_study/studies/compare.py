@@ -40,7 +40,7 @@ from fade_study.training.session import open_accelerator
 GRID = 50
 """Number of budgets at which anytime curves are drawn."""
 HIGHLIGHT = ("fade", "fade_best_ranked", "random")
-"""Searchers that figures draw bold and with intervals, of which more than three would hide each other."""
+"""Searchers that figures draw bold and with an interval; more than three intervals would hide each other."""
 
 
 def compare(config: ComparisonConfig) -> dict[str, list[Outcome]]:
@@ -118,10 +118,8 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
             f"{prefix}/evaluated_accuracy": evaluated[row.searcher].final,
             f"{prefix}/seconds": float(np.mean([outcome.seconds for outcome in found[row.searcher]])),
         }
-    simulated = []
-    if isinstance(world, Tabulated):
-        correlation = metrics["simulated/spearman"] = simulated_correlation(config, world)
-        simulated = [f"simulated FaDE-ranks have a Spearman correlation of {correlation:.2f} with accuracy, on average"]
+    simulated = simulated_correlation(config, world) if isinstance(world, Tabulated) else None
+    metrics["simulated/spearman"] = simulated
     run.metrics({name: value for name, value in metrics.items() if value is not None})
     run.rows([dataclasses.asdict(row) for row in standings], "standings.json")
     by_seed = [{"seed": config.seed + i} | {name: x[i] for name, x in finals.items()} for i in range(config.seeds)]
@@ -134,7 +132,11 @@ def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: 
         f"{config.seeds} paired seeds, from {config.seed} on",
         f"a training from scratch has {world.scratch_steps} steps",
         f"the trainings of a hyper-architecture have {world.hyper_steps[0]} steps",
-        *simulated,
+        *(
+            []
+            if simulated is None
+            else [f"simulated FaDE-ranks have a mean correlation of {simulated:.2f} with accuracy"]
+        ),
         "",
         arena.summary_table(standings),
         "",

@@ -43,12 +43,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, SearchRecord]:
         }
         for run_id, record in evaluated.items():
             search = tracking.Run(run_id)
-            search.series([(t, accuracy_metrics(found)) for t, found in record.evaluations.items()])
+            search.series([(t, accuracy_metrics(trainings)) for t, trainings in record.evaluations.items()])
             search.text(record.to_json(), tracking.schema.RECORD)
             print(f"Search {run_id}:\n{evaluations_text(record)}")
-        text = report([*evaluated.values()], run)
+        found = list(evaluated.values())
+        text = report(found, run)
         print(text)
-        run.note(notes.analysis("evaluate", config.run_id, [*evaluated.values()], text, run.pictures))
+        run.note(notes.analysis("evaluate", config.run_id, found, text, run.pictures))
         print(tracking.look_at(run.experiment, run.id))
     return evaluated
 

@@ -90,7 +90,7 @@ SETTINGS: dict[str, Setting] = {
 def train(workers: int) -> None:
     """Train the missing supernets of all settings, seed by seed."""
     data = load_data(DATA)
-    recipes = recipes_of(data)
+    recipes = recipes_of(data, open_accelerator().device.type)
     known = {(line["table"], line["setting"], line["seed"]) for line in read(recipes)}
     wanted = [
         (table, name, seed)
@@ -107,12 +107,17 @@ def train(workers: int) -> None:
             append_line(LINES, line)
 
 
-def recipes_of(data: Data) -> dict[str, str]:
+def recipes_of(data: Data, device: str) -> dict[str, str]:
     """By setting: the hash of everything that determines a training, except hyper-architecture and seed."""
     accelerator, network = open_accelerator(), describe_network(NETWORK, [Dag])
     return {
         name: fingerprint(
-            accelerator, data, version=BILEVEL_VERSION, bilevel=setting.config.recorded(), network=network
+            accelerator,
+            data,
+            device=device,
+            version=BILEVEL_VERSION,
+            bilevel=setting.config.recorded(),
+            network=network,
         )
         for name, setting in SETTINGS.items()
     }
@@ -160,7 +165,7 @@ class Supernets(NamedTuple):
 def collect() -> dict[tuple[str, str], Supernets]:
     """Supernets by table and setting."""
     lines: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for line in read(recipes_of(load_data(DATA))):
+    for line in read(recipes_of(load_data(DATA), "cpu")):
         lines[line["table"], line["setting"]].append(line)
     return {
         key: Supernets(

@@ -62,7 +62,7 @@ def open_cases(config: ValidationConfig, data: Data) -> list[Case]:
             if config.depth != table.hyper_architecture.depth:
                 raise InvalidInputError(
                     f"depth: expected {table.hyper_architecture.depth}, the number of rows of the table {name}, got "
-                    f"{config.depth}; leave depth out"
+                    f"{config.depth}; set it to that"
                 )
             cases.append(Case(name, table.hyper_architecture, table.paths, table))
     else:

@@ -114,7 +114,7 @@ def measure_cells(
     executor: Executor,
     later: int = 0,
 ) -> dict[str, Measured]:
-    """What each cell adds, ``(d, w)`` by name, from short trainings with at most as many steps as the supernets.
+    """What each cell adds, ``(d, w)`` by name, from short trainings with about as many steps as the supernets.
 
     ``short_trainings`` trains architectures along fair paths for one epoch each, and regresses their validation
     accuracies on the columns. ``chains`` trains, for each cell, the architecture that has it in every row, for whole

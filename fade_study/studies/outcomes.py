@@ -66,10 +66,9 @@ def find(
         for seed, (content, record) in tracking.find_outcomes(recipe).items()
     }
     written = {} if file is None else _read(file, recipes)
-    known: dict[tuple[str, int], Outcome] = {}
+    known = logged | written
     for shipped in sorted(FOLDER.glob("arena-*.jsonl")):
         known |= _read(shipped, recipes)
-    known |= logged | written
     found = {one: known[one] for one in wanted if one in known}
     for (name, seed), outcome in found.items():
         if (name, seed) not in logged:

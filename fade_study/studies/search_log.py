@@ -131,6 +131,10 @@ class SearchLog:
             print(f"To train it for longer and keep it as a model: mlflow run . -e train -P run_id={self.run.id}")
             return
         best = study.best_architecture
+        scratch = config.scratch.steps(len(data.weight))
+        hyper = study.n_generations * config.hyper_steps(len(data.weight))
+        steps = hyper + len(evaluations) * config.evaluation_seeds * scratch
+        self.run.metrics({"steps": steps})
         finals, state = final_accuracies([best, study.architectures()[0]], data, config, executor)
         answer, first = finals
         if not len(answer):
@@ -144,10 +148,6 @@ class SearchLog:
         if gain is not None:
             metrics |= {"answer/gain": gain.value, "answer/gain_low": gain.low, "answer/gain_high": gain.high}
             print(f"  against the first generation's anchor architecture, {first.mean():.4f}: {gain}")
-        scratch = config.scratch.steps(len(data.weight))
-        hyper = study.n_generations * config.hyper_steps(len(data.weight))
-        steps = hyper + len(evaluations) * config.evaluation_seeds * scratch
-        metrics["steps"] = steps
         table = random_table(data, config)
         if table is not None and len(answer) > 1:
             trainings = round(steps / scratch)

@@ -61,10 +61,16 @@ class Trained:
                 "table: expected one of the same data, network and trainings from scratch for the oracle, got "
                 f"{_name(self.config)}; leave the oracle out of searchers"
             )
-        open_tabulated(self.config)
+        known = open_tabulated(self.config)
+        unknown = [cell.key for cell in self.space() if cell.key not in known.column]
+        if unknown:
+            raise InvalidInputError(
+                f"space: expected cells that the oracle's table {_name(self.config)} has, got {len(unknown)} others, "
+                f"such as {unknown[0]}; leave the oracle out of searchers"
+            )
 
     def oracle(self, batch: Batch) -> Array:
-        """Alphas ``(d, w)`` from true accuracies, free of cost."""
+        """Alphas ``(d, w)`` from true accuracies; they cost as much as if supernets had been trained."""
         return open_tabulated(self.config).oracle(batch)
 
     def evaluate(self, architecture: Architecture, seed: int) -> Scratch:
@@ -87,7 +93,8 @@ class Tabulated:
     sample are the noise.
 
     Raises:
-        InvalidInputError: (a ``ValueError``) for a table with different rows, or of other trainings than the settings'.
+        InvalidInputError: (a ``ValueError``) for a table with different rows, of another depth, or of other trainings
+            than the settings.
     """
 
     def __init__(self, config: ComparisonConfig, table: Table) -> None:
@@ -96,8 +103,12 @@ class Tabulated:
         cells = [cell for cell in rows[0] if isinstance(cell, Dag)]
         if any(row != rows[0] for row in rows) or len(cells) < len(rows[0]):
             raise InvalidInputError(
-                f"table: expected one with the same graphs as cells in every row, got {_name(config)}; take "
-                "fashion14-random, digits342 or digits625"
+                f"table: expected one with the same graphs as cells in every row, got {_name(config)}; take one such "
+                "as fashion14-random or digits342"
+            )
+        if config.depth != len(rows):
+            raise InvalidInputError(
+                f"depth: expected {len(rows)}, the number of rows of the table {_name(config)}, got {config.depth}"
             )
         self.cells = tuple(cells)
         self.complete = len(table.paths) == table.hyper_architecture.size

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed.nn  # first imported by Adam, it would keep the process group of that moment for ever
+import torch.distributed.nn  # keeps the process group that exists when it is imported; Adam would do that too late
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import broadcast, gather_object, parse_flag_from_env
 from torch import Tensor, distributed, nn

@@ -146,8 +146,15 @@ def test_an_oracle_of_trainings_may_know_a_sample():
     with pytest.raises(InvalidInputError, match="expected one of the same data, network and trainings"):
         Trained(other, data).check_oracle()
     config = parse_config(ComparisonConfig, CONFIGS / "compare", ["--table", "fashion14-h2"])
-    with pytest.raises(InvalidInputError, match=r"expected one with the same graphs .*, got fashion14-h2; take fash"):
+    with pytest.raises(InvalidInputError, match=r"expected one with the same graphs .*, got fashion14-h2; take one"):
         Trained(config, load_data(config.data)).check_oracle()
+    for setting, value, message in (
+        ("--depth", "5", "depth: expected 4"),
+        ("--space.max_vertices", "6", "space: .*other"),
+    ):
+        config = parse_config(ComparisonConfig, CONFIGS / "compare", [setting, value])
+        with pytest.raises(InvalidInputError, match=message):
+            Trained(config, load_data(config.data)).check_oracle()
 
 
 def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store, no_figures):

@@ -98,8 +98,8 @@ def test_all_supernets_are_on_record():
 
 def test_trainings_of_other_settings_do_not_count(monkeypatch):
     data = load_data(DATA)
-    everything = list(read(recipes_of(data)))
+    everything = list(read(recipes_of(data, "cpu")))
     assert len(everything) == len(CHOOSING) * sum(setting.seeds for setting in SETTINGS.values())
     config = dataclasses.replace(SETTINGS["8 epochs"].config, epochs=9)
     monkeypatch.setitem(SETTINGS, "8 epochs", SETTINGS["8 epochs"]._replace(config=config))
-    assert {line["setting"] for line in read(recipes_of(data))} == {*SETTINGS} - {"8 epochs"}
+    assert {line["setting"] for line in read(recipes_of(data, "cpu"))} == {*SETTINGS} - {"8 epochs"}

@@ -97,7 +97,9 @@ def test_a_validation_validates_and_records(mlflow_store, monkeypatch, tmp_path,
         validate(dataclasses.replace(SMOKE, tables=(str(path),), data=DataConfig(limit=301)))
     with pytest.raises(InvalidInputError, match=r"which is of other settings: .*'epochs': "):
         validate(dataclasses.replace(SMOKE, tables=(str(path),), scratch=ScratchConfig(epochs=77)))
-    with pytest.raises(InvalidInputError, match=r"depth: expected 2, the number of rows of the table .*, got 3; leave"):
+    with pytest.raises(
+        InvalidInputError, match=r"depth: expected 2, the number of rows of the table .*, got 3; set it"
+    ):
         validate(dataclasses.replace(SMOKE, tables=(str(path),), depth=3))
     assert json.loads(text)["trainings"].keys() == Table.from_json(text).trainings.keys()
 

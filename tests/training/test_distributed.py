@@ -13,7 +13,8 @@ from tests.postgresql import free_port
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
-import dataclasses, json, os, sys, warnings
+import contextlib, dataclasses, json, os, sys, warnings
+from pathlib import Path
 import pytest, torch.distributed
 from accelerate import Accelerator
 from fade_study import FadeError, HyperArchitecture, enumerate_dags
@@ -91,8 +92,10 @@ answer["diverged"] = refused(lambda: train_hyper_architecture(hyper, data, huge,
 with Processes(accelerator, data) as processes:  # which ends the training, too
     if rank > 0:
         processes.follow()
-tasks = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
-answer["threads"] = [name for name in tasks if "gloo" in name]
+answer["threads"] = []
+for task in Path("/proc/self/task").iterdir():
+    with contextlib.suppress(OSError):  # a thread that has just ended
+        answer["threads"] += [name for name in [(task / "comm").read_text()] if "gloo" in name]
 with open(f"{sys.argv[0]}.{rank}", "w") as file:
     json.dump(answer, file)
 """
