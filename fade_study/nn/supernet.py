@@ -10,7 +10,7 @@ Two savings leave the estimator exactly as it is:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,23 @@ class Supernet(nn.Module):
         else:
             cells = [partial(_mixed, self.cells(row), column, factors[row]) for row, column in enumerate(path)]
         return self.macro(images, cells)
+
+    def along(self, images: Tensor, paths: Sequence[Sequence[int]]) -> Iterator[tuple[int, Tensor]]:
+        """Index and class scores ``(B, classes)`` of each of the paths ``(n, d)``, the same as from ``forward``.
+
+        The paths come in the order of their columns, so that cells that several of them begin with run only once.
+        """
+        depth = len(self.rows)
+        known: Sequence[int] = ()
+        inputs = [self.macro.cell_input(images, 0)]  # of the cell of each row along the known path, and its output
+        for i in sorted(range(len(paths)), key=lambda i: tuple(paths[i])):
+            shared = next((row for row in range(len(known)) if known[row] != paths[i][row]), len(known))
+            del inputs[shared + 1 :]
+            for row in range(shared, depth):
+                x = self.cells(row)[paths[i][row]](inputs[row])
+                inputs.append(self.macro.cell_input(x, row + 1) if row + 1 < depth else x)
+            known = paths[i]
+            yield i, self.macro.scores(inputs[depth])
 
     def cells(self, row: int) -> nn.ModuleList:
         """The w candidate cells of a row."""

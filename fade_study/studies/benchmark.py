@@ -41,7 +41,7 @@ from fade_study.studies.benchmark_gpu import measure_gpu
 from fade_study.studies.plain import all_branches, arithmetic_floor, edge_by_edge
 from fade_study.studies.schemas import BenchmarkConfig
 from fade_study.training import DataConfig, load_data, train_from_scratch
-from fade_study.training.alphas import alpha_loss, gumbel_noise
+from fade_study.training.alphas import alpha_loss, fair_paths, gumbel_noise
 from fade_study.training.data import Minibatch
 from fade_study.training.session import adam, check_gpus
 
@@ -214,6 +214,18 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
             scores = network(images)
         alone.train(scores.float())
 
+    paths = fair_paths(14 * width, hyper.shape, torch.Generator().manual_seed(config.seed))  # as in `fashion14`
+
+    @torch.no_grad()
+    def one_by_one() -> None:
+        for path in paths:
+            supernet(images, path)
+
+    @torch.no_grad()
+    def sweep() -> None:
+        for _ in supernet.along(images, paths):
+            pass
+
     seconds = in_turn(
         {
             "network": alone.network_step,
@@ -227,6 +239,8 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
             "edges": lambda: alone.train(edge_by_edge(network, alone.architecture, images)),
             "foreach": lambda: alone.train(network(images), foreach_adam),
             "bfloat16": bfloat16_step,
+            "one by one": one_by_one,
+            "sweep": sweep,
         },
         config.repetitions,
     )
@@ -245,6 +259,7 @@ def measure_steps(shape: Shape, width: int, config: BenchmarkConfig) -> dict[str
         "gain/exchanged_bytes": np.array([sum(p.nbytes for p in supernet.parameters()) / sent]),
         "gain/one_path": seconds["all weight"] / seconds["weight"],
         "gain/one_path_back": seconds["all alpha"] / seconds["alpha"],
+        "gain/shared_beginnings": seconds["one by one"] / seconds["sweep"],
         "gain/merged_convolutions": seconds["edges"] / seconds["network"],
         "gain/fused_adam": seconds["foreach"] / seconds["network"],
         "gain/bfloat16": seconds["network"] / seconds["bfloat16"],

@@ -334,10 +334,10 @@ class _Trainer:
         if not paths:
             return PathLosses(columns, np.empty(0), epochs)
         losses = [images.new_zeros(())] * len(paths)
-        for i in range(rank, len(paths), ranks):
-            interrupt.check()
-            with torch.no_grad(), self.accelerator.autocast():
-                losses[i] = F.cross_entropy(self.supernet(images, paths[i]), labels, reduction="sum") / len(images)
+        with torch.no_grad(), self.accelerator.autocast():
+            for i, scores in self.supernet.along(images, paths[rank::ranks]):
+                interrupt.check()
+                losses[rank + i * ranks] = F.cross_entropy(scores, labels, reduction="sum") / len(images)
         (total,) = add_up([[torch.stack(losses)]], self.accelerator)
         found = total.double().cpu().numpy()
         if not np.isfinite(found).all():

@@ -122,6 +122,22 @@ def test_a_path_equals_its_architectures_network(share_weights):
         assert torch.equal(network(images), supernet(images, path))
 
 
+def test_paths_that_begin_alike_share_their_cells_exactly(device):
+    supernet = build().to(device)
+    images, _ = batch(torch.float32, device=device)
+    paths = [(3, 0, 1), (0, 2, 2), (3, 0, 1), (0, 2, 0), (3, 1, 1), (0, 2, 2)]
+    runs = []
+    for row in range(3):
+        for cell in supernet.cells(row):
+            cell.register_forward_hook(lambda *_, row=row: runs.append(row))
+    with torch.no_grad():
+        found = dict(supernet.along(images, paths))
+        assert [runs.count(row) for row in range(3)] == [2, 3, 4], "once for each of the different beginnings"
+        assert found.keys() == set(range(6))
+        for i, path in enumerate(paths):
+            assert torch.equal(found[i], supernet(images, path))
+
+
 def test_supernets_use_batch_statistics_in_evaluation_too():
     supernet = build()
     images, _ = batch(torch.float)
