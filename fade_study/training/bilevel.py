@@ -35,7 +35,7 @@ from fade_study.training.checkpoint import CHECK_EVERY, Progress
 from fade_study.training.data import Batches, Data, Minibatch
 from fade_study.training.graphs import PathGraphs, usable
 from fade_study.training.session import (
-    accuracy,
+    accuracies,
     adam,
     add_up,
     backward,
@@ -381,8 +381,10 @@ class _Trainer:
 
     def accuracies(self, paths: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """One-shot accuracies ``(n,)`` of paths ``(n, d)`` on the alpha split, with batch statistics."""
-        split, accelerator = self.data.alpha, self.accelerator
-        return np.array([accuracy(partial(self.supernet, path=path), split, accelerator) for path in paths])
+        if not len(paths):
+            return np.empty(0)
+        along = partial(self.supernet.along, paths=paths)
+        return np.array(accuracies(along, len(paths), self.data.alpha, self.accelerator))
 
     def one_shot_accuracy(self, paths: int) -> float:
         """Mean one-shot accuracy of uniformly random paths."""

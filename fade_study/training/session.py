@@ -156,21 +156,29 @@ def schedule(optimizer: torch.optim.Optimizer, kind: Schedule, steps: int) -> La
     return LambdaLR(optimizer, factors[kind])
 
 
-@torch.inference_mode()
 def accuracy(scores: Callable[[Tensor], Tensor], split: Split, accelerator: Accelerator) -> float:
     """Share of correct predictions for the images of a whole split, over all processes.
 
     ``scores`` maps images ``(B, C, H, W)`` to class scores ``(B, classes)``; the split is on the accelerator's device.
     """
-    correct = torch.zeros((), dtype=torch.long, device=accelerator.device)
+    return accuracies(lambda images: [(0, scores(images))], 1, split, accelerator)[0]
+
+
+def accuracies(
+    scores: Callable[[Tensor], Iterable[tuple[int, Tensor]]], count: int, split: Split, accelerator: Accelerator
+) -> list[float]:
+    """Accuracies of ``count`` networks, for which ``scores`` gives index and class scores, as in :func:`accuracy`."""
+    correct = [torch.zeros((), dtype=torch.long, device=accelerator.device)] * count
     # Batches have nearly equal sizes, since the batch statistics of a few leftover images would be useless.
     chunks = -(-len(split) // EVALUATION_BATCH)
     batches = list(zip(split.images.tensor_split(chunks), split.labels.tensor_split(chunks), strict=True))
-    for images, labels in batches[accelerator.process_index :: accelerator.num_processes]:
-        correct += (scores(images).argmax(dim=1) == labels).sum()
-    total = accelerator.reduce(correct, "sum")
+    with torch.inference_mode():
+        for images, labels in batches[accelerator.process_index :: accelerator.num_processes]:
+            for i, found in scores(images):
+                correct[i] = correct[i] + (found.argmax(dim=1) == labels).sum()
+    total = accelerator.reduce(torch.stack(correct), "sum")
     assert isinstance(total, Tensor)
-    return total.item() / len(split)
+    return [number / len(split) for number in total.tolist()]
 
 
 def add_up(parts: Sequence[Sequence[Tensor]], accelerator: Accelerator, *, in_order: bool = False) -> list[Tensor]:
