@@ -33,8 +33,8 @@ def to_integer(value: Any) -> int | None:
 def to_number(value: Any) -> float | None:
     """A finite number of Python, NumPy, or a tensor with one element, as a ``float``; None for anything else."""
     try:
-        number = math.nan if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError, RuntimeError):
+        number = math.nan if isinstance(value, str | bytes | bool | np.bool_) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

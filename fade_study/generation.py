@@ -68,7 +68,9 @@ class Batch:
     @cached_property
     def points(self) -> NDArray[np.float64]:
         """Points of all neighborhoods, ``(d, w, f)``."""
-        return np.array([[trial.point for trial in row] for row in self.trials])
+        points = np.array([[trial.point for trial in row] for row in self.trials])
+        points.setflags(write=False)
+        return points
 
     @property
     def anchors(self) -> NDArray[np.float64]:

@@ -45,7 +45,7 @@ class Dag:
     edges: Edges = ()
 
     def __post_init__(self) -> None:
-        check_vertices(self.vertices)
+        object.__setattr__(self, "vertices", check_vertices(self.vertices))
         try:
             edges = tuple((index(u), index(v)) for u, v in self.edges)
         except (TypeError, ValueError):

@@ -88,8 +88,7 @@ class DagSpace:
         features: Sequence[str | Feature] = PAPER_FEATURES,
         only: Collection[Dag] | None = None,
     ) -> None:
-        check_vertices(max_vertices)
-        check_vertices(min_vertices)
+        max_vertices, min_vertices = check_vertices(max_vertices), check_vertices(min_vertices)
         if min_vertices > max_vertices:
             raise InvalidInputError(
                 f"expected min_vertices up to max_vertices = {max_vertices}, got {min_vertices}; lower it"

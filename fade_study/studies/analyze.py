@@ -17,6 +17,7 @@ from fade_study.analysis import cells, trajectory
 from fade_study.exceptions import InvalidInputError
 from fade_study.statistics import trend
 from fade_study.studies import notes
+from fade_study.studies.command import further
 from fade_study.studies.schemas import AnalyzeConfig
 from fade_study.tracking import SearchRecord
 
@@ -31,7 +32,7 @@ def analyze(config: AnalyzeConfig) -> None:
     if not any(record.evaluations for record in searches):
         raise InvalidInputError(
             f"expected a search whose anchors were trained from scratch, got {config.run_id}, which has none; "
-            f"mlflow run . -e evaluate -P run_id={config.run_id} trains them"
+            f"{further('evaluate', run_id=config.run_id)} trains them"
         )
     tags = {tracking.schema.ANALYZED: config.run_id}
     with tracking.start_study("analysis", config, "cpu", tags=tags, name=f"analyze {config.run_id[:8]}") as run:

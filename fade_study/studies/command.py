@@ -13,7 +13,7 @@ import signal
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +32,8 @@ CONFIGS = Path(__file__).parent / "configs"
 """Folder of presets, with a subfolder for each study."""
 TYPED = "FADE_TYPED"
 """Environment variable that passes the command that the user typed, such as ``mlflow run .``, as a JSON list."""
+NULL = ("null", "~")
+"""Spellings of no value."""
 
 
 def read_command(cls: type[T], name: str, about: str = "") -> T:
@@ -169,13 +171,36 @@ def launch(processes: int) -> int:
     return 0
 
 
+def further(command: str, **settings: Any) -> str:
+    """Another command, for the user to type in the way in which this one was typed."""
+    if typed := os.environ.get(TYPED):
+        words = json.loads(typed)[:3]  # mlflow run URI
+        return " ".join([*words, "-e", command, *(f"-P {name}={value}" for name, value in settings.items())])
+    return " ".join(["fade", command, *(f"--{name} {value}" for name, value in settings.items())])
+
+
 def again(study: str) -> str:
     """The command that continues a study."""
     if typed := os.environ.get(TYPED):
-        words = json.loads(typed)
+        words = _with_name(json.loads(typed), study)
         named = any(word.removeprefix("-P").startswith("study=") for word in words)
         return shlex.join(words if named else [*words, "-P", f"study={study}"])
-    options = {word.split("=")[0] for word in sys.argv[1:]}
+    given = _with_name(sys.argv[1:], study)
+    options = {word.split("=")[0] for word in given}
     together = os.environ.get("WORLD_SIZE", "1") != "1" and "--processes" not in options
-    words = shlex.join([*sys.argv[1:], *([] if "--study" in options else ["--study", study])])
+    words = shlex.join([*given, *([] if "--study" in options else ["--study", study])])
     return f"{'torchrun … -m fade_study' if together else 'fade'} search {words}"
+
+
+def _with_name(words: Sequence[str], study: str) -> list[str]:
+    """Words of a command, with the name of the study where they say null, which would begin a new one."""
+    named = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.rpartition("=")
+        if before == "--study" and word in NULL:
+            named.append(study)
+        elif option in ("--study", "study", "-Pstudy") and value in NULL:
+            named.append(f"{option}={study}")
+        else:
+            named.append(word)
+    return named

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fade_study.statistics.arena import FEWEST, summary_table
 from fade_study.statistics.resampling import p_text
-from fade_study.studies.command import again
+from fade_study.studies.command import again, further
 from fade_study.tracking.pictures import small_path
 from fade_study.tracking.schema import RECORD, THIS_RUN
 from fade_study.training.bilevel import untrained
@@ -53,7 +53,7 @@ def search(
     what = f"study `{name}`: {study.n_generations} generations of {depth} × {width} cells on {data.name}"
     evaluation = study.best_evaluation
     if evaluation is None:
-        train = f"`mlflow run . -e evaluate -P run_id={THIS_RUN}` trains its architectures from scratch."
+        train = f"`{further('evaluate', run_id=THIS_RUN)}` trains its architectures from scratch."
         return _note(
             f"No architecture was trained from scratch; {what}.",
             _pictures(run.pictures),
@@ -90,6 +90,8 @@ def search(
         caveats.append("The last supernet has hardly trained, so that its alphas and ranks mean nothing.")
     if len(answer) < 2:
         caveats.append("One training of the winner says nothing of its spread.")
+    epochs = 2 * config.scratch.epochs
+    train = further("train", run_id=THIS_RUN, epochs=epochs)
     return _note(
         headline,
         f"Winner, of generation {number}: {_cells(best.key)}",
@@ -101,8 +103,8 @@ def search(
             "Use the winner",
             [
                 *([f'Load: `mlflow.pytorch.load_model("runs:/{THIS_RUN}/best")`'] if "best" in run.models else []),
-                f"Train it for longer, and keep it as a model: `mlflow run . -e train -P run_id={THIS_RUN}`",
-                f"Evaluate more generations: `mlflow run . -e evaluate -P run_id={THIS_RUN}`",
+                f"Train it for {epochs} epochs, and keep it as a model: `{train}`",
+                f"Evaluate more generations: `{further('evaluate', run_id=THIS_RUN)}`",
             ],
         ),
     )
@@ -144,7 +146,7 @@ def analysis(command: str, run_id: str, records: Sequence[SearchRecord], text: s
         f"{sum(len(record.evaluations) for record in records)} generations evaluated.",
         _pictures(figures),
         _code(text),
-        f"Repeat: `mlflow run . -e {command} -P run_id={run_id}`",
+        f"Repeat: `{further(command, run_id=run_id)}`",
     )
 
 

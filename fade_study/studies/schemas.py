@@ -29,6 +29,7 @@ from fade_study.generation import RowHistory
 MOST_PATHS = 1_000_000
 """Largest number of paths of a hyper-architecture that are all listed."""
 Vertices = Annotated[int, pydantic.AfterValidator(check_vertices)]
+ModelName = Annotated[str, Field(pattern="^[^/:]+$")]  # MLflow refuses others, but only once the model is there
 
 
 @settings
@@ -204,7 +205,7 @@ class SearchConfig(_StudyConfig):
     evaluate_every: NonNegative = 4
     evaluation_seeds: Positive = 2
     final_seeds: NonNegative = 0
-    register: Annotated[str, Field(min_length=1)] | None = None
+    register: ModelName | None = None
 
     def _problems(self) -> list[str]:
         images, parts = self.bilevel.batch_size, self.bilevel.micro_batches
@@ -256,7 +257,7 @@ class ValidationConfig(_StudyConfig):
     early_epochs: tuple[Positive, ...] = (1,)
     predictors: tuple[str, ...] | None = None
     top: tuple[Positive, ...] = (1, 5, 10)
-    resamples: Positive = 1000
+    resamples: Annotated[int, Field(ge=100)] = 1000
 
     def _problems(self) -> list[str]:
         problems = []
@@ -362,7 +363,7 @@ class TrainConfig:
     architecture: Annotated[str, Field(min_length=1)] | None = None
     epochs: Positive | None = None
     seeds: Positive = 1
-    register: Annotated[str, Field(min_length=1)] | None = None
+    register: ModelName | None = None
     executor: str = "processes:2"
     checkpoint_dir: Folder = "checkpoints"
 

@@ -23,6 +23,7 @@ from fade_study.studies.answer import (
     random_table,
     regime,
 )
+from fade_study.studies.command import further
 from fade_study.studies.evaluations import accuracy_text, evaluated
 from fade_study.studies.schemas import SearchConfig
 from fade_study.tracking import SearchRecord
@@ -105,7 +106,7 @@ class SearchLog:
         """The best architecture: chosen by validation accuracy, reported by test accuracy."""
         evaluation = self.study.best_evaluation
         if evaluation is None:
-            print(f"\nNo architecture was trained from scratch: mlflow run . -e evaluate -P run_id={self.run.id}")
+            print(f"\nNo architecture was trained from scratch: {further('evaluate', run_id=self.run.id)}")
             return
         number, best, validation, _ = evaluation
         self.run.metrics({"best/validation_accuracy": validation})
@@ -128,7 +129,9 @@ class SearchLog:
         if not evaluations:
             return
         if not config.final_seeds:
-            print(f"To train it for longer and keep it as a model: mlflow run . -e train -P run_id={self.run.id}")
+            epochs = 2 * config.scratch.epochs
+            train = further("train", run_id=self.run.id, epochs=epochs)
+            print(f"To train it for {epochs} epochs and keep it as a model: {train}")
             return
         best = study.best_architecture
         scratch = config.scratch.steps(len(data.weight))
@@ -167,7 +170,7 @@ def tell_regime(data: Data, config: SearchConfig) -> None:
     """Say at once what validations have found of ranks like these, and warn where they say little."""
     known = regime(data, config)
     if known is None:
-        print("How well ranks predict accuracy with these settings was not measured: mlflow run . -e validate does")
+        print("How well ranks predict accuracy with these settings was not measured; a validation with them would tell")
         return
     value, low, _ = known.spearman
     said = f"rank correlation {_interval(known.spearman)} with from-scratch accuracy ({known.of}"

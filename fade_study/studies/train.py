@@ -13,6 +13,7 @@ from fade_study.exceptions import WorkerDiedError
 from fade_study.execution import open_executor
 from fade_study.studies import notes
 from fade_study.studies.answer import keep_model
+from fade_study.studies.command import further
 from fade_study.studies.evaluate import read_finished
 from fade_study.studies.evaluations import accuracy_metrics, accuracy_text
 from fade_study.studies.schemas import TrainConfig
@@ -28,12 +29,12 @@ def train(config: TrainConfig) -> None:
     """Train with every seed, and keep the network with the best validation accuracy."""
     tracking.check_server()
     records, searches, data = read_finished(config.run_id)
-    run_id, record = next(iter(records.items()))
+    run_id, record = max(records.items(), key=lambda item: item[1].best_validation)
     search, key = searches[run_id], config.architecture
     if key is None and record.best is None:
         raise InvalidInputError(
-            "expected a search with architectures trained from scratch, got one without; mlflow run . -e evaluate "
-            "trains them"
+            "expected a search with architectures trained from scratch, got one without; "
+            f"{further('evaluate', run_id=config.run_id)} trains them"
         )
     architecture = Architecture.from_key(record.evaluated[record.best or 0] if key is None else key)
     scratch = search.scratch

@@ -55,6 +55,9 @@ def create_study(
     rows = to_integer(depth)
     if rows is None or rows < 1:
         raise InvalidInputError(f"expected a depth of 1 or more, got {depth!r}; it is the number of cells in a chain")
+    root = _first(seed, getattr(sampler, "seed", None))
+    if root is not None and (to_integer(root) is None or root < 0):
+        raise InvalidInputError(f"expected a seed that is an integer of 0 or more, got {root!r}")
     if evaluate not in get_args(Evaluates):
         raise InvalidInputError(f"expected evaluate to be one of {', '.join(get_args(Evaluates))}, got {evaluate!r}")
     sampler = samplers.PseudoGradientSampler(seed=seed) if sampler is None else sampler
@@ -63,11 +66,12 @@ def create_study(
             "space": describe_space(space),
             "depth": rows,
             "sampler": describe_sampler(sampler),
-            "seed": _first(seed, getattr(sampler, "seed", None)),
+            "seed": root,
             "evaluate": evaluate,
             "conditions": conditions or {},
         }
     )
+    arguments = getattr(space, "settings", None)
     opened = open_storage(storage)
 
     def create() -> FadeStudy:
@@ -89,7 +93,7 @@ def create_study(
                 )
             stored = settings | {"seed": _first(settings["seed"], np.random.SeedSequence().generate_state(1).item())}
             optuna_study.set_user_attr(IDENTITY, uuid.uuid4().hex)
-            if (arguments := getattr(space, "settings", None)) is not None:
+            if arguments is not None:
                 optuna_study.set_user_attr(SPACE, arguments)
             optuna_study.set_user_attr(STUDY, stored)
         check_same(stored, settings, optuna_study.study_name)
@@ -158,9 +162,10 @@ def _rebuild_space(settings: dict[str, Any] | None) -> DagSpace:
 def _rebuild_sampler(settings: dict[str, Any]) -> samplers.RowSampler:
     arguments = dict(settings)
     name = arguments.pop("type")
-    if name not in samplers.__all__:
+    ours = {one.__name__: one for one in samplers.REGISTRY.values()}
+    if name not in ours:
         raise InvalidInputError(f"expected the sampler of this study, got None; pass your {name}(...)")
-    return getattr(samplers, name)(**arguments)
+    return ours[name](**arguments)
 
 
 def _first(*values: int | None) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -29,8 +29,8 @@ class Loop:
         evaluate: Callable[[Batch], Any],
         n_generations: int | None,
         timeout: float | None,
-        callbacks: Sequence[Callable[[FadeStudy, Batch], None]],
-        catch: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]],
+        callbacks: Iterable[Callable[[FadeStudy, Batch], None]] | None,
+        catch: type[Exception] | Iterable[type[Exception]],
         show_progress_bar: bool,
     ) -> None:
         """As :meth:`fade_study.study.FadeStudy.optimize`."""
@@ -38,7 +38,8 @@ class Loop:
 
         if self._running:
             raise RuntimeError("expected one optimize() at a time, got one inside another; call ask and tell instead")
-        caught = tuple(catch) if isinstance(catch, list) else catch
+        caught = tuple(catch) if isinstance(catch, Iterable) else catch
+        called = list(callbacks or ())
         self._running, self.stopped = True, False
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         try:
@@ -58,7 +59,7 @@ class Loop:
                         optuna.logging.get_logger(__name__).warning(f"generation {batch.number} failed: {error!r}")
                     else:  # if the study refuses the result, the generation stays open, so that its training is kept
                         _tell(study, batch, result)
-                    for callback in callbacks:
+                    for callback in called:
                         callback(study, batch)
                     done += 1
                     bar.update()

@@ -6,7 +6,7 @@ ends PRUNED, with the supernet's one-shot accuracy as its intermediate value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -312,8 +312,8 @@ class FadeStudy:
         n_generations: int | None = None,
         timeout: float | None = None,
         *,
-        callbacks: Sequence[Callable[[FadeStudy, Batch], None]] = (),
-        catch: type[Exception] | tuple[type[Exception], ...] | list[type[Exception]] = (),
+        callbacks: Iterable[Callable[[FadeStudy, Batch], None]] | None = None,
+        catch: type[Exception] | Iterable[type[Exception]] = (),
         show_progress_bar: bool = False,
     ) -> None:
         """Ask, evaluate and tell, as ``optuna.Study.optimize`` does.

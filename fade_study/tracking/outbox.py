@@ -246,9 +246,9 @@ class Outbox:
 
     def _set_aside(self, number: int, record: Record, error: Exception) -> None:
         """Move a record that the server refuses to the table ``refused``, with a warning."""
-        reason = masked(f"{type(error).__name__}: {error}")
+        reason, run = masked(f"{type(error).__name__}: {error}"), self.id_of(record.run)
         warnings.warn(
-            f"{self._server} refuses {record.kind} of run {record.run}: {reason} (kept in {self.path}, table refused)",
+            f"{self._server} refuses {record.kind} of run {run}: {reason} (kept in {self.path}, table refused)",
             stacklevel=2,
         )
         with self._transaction():

@@ -71,6 +71,12 @@ class SearchRecord:
         means = {t: np.mean([scratch.validation for scratch in found]) for t, found in self.evaluations.items()}
         return max(means, key=lambda t: means[t], default=None)
 
+    @property
+    def best_validation(self) -> float:
+        """Mean validation accuracy of that architecture; 0 if none was evaluated."""
+        found = () if self.best is None else self.evaluations[self.best]
+        return float(np.mean([scratch.validation for scratch in found])) if found else 0.0
+
     def to_json(self) -> str:
         """The record as JSON."""
         content: dict[str, Any] = {

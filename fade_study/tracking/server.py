@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import mlflow
 import requests
 import sqlalchemy.exc
-from mlflow import entities
+import tenacity
+from alembic.util.exc import CommandError
 
 from fade_study.exceptions import InvalidInputError, StorageError
 from fade_study.tracking.schema import KIND
@@ -33,6 +36,8 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 """MLflow's codes of transient errors: no answer, an HTTP status of 5xx, or a locked database."""
 AWAY_STATUS = (408, 429)
 """HTTP statuses of transient errors, beside those from 500 on: request timeout, too many requests."""
+CONTACTS = 8
+"""Largest number of attempts to open a new SQLite file, each about a second after the one before."""
 MADE = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
 """Environment variables through which ``mlflow run`` passes the run that it has created."""
 
@@ -101,7 +106,7 @@ def look_at(experiment: str, run_id: str) -> str:
     uri, page = mlflow.get_tracking_uri(), f"#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
     if uri.startswith("http"):
         return f"Look at the run: {masked_url(uri).rstrip('/')}/{page}"
-    return f"Look at the run: mlflow ui --backend-store-uri {place(uri)}\nand open http://127.0.0.1:5000/{page}"
+    return f"Look at the run: mlflow ui --backend-store-uri {shlex.quote(place(uri))}\nand open http://127.0.0.1:5000/{page}"
 
 
 def check_server() -> None:
@@ -113,13 +118,10 @@ def check_server() -> None:
     uri, made = mlflow.get_tracking_uri(), os.environ.get(MADE[0])
     try:
         with request_settings(IMPATIENT):
-            if "://" in uri and (arguments := connect_arguments(uri)):  # MLflow itself would wait for minutes
-                engine = sqlalchemy.create_engine(uri, **arguments)
-                engine.connect().close()
-                engine.dispose()
-            mlflow.MlflowClient().search_experiments(max_results=1)
-            used = None if made is None else _used(mlflow.MlflowClient().get_run(made))
-    except (ImportError, OSError, mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+            _connect(uri)
+            _first_contact(uri)
+            used = None if made is None else _used(made)
+    except (ImportError, OSError, mlflow.MlflowException, sqlalchemy.exc.SQLAlchemyError, CommandError) as error:
         reason = masked(" ".join(str(error).partition("(Background")[0].split()))
         raise StorageError(
             f"expected an MLflow tracking store, got {place(uri)}: {reason}. "
@@ -132,8 +134,43 @@ def check_server() -> None:
         )
 
 
-def _used(run: entities.Run) -> str | None:
+def _connect(uri: str) -> None:
+    """Connect to a database, or raise within seconds what MLflow itself would raise after minutes."""
+    if "://" not in uri or uri.startswith("http"):
+        return
+    if arguments := connect_arguments(uri):
+        engine = sqlalchemy.create_engine(uri, **arguments)
+        engine.connect().close()
+        engine.dispose()
+    elif uri.startswith("sqlite:///"):
+        file = Path(place(uri).removeprefix("sqlite:///"))
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise PermissionError(f"{file} can't be written")
+
+
+def _first_contact(uri: str) -> None:
+    """Make MLflow create its tables, if it has not yet.
+
+    If two processes begin a new SQLite file at the same moment, both create the tables, and one of them fails.
+    """
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: uri.startswith("sqlite") and not isinstance(error, OSError)),
+        wait=tenacity.wait_random(0.5, 1.5),
+        stop=tenacity.stop_after_attempt(CONTACTS),
+        reraise=True,
+    ):
+        with attempt:
+            mlflow.MlflowClient().search_experiments(max_results=1)
+
+
+def _used(made: str) -> str | None:
     """Reason a run is not one that `mlflow run` has just created; None if it may be."""
+    try:
+        run = mlflow.MlflowClient().get_run(made)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return "does not exist here"
     if run.info.status != "RUNNING":
         return f"is {run.info.status}"
     if kind := run.data.tags.get(KIND):

@@ -252,7 +252,7 @@ def _split(config: DataConfig, images: NDArray, labels: NDArray, official_test: 
         if config.limit > most:
             raise DataError(
                 f"expected data.limit up to {most} of the {len(labels)} images of {config.name}, got {config.limit}; "
-                "leave it out to use all"
+                "set it to null to use all"
             )
         chosen, _ = _divide(chosen, labels, len(labels) - config.limit, config.split_seed)
     smallest = np.bincount(labels[chosen], minlength=labels.max() + 1).min()
@@ -328,7 +328,7 @@ def _checked(
             f"{name}: expected whole-numbered labels of shape ({len(images)},), one per image, "
             f"got {labels.dtype} of shape {labels.shape}"
         )
-    if not (np.abs(images) <= LARGEST_PIXEL).all():  # also false for NaN
+    if not (np.abs(images) <= np.float64(LARGEST_PIXEL)).all():  # false for NaN; a plain float would become float16
         raise DataError(
             f"{name}: expected images that are finite in single precision, got NaN or infinity; replace those pixels"
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,8 @@ def train_from_scratch(
 ) -> ScratchResult:
     """Train an architecture on the weight split, and measure its accuracy on the other splits.
 
+    A warning tells of a training whose loss was not finite.
+
     Args:
         architecture: Architecture of d cells.
         data: Data set from ``load_data``.
@@ -134,6 +138,12 @@ def train_from_scratch(
             progress.end_epoch(metrics)
             if on_epoch is not None:
                 on_epoch(epoch, metrics)
+        if not all(math.isfinite(metrics["loss/weights"]) for metrics in progress.history):
+            warnings.warn(
+                f"the training from scratch of {architecture.key} with seed {seed} diverged: its loss was not finite, "
+                "so its accuracy says nothing of the architecture; lower the learning rate of the optimizer",
+                stacklevel=2,
+            )
         return ScratchResult(
             test_accuracy=accuracy(model.eval(), data.test, accelerator),
             validation_accuracy=progress.history[-1]["accuracy/validation"],

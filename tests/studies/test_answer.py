@@ -77,7 +77,7 @@ def test_what_is_known_of_a_regime_is_found_by_data_network_and_estimator():
         (["--repetitions", "8"], "number of operations, which costs nothing, has 0.54", "other settings"),
         (["--repetitions", "2"], "The nearest ones have had a rank correlation 0.46", "Ranks like these"),
         (["--bilevel.share_weights", "true"], "bilevel.share_weights = True instead of False", "Ranks like these"),
-        (["--network.final_channels", "32"], "was not measured: mlflow run . -e validate does", "0.46"),
+        (["--network.final_channels", "32"], "was not measured; a validation with them would tell", "0.46"),
     ],
 )
 def test_a_search_says_what_is_known_of_its_ranks(overrides, said, not_said, capsys):
