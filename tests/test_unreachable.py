@@ -1,8 +1,12 @@
 """Servers that can't be reached are reported within seconds, before anything begins."""
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import time
+from urllib.parse import quote
 
 import mlflow
 import pytest
@@ -59,3 +63,27 @@ def test_a_database_that_lets_nobody_in(postgresql, soon, mlflow_store):
     mlflow.set_tracking_uri(url)
     with pytest.raises(StorageError, match='database "missing" does not exist'):
         tracking.check_server()
+
+
+def test_a_tracking_file_that_can_not_be_written(soon, tmp_path, monkeypatch, mlflow_store):
+    folder = tmp_path / "read only"
+    folder.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder)  # root may write anywhere
+    mlflow.set_tracking_uri(f"sqlite:///{quote(str(folder))}/mlflow.db")
+    with pytest.raises(StorageError, match=r"/read only/mlflow.db can't be written"):
+        tracking.check_server()
+    mlflow.set_tracking_uri(mlflow_store)
+
+
+def test_a_run_that_does_not_exist(mlflow_store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    with pytest.raises(ValueError, match="got abc, which does not exist here; unset MLFLOW_RUN_ID"):
+        tracking.check_server()
+
+
+@pytest.mark.slow
+def test_processes_that_begin_a_tracking_file_together(tmp_path):
+    code = "from fade_study import tracking; tracking.check_server()"
+    where = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    processes = [subprocess.Popen([sys.executable, "-c", code], env=where) for _ in range(3)]
+    assert [process.wait(timeout=200) for process in processes] == [0, 0, 0]

@@ -142,10 +142,10 @@ def _connect(uri: str) -> None:
         engine = sqlalchemy.create_engine(uri, **arguments)
         engine.connect().close()
         engine.dispose()
-    elif uri.startswith("sqlite:///"):
-        file = Path(place(uri).removeprefix("sqlite:///"))
+    elif uri.startswith("sqlite") and (database := sqlalchemy.make_url(uri).database) not in (None, "", ":memory:"):
+        file = Path(database)
         if not os.access(file if file.exists() else file.parent, os.W_OK):
-            raise PermissionError(f"{file} can't be written")
+            raise PermissionError(f"{file.absolute()} can't be written")
 
 
 def _first_contact(uri: str) -> None:

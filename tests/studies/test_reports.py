@@ -1,6 +1,7 @@
 """Situations that users of similar tools have reported as bugs, reproduced here."""
 
 import dataclasses
+import json
 import os
 import shutil
 import sqlite3
@@ -16,7 +17,7 @@ import pytest
 import fade_study
 from fade_study import HyperArchitecture, enumerate_dags, tracking
 from fade_study.exceptions import InvalidInputError
-from fade_study.studies.command import CONFIGS
+from fade_study.studies.command import CONFIGS, again, further
 from fade_study.studies.options import parse_config
 from fade_study.studies.schemas import SearchConfig
 from fade_study.studies.search import search as search_study
@@ -313,6 +314,7 @@ print(os.getcwd(), again("mine"), sep="|")
         (["python", "bin/mlflow", "run", ".", "-P", "preset=smoke"], "mlflow run . -P preset=smoke -P study=mine"),
         (["python", "bin/mlflow", "run", ".", "-P", "study=my study"], "mlflow run . -P 'study=my study'"),
         (["python", "bin/mlflow", "run", ".", "-Pstudy=x"], "mlflow run . -Pstudy=x"),
+        (["python", "bin/mlflow", "run", ".", "-P", "study=null"], "mlflow run . -P study=mine"),
     ],
 )
 @pytest.mark.parametrize("shell", ["exec", "wait"])
@@ -448,3 +450,23 @@ def test_a_search_in_a_thread_ends_quietly(folders):
     assert done.returncode == 0, done.stderr
     assert "Error" not in done.stderr
     assert [run.info.status for run in runs("search")] == ["FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("words", "continued"),
+    [
+        ([], "fade search --study mine"),
+        (["--study", "null"], "fade search --study mine"),
+        (["--study=~", "--seed", "1"], "fade search --study=mine --seed 1"),
+        (["--study", "other"], "fade search --study other"),
+    ],
+)
+def test_a_study_without_a_name_is_continued_by_the_one_it_got(monkeypatch, words, continued):
+    monkeypatch.setattr(sys, "argv", ["fade", *words])
+    assert again("mine") == continued
+
+
+def test_further_commands_are_typed_as_this_one_was(monkeypatch):
+    assert further("train", run_id="abc", epochs=4) == "fade train --run_id abc --epochs 4"
+    monkeypatch.setenv("FADE_TYPED", json.dumps(["mlflow", "run", ".", "-e", "search"]))
+    assert further("train", run_id="abc", epochs=4) == "mlflow run . -e train -P run_id=abc -P epochs=4"

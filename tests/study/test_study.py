@@ -11,9 +11,9 @@ import torch
 from optuna.trial import TrialState
 
 import fade_study
-from fade_study import DagSpace, create_study, delete_study, load_study, samplers
+from fade_study import Dag, DagSpace, create_study, delete_study, load_study, samplers
 from fade_study.exceptions import StorageError
-from fade_study.samplers import PseudoGradientSampler, RowSampler
+from fade_study.samplers import PseudoGradientSampler, RegularizedEvolutionSampler, RowSampler
 from fade_study.study import Evaluation
 from fade_study.study.ownership import OpenTrial
 
@@ -483,6 +483,29 @@ def test_load_study_rebuilds_its_sampler(storage):
     create_study(space=SPACE, depth=2, sampler=optuna.samplers.RandomSampler(), storage=storage, study_name="random")
     with pytest.raises(ValueError, match=r"pass your RandomSampler\(\.\.\.\)"):
         load_study(study_name="random", storage=storage, space=SPACE)
+    evolution = RegularizedEvolutionSampler(4, 2, seed=0)  # its settings are not stored, so it can't be made again
+    create_study(space=SPACE, depth=2, sampler=evolution, storage=storage, study_name="evolution")
+    with pytest.raises(ValueError, match=r"pass your RegularizedEvolutionSampler\(\.\.\.\)"):
+        load_study(study_name="evolution", storage=storage, space=SPACE)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0"])
+def test_a_bad_seed_leaves_no_study(storage, seed):
+    with pytest.raises(ValueError, match="seed that is an integer of 0 or more"):
+        create_study(space=SPACE, depth=2, sampler=optuna.samplers.TPESampler(), seed=seed, storage=storage)
+    assert optuna.get_all_study_names(storage) == []
+
+
+def test_numpy_numbers_of_vertices_are_plain_ones(storage):
+    study = create_study(space=DagSpace(np.int64(3)), depth=2, storage=storage, study_name="s")
+    assert len(load_study(study_name="s", storage=storage).space) == len(study.space)
+    assert type(Dag(np.int64(2)).vertices) is int
+
+
+def test_points_of_a_batch_can_not_be_changed():
+    batch = create_study(space=SPACE, depth=2, sampler=sampler()).ask()
+    with pytest.raises(ValueError, match="read-only"):
+        batch.anchors[0, 0] = 5.0
 
 
 def test_a_seedless_study_keeps_the_seed_it_drew(storage):
@@ -570,7 +593,9 @@ def test_optimize_fails_the_generation_and_raises():
     with pytest.raises(ZeroDivisionError):
         study.optimize(lambda batch: 1 / 0, n_generations=3)
     assert [trial.state.name for trial in study.optuna_study.trials] == ["FAIL"]
-    study.optimize(alphas, n_generations=1, catch=[ZeroDivisionError])  # a list, too
+    for catch in ([ZeroDivisionError], {ZeroDivisionError}, iter([ZeroDivisionError])):
+        study.optimize(lambda batch: 1 / 0, n_generations=2, catch=catch, callbacks=None)
+    assert {trial.state.name for trial in study.optuna_study.trials} == {"FAIL"}
 
 
 def test_what_optimize_can_not_tell_stays_open():

@@ -37,6 +37,8 @@ def test_a_record_is_of_what_the_study_asked_for(searched):
         assert record.evaluated[generation] == batch.architecture.key
     assert list(record.evaluations.items()) == [(0, EVALUATIONS[0]), (2, tuple(EVALUATIONS[2]))]
     assert record.trend == ([0, 2], [0.25, 0.625])
+    assert (record.best, record.best_validation) == (0, 0.5)
+    assert SearchRecord.of(study, {}).best_validation == 0.0
 
 
 def test_text_and_back_is_the_same_record(searched):

@@ -230,6 +230,8 @@ def test_how_to_look(mlflow_store, monkeypatch):
     page = "#/experiments/1/runs/abc?workflowType=machine_learning"
     said = tracking.look_at("1", "abc")
     assert f"mlflow ui --backend-store-uri {mlflow_store}\nand open http://127.0.0.1:5000/{page}" in said
+    mlflow.set_tracking_uri("sqlite:////tmp/my runs/mlflow.db")
+    assert "mlflow ui --backend-store-uri 'sqlite:////tmp/my runs/mlflow.db'\nand" in tracking.look_at("1", "abc")
     mlflow.set_tracking_uri("http://me:secret@host:5000")
     assert tracking.look_at("1", "abc") == f"Look at the run: http://me:***@host:5000/{page}"
     mlflow.set_tracking_uri(mlflow_store)

@@ -234,6 +234,7 @@ def test_labels_need_not_be_consecutive(npz):
         (images() | {"labels": np.zeros(60, dtype=int)}, "two or more classes"),
         (images() | {"images": np.full((60, 8, 8), np.nan)}, "finite in single precision"),
         (images() | {"images": np.full((60, 8, 8), 1e300)}, "finite in single precision"),
+        (images() | {"images": np.full((60, 8, 8), np.inf, dtype=np.float16)}, "finite in single precision"),
         (images() | {"images": np.full((60, 8, 8), "a")}, "integers or floats"),
         (images(n=2, classes=5), "6 or more images of every class"),
         (images(n=60, classes=60), "6 or more images of every class"),

@@ -139,3 +139,9 @@ def test_fused_adam_takes_the_steps_of_the_plain_one():
             optimizer.step()
         results.append([parameter.detach() for parameter in module.parameters()])
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_that_diverges_says_so(digits):
+    config = dataclasses.replace(CONFIG, epochs=1, optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.warns(UserWarning, match=r"training from scratch of .* with seed 7 diverged"):
+        train_from_scratch(ARCHITECTURE, digits, config, seed=7)
