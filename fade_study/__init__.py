@@ -1,6 +1,6 @@
 """FaDE: a fast DARTS estimator on hierarchical NAS spaces, as an Optuna-style study.
 
-The core imports only numpy and optuna; networks and training are in ``fade_study.nn`` and ``fade_study.training``.
+The core imports neither PyTorch nor MLflow; networks and training are in ``fade_study.nn`` and ``fade_study.training``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag, helmert
+from scipy.special import softmax
 
 from fade_study.architecture import HyperArchitecture
 from fade_study.cells.features import feature_table
@@ -128,8 +130,6 @@ def pool_effects(effects: Effects, features: Array) -> Effects:
     Returns:
         Effects relative to the mean of their row, with posterior standard deviations as errors.
     """
-    from scipy.linalg import block_diag, helmert  # imported here to keep the import of the package fast
-
     depth, width = effects.value.shape
     spread = features.reshape(depth * width, -1).std(axis=0)
     known = features[:, :, spread > 0] / spread[spread > 0]
@@ -196,6 +196,4 @@ def effects_to_alpha(effects: Effects) -> Array:
     with the sum of the effects.
     """
     typical = np.sqrt((effects.error[np.isfinite(effects.error)] ** 2).mean())
-    scores = -effects.value / max(typical, 1e-12)
-    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return scores / scores.sum(axis=1, keepdims=True)
+    return softmax(-effects.value / max(typical, 1e-12), axis=1)

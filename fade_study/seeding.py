@@ -2,7 +2,8 @@
 
 A stream is a function of the numbers named here only, so that results do not depend on what ran before in the process.
 Streams with the same number of parts have different ids. Recorded results depend on ids and on the order of parts: add
-a stream rather than change one. Not in the table are the fixed seeds of scripts that measure or make tables, and
+a stream rather than change one. Not in the table are the fixed seeds of scripts that measure or make tables, those of
+a validation's choice of paths and short trainings, those of final trainings, which are numbers of their own, and
 regularized evolution, which draws from its own seed for as long as it lives, as Optuna's samplers do.
 """
 

@@ -20,7 +20,7 @@ EVERY = 60.0
 _listener: Callable[[float], object] | None = None
 """In a worker, the function that is called with the progress of the running task."""
 _phase: _Phase | None = None
-"""The phase that has been opened."""
+"""The open phase; None outside of ``phase``."""
 
 
 class _Phase:
@@ -32,7 +32,7 @@ class _Phase:
         self.finished = 0
         """Number of finished tasks that are not among ``tasks``."""
         self.on_record = 0
-        """Number of those that took no time."""
+        """Number of those that were on record, and so say nothing of the speed."""
         self.begun = self.shown = time.monotonic()
         # disable=None hides the bar if the output is no terminal
         self.bar = tqdm(total=total, leave=False, disable=None, bar_format="{desc} |{bar:20}|", desc=label)

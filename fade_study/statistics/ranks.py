@@ -172,7 +172,7 @@ def spearman(
         replicates: As in :func:`rank_report`.
         permuted: As in :func:`rank_report`.
         resamples: Number of bootstrap resamples.
-        seed: Seed for both.
+        seed: Seed of the bootstrap and the permutations.
     """
     x, y = _checked(scores, accuracies)
     mean = y.mean(axis=1)
@@ -200,7 +200,7 @@ def partial_spearman(
         replicates: As in :func:`rank_report`.
         permuted: As in :func:`rank_report`; by default, the residuals of the scores are permuted (Kennedy, 1995).
         resamples: Number of bootstrap resamples, as in :func:`spearman`.
-        seed: Seed for both.
+        seed: Seed of the bootstrap and the permutations.
 
     Returns:
         The estimate, or None if the covariates explain all scores or all accuracies.

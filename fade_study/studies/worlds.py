@@ -56,7 +56,7 @@ class Trained:
         """Raise an InvalidInputError if the table is not of the same trainings from scratch, or not for an oracle."""
         table = _table(self.config)
         wanted = recipe(self.data, self.config.scratch, self.config.network, device=table.device)
-        if wanted not in table.recipe:  # that of a sample has a prefix
+        if wanted not in table.recipe:  # a sample's recipe is `sample-` and that of its trainings
             raise InvalidInputError(
                 "table: expected one of the same data, network and trainings from scratch for the oracle, got "
                 f"{_name(self.config)}; leave the oracle out of searchers"
@@ -185,8 +185,8 @@ class Tabulated:
 
 
 World = Trained | Tabulated
-"""Costs of a generation in training steps are ``scratch_steps`` and ``hyper_steps``, by the own and by the paper's
-estimator."""
+"""Costs of a generation in training steps are ``scratch_steps``, and ``hyper_steps`` as a pair: with the comparison's
+estimator, and with the paper's."""
 
 
 def open_world(config: ComparisonConfig, data: Data | None) -> World:

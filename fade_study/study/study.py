@@ -40,7 +40,8 @@ class FadeStudy:
     """A search over chains of cells whose state lies in an Optuna study.
 
     Made by :func:`create_study` or :func:`load_study`. Every method and property that reads the storage raises a
-    ``StorageError`` (an ``OSError``) where the storage does not answer; nothing is lost then, so call it again.
+    ``StorageError`` (an ``OSError``) where the storage does not answer; nothing is lost then, so call it again. Use an
+    object in one thread at a time; other processes can load the study and share its evaluations.
     """
 
     def __init__(self, optuna_study: optuna.Study, space: CellSpace, settings: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class StraightThrough:
             loss, by_factor = self._by_factor(micro_batch, factors, path)
             (gradient,) = torch.autograd.grad(factors, self.logits, by_factor, retain_graph=True)
             gradient += slope
-            # On the device for an exchange alone, since the host waits for each way back.
+            # It stays on the processor unless processes exchange it: each copy back makes the host wait for the GPU.
             shares.append([loss, gradient if self.accelerator.num_processes == 1 else gradient.to(loss)])
         loss, total = add_up(shares, self.accelerator, in_order=self.config.micro_batches is not None)
         total = total.to(self.logits)

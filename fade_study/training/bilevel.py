@@ -1,4 +1,4 @@
-"""Bi-level training of a hyper-architecture: DARTS over whole cells, with hard Gumbel-softmax (section 2.2).
+"""Bi-level training of a hyper-architecture: DARTS over whole cells (section 2.2).
 
 Each weight step on the weight split trains one path. The alphas are learned from alpha steps on the alpha split or from
 the losses of paths, as :mod:`fade_study.training.alphas` describes.
@@ -371,7 +371,7 @@ class _Trainer:
             hook.remove()
         if rows := gather_object(sorted(rows)[:1]):
             raise _diverged(f"the output of row {min(rows)}", epoch, first)
-        # In the backward pass the deepest row comes first.
+        # Gradients go from deep rows to shallow ones, so the deepest row with a bad one is where it began.
         bad = [i for i, j in enumerate(path) if not all(p.grad is None or p.grad.isfinite().all()
                for p in self.supernet.cells(i)[j].parameters())]  # fmt: skip
         if bad:
