@@ -36,8 +36,8 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 """MLflow's codes of transient errors: no answer, an HTTP status of 5xx, or a locked database."""
 AWAY_STATUS = (408, 429)
 """HTTP statuses of transient errors, beside those from 500 on: request timeout, too many requests."""
-CONTACTS = 8
-"""Largest number of attempts to open a new SQLite file, each about a second after the one before."""
+CONTACT_SECONDS = 10.0
+"""Limit on the time for which opening a new SQLite file is retried."""
 MADE = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
 """Environment variables through which ``mlflow run`` passes the run that it has created."""
 
@@ -156,7 +156,7 @@ def _first_contact(uri: str) -> None:
     for attempt in tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: uri.startswith("sqlite") and not isinstance(error, OSError)),
         wait=tenacity.wait_random(0.5, 1.5),
-        stop=tenacity.stop_after_attempt(CONTACTS),
+        stop=tenacity.stop_after_delay(CONTACT_SECONDS),
         reraise=True,
     ):
         with attempt:
