@@ -14,7 +14,6 @@ class Interrupted(SystemExit):
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
-        self.number = number
 
 
 def handle_signals(*, twice: bool = True) -> None:

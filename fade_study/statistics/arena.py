@@ -7,7 +7,7 @@ comparison its power.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +171,8 @@ def summary_table(rows: Sequence[Standing]) -> str:
 
 def _checked(finals: Mapping[str, ArrayLike], baseline: str) -> dict[str, Array]:
     arrays = {name: np.asarray(values, dtype=float) for name, values in finals.items()}
-    _check_baseline(baseline, arrays)
+    if baseline not in arrays:
+        raise InvalidInputError(f"expected a baseline among {sorted(arrays)}, got {baseline!r}; name one of them")
     shapes = {name: values.shape for name, values in arrays.items()}
     if len(set(shapes.values())) > 1 or arrays[baseline].ndim != 1 or len(arrays[baseline]) < 2:
         raise InvalidInputError(
@@ -185,9 +186,3 @@ def _checked(finals: Mapping[str, ArrayLike], baseline: str) -> dict[str, Array]
                 f"expected finite accuracies, got {values[where]} of {name} at {where}; leave that seed out everywhere"
             )
     return arrays
-
-
-def _check_baseline(baseline: str, names: Collection[str]) -> None:
-    """Raise an ``InvalidInputError`` unless the baseline is among the searchers."""
-    if baseline not in names:
-        raise InvalidInputError(f"expected a baseline among {sorted(names)}, got {baseline!r}; name one of them")

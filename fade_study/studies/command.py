@@ -23,7 +23,7 @@ import psutil
 
 from fade_study import FadeError, InvalidInputError, interrupt
 from fade_study.execution import end_with_parent
-from fade_study.studies.options import parse_config
+from fade_study.studies.options import NULL, parse_config
 from fade_study.studies.repeated_warnings import count_repeated_warnings
 from fade_study.urls import masked
 
@@ -32,8 +32,6 @@ CONFIGS = Path(__file__).parent / "configs"
 """Folder of presets, with a subfolder for each study."""
 TYPED = "FADE_TYPED"
 """Environment variable that passes the command that the user typed, such as ``mlflow run .``, as a JSON list."""
-NULL = ("null", "~")
-"""Spellings of no value."""
 
 
 def read_command(cls: type[T], name: str, about: str = "") -> T:

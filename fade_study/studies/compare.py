@@ -32,9 +32,8 @@ from fade_study.studies.searchers import (
 )
 from fade_study.studies.trainings import train_each
 from fade_study.studies.worlds import Tabulated, Trained, World, open_world
-from fade_study.training import Data
+from fade_study.training import Data, load_data
 from fade_study.training.bilevel import check_schedule
-from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 
 GRID = 50
@@ -97,7 +96,7 @@ def search_all(
 
 def search(name: str, seed: int, config: ComparisonConfig, data: Data | None) -> Outcome:
     """In a worker: one search."""
-    return run_search(name, seed, open_world(config, data), config.sampler, config.depth, config.budget)
+    return run_search(name, seed, open_world(config, data), config.budget)
 
 
 def report(found: Mapping[str, list[Outcome]], config: ComparisonConfig, world: World, run: tracking.Run) -> None:

@@ -21,8 +21,7 @@ from fade_study.studies.schemas import EvaluateConfig, SearchConfig
 from fade_study.studies.trainings import ScratchTrainings
 from fade_study.tracking import SearchRecord
 from fade_study.tracking.schema import EVALUATED
-from fade_study.training import Data
-from fade_study.training.data import load_data
+from fade_study.training import Data, load_data
 from fade_study.training.session import open_accelerator
 
 

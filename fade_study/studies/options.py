@@ -21,6 +21,8 @@ from fade_study.exceptions import ConfigError
 
 T = TypeVar("T")
 DEFAULT_PRESET = "fashion14"
+NULL = ("null", "~")
+"""Spellings of no value."""
 LONGEST_PRESET = 20_000
 """Largest number of characters of a preset; ours have fewer than 1,000."""
 LIMITS = {"gt": ">", "ge": ">=", "lt": "<"}
@@ -160,7 +162,7 @@ def _override(settings: dict[str, Any], word: str) -> list[str]:
             return [f"{name}: unknown name; --help lists all, got {value!r}"]
     try:
         # Only lists and mappings are read as YAML: a string such as a password may contain anything.
-        plain = None if value in ("null", "~") else value
+        plain = None if value in NULL else value
         settings[last] = yaml.load(value, _Loader) if value.lstrip()[:1] in ("[", "{") else plain
     except (yaml.YAMLError, RecursionError):
         return [f"{name}: expected a YAML value, got {value!r}"]

@@ -33,8 +33,7 @@ from fade_study.studies import notes
 from fade_study.studies.repeated_warnings import recorded
 from fade_study.studies.schemas import ScaleConfig
 from fade_study.studies.trainings import ScratchTrainings
-from fade_study.training import Data, ScratchResult
-from fade_study.training.data import load_data
+from fade_study.training import Data, ScratchResult, load_data
 
 DEPTH = 4
 SCRATCH = ScratchConfig(epochs=20)

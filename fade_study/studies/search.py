@@ -28,9 +28,8 @@ from fade_study.studies.schemas import SearchConfig
 from fade_study.studies.search_log import SearchLog, tell_regime
 from fade_study.studies.trainings import Trainer
 from fade_study.tracking import SearchRecord
-from fade_study.training import Data
+from fade_study.training import Data, load_data
 from fade_study.training.bilevel import check_schedule
-from fade_study.training.data import load_data
 from fade_study.training.distributed import Processes, everywhere
 from fade_study.training.session import check_alike, open_accelerator
 

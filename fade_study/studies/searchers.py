@@ -136,7 +136,7 @@ def check_budget(searchers: list[str], world: World, budget: int) -> None:
             )
 
 
-def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth: int, budget: int) -> Outcome:
+def run_search(name: str, seed: int, world: World, budget: int) -> Outcome:
     """Search until the budget is spent.
 
     In every generation the anchor's architecture or the best-ranked ones are trained from scratch; the record holds
@@ -144,7 +144,7 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
     """
     begin = time.perf_counter()
     searcher = SEARCHERS[name]
-    study = _open_study(name, seed, world, sampler, depth)
+    study = _open_study(name, seed, world)
     found: defaultdict[Architecture, list[Scratch]] = defaultdict(list)
     evaluations: dict[int, list[Scratch]] = {}
     step = cost(name, world)
@@ -176,16 +176,16 @@ def run_search(name: str, seed: int, world: World, sampler: SamplerConfig, depth
 
 def simulated_correlation(config: ComparisonConfig, world: Tabulated) -> float:
     """Mean Spearman correlation of simulated FaDE-ranks with accuracies, in the first generations of ``fade``."""
-    studies = [_open_study("fade", config.seed + i, world, config.sampler, config.depth) for i in range(config.seeds)]
+    studies = [_open_study("fade", config.seed + i, world) for i in range(config.seeds)]
     return float(np.mean([world.correlation(study.ask()) for study in studies]))
 
 
-def _open_study(searcher: str, seed: int, world: World, sampler: SamplerConfig, depth: int) -> fade_study.FadeStudy:
+def _open_study(searcher: str, seed: int, world: World) -> fade_study.FadeStudy:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # needed here because workers run this
     return fade_study.create_study(
-        space=world.space(),
-        depth=depth,
-        sampler=SEARCHERS[searcher].make(sampler, seed),
+        space=world.space,
+        depth=world.config.depth,
+        sampler=SEARCHERS[searcher].make(world.config.sampler, seed),
         seed=seed,
         evaluate=SEARCHERS[searcher].evaluate,
     )

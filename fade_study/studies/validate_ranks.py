@@ -20,13 +20,12 @@ from fade_study.execution import open_executor, phase
 from fade_study.seeding import VALIDATION
 from fade_study.studies.ground_truth import Case, open_cases, plan, train_scratch
 from fade_study.studies.measurements import measure_architectures, measure_cells, measure_sizes
-from fade_study.studies.predictors import Evidence, Measured, early, names
+from fade_study.studies.predictors import TRAINED, Evidence, Measured, early, names
 from fade_study.studies.report_ranks import Judged, judge, report
 from fade_study.studies.schemas import ValidationConfig
 from fade_study.studies.trainings import repetition_seeds, train_hyper
-from fade_study.training import Data, HyperResult
+from fade_study.training import Data, HyperResult, load_data
 from fade_study.training.bilevel import check_schedule
-from fade_study.training.data import load_data
 from fade_study.training.session import open_accelerator
 
 
@@ -69,7 +68,7 @@ def phase_steps(case: Case, predictors: Sequence[str], config: ValidationConfig,
     compared = 0 if paper is None else config.straight_through_repetitions * paper.steps(images)
     untrained = plan(case, early_epochs(predictors, config), config)[0 if case.table is None else 1 :]
     scratch = sum(one.steps(images) * len(seeds) for one, seeds in untrained) * len(case.paths)
-    designed = len({"short_trainings", "chains"} & {*predictors})  # each has as many steps as the supernets
+    designed = len({*TRAINED} & {*predictors})  # each has as many steps as the supernets
     return supernets + compared, scratch, designed * supernets
 
 

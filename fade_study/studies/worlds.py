@@ -34,13 +34,9 @@ class Trained:
 
     def __init__(self, config: ComparisonConfig, data: Data) -> None:
         self.config, self.data = config, data
+        self.space = config.space.open()
         self.hyper_steps = _hyper_steps(config, len(data.weight))
         self.scratch_steps = config.scratch.steps(len(data.weight))
-
-    def space(self) -> DagSpace:
-        """The cells, embedded by the configured features."""
-        sizes = self.config.space
-        return _open_space(sizes.max_vertices, sizes.min_vertices, sizes.features)
 
     def alphas(self, batch: Batch, *, straight_through: bool = False) -> Array:
         """Alphas ``(d, w)`` of the trained hyper-architecture, by the comparison's estimator or by the paper's."""
@@ -62,7 +58,7 @@ class Trained:
                 f"{_name(self.config)}; leave the oracle out of searchers"
             )
         known = open_tabulated(self.config)
-        unknown = [cell.key for cell in self.space() if cell.key not in known.column]
+        unknown = [cell.key for cell in self.space if cell.key not in known.column]
         if unknown:
             raise InvalidInputError(
                 f"space: expected cells that the oracle's table {_name(self.config)} has, got {len(unknown)} others, "
@@ -110,7 +106,6 @@ class Tabulated:
             raise InvalidInputError(
                 f"depth: expected {len(rows)}, the number of rows of the table {_name(config)}, got {config.depth}"
             )
-        self.cells = tuple(cells)
         self.complete = len(table.paths) == table.hyper_architecture.size
         self.marginals, self.mean, self.residual = _marginals(table, self.complete)  # (d, n), mean of cells, (m,)
         self.column = {cell.key: j for j, cell in enumerate(cells)}
@@ -126,11 +121,8 @@ class Tabulated:
         images = 4 * table.images[1]  # the weight split is four times as large as the alpha split
         self.hyper_steps = _hyper_steps(config, images)
         self.scratch_steps = scratch.steps(images)
-
-    def space(self) -> DagSpace:
-        """The table's cells, embedded by the configured features."""
-        sizes = [cell.vertices for cell in self.cells]
-        return _open_space(max(sizes), min(sizes), self.config.space.features, self.cells)
+        sizes = [cell.vertices for cell in cells]
+        self.space = DagSpace(max(sizes), min_vertices=min(sizes), features=config.space.features, only=cells)
 
     def alphas(self, batch: Batch, *, straight_through: bool = False) -> Array:
         """Alphas ``(d, w)`` with the noise of each repetition, averaged; the estimator makes no difference here."""
@@ -213,14 +205,6 @@ def _hyper_steps(config: ComparisonConfig, images: int) -> tuple[int, int]:
     """Training steps of a generation's hyper-architecture, by the comparison's estimator and by the paper's."""
     paper = config.straight_through or config.bilevel
     return config.hyper_steps(images), config.repetitions * paper.steps(images)
-
-
-@cache
-def _open_space(
-    largest: int, smallest: int, features: tuple[str, ...], only: tuple[Dag, ...] | None = None
-) -> DagSpace:
-    """Made once in each process, since its many searches share it."""
-    return DagSpace(largest, min_vertices=smallest, features=features, only=only)
 
 
 def _marginals(table: Table, complete: bool) -> tuple[Array, float, Array]:

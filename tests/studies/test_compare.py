@@ -95,7 +95,7 @@ def test_mlflow_run_compares_records_and_analyzes(project, mlflow_store, monkeyp
 
 def test_a_search_on_record_keeps_the_commit_that_made_it(world, mlflow_store, tmp_path, monkeypatch):
     """Wherever it is copied from: from a shipped file to MLflow and to the user's file, and from MLflow to another."""
-    outcome = run_search("random", 0, world, DIGITS.sampler, 4, 1036)
+    outcome = run_search("random", 0, world, 1036)
     monkeypatch.setattr(tracking, "commit", lambda: "then")
     outcomes.write(outcome, "random", 0, "recipe", str(tmp_path / "shipped" / "arena-x.jsonl"))
     monkeypatch.setattr(tracking, "commit", lambda: "now")
@@ -109,21 +109,21 @@ def test_a_search_on_record_keeps_the_commit_that_made_it(world, mlflow_store, t
 
 
 def test_searches_of_two_generations_have_no_trend(world):
-    records = [run_search("shuffled", seed, world, DIGITS.sampler, 4, 1036).record for seed in (0, 1)]
+    records = [run_search("shuffled", seed, world, 1036).record for seed in (0, 1)]
     text = analyze.summary(records)
     assert "An anchor's cell changed" in text
     assert "No trend: expected" in text
 
 
 def test_searches_are_a_function_of_their_seed(world):
-    one, again, other = (run_search("fade", seed, world, DIGITS.sampler, 4, 3626) for seed in (0, 0, 1))
+    one, again, other = (run_search("fade", seed, world, 3626) for seed in (0, 0, 1))
     assert one.record.to_json() == again.record.to_json()
     assert one.record.to_json() != other.record.to_json()
     assert one.spent == tuple(range(518, 3627, 518))
-    top = run_search("fade_top_five", 0, world, DIGITS.sampler, 4, 3626)
+    top = run_search("fade_top_five", 0, world, 3626)
     assert top.spent == (1110, 2220, 3330)  # of a supernet and five trainings each
     assert top.record.cells[0] == one.record.cells[0]
-    paired = run_search("printed_sign", 0, world, DIGITS.sampler, 4, 3626)
+    paired = run_search("printed_sign", 0, world, 3626)
     np.testing.assert_array_equal(one.record.anchors[0], paired.record.anchors[0])
 
 
@@ -159,7 +159,7 @@ def test_an_oracle_of_trainings_may_know_a_sample():
 
 def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_store, no_figures):
     """For one search it is Kendall's, for several that of the signs of whole searches."""
-    records = [run_search("fade", seed, world, DIGITS.sampler, 4, 3626).record for seed in (0, 1)]
+    records = [run_search("fade", seed, world, 3626).record for seed in (0, 1)]
     with tracking.start_study("analysis", AnalyzeConfig(run_id="x"), "cpu") as run:
         analyze.report(records[:1], run)
     metrics = mlflow.get_run(run.id).data.metrics
@@ -175,7 +175,7 @@ def test_the_p_value_of_a_trend_depends_on_the_number_of_searches(world, mlflow_
 
 def test_true_alphas_find_better_architectures_than_shuffled_ones(world):
     finals = {
-        name: np.mean([run_search(name, seed, world, DIGITS.sampler, 4, 3626).final for seed in range(40)])
+        name: np.mean([run_search(name, seed, world, 3626).final for seed in range(40)])
         for name in ("oracle", "shuffled", "printed_sign")
     }
     assert finals["oracle"] > finals["shuffled"] + 0.01
