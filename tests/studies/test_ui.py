@@ -63,7 +63,7 @@ def test_the_page_of_a_search_names_the_winner_and_shows_its_trajectory(told, tm
     page = browse(server, printed["search"], tmp_path)
     (accuracy,) = re.findall(r"test accuracy (\d\.\d+ ± \d\.\d+)", printed["search"])
     assert f"Winner: test accuracy {accuracy} (sd of 2 seeds), chance 0.10" in page
-    assert "mlflow run . -e train" in page
+    assert "fade train --run_id" in page
     pictures = re.findall(r'<img src="(get-artifact[^"]+)"', page)
     assert {"best_architecture", "trajectory", "accuracy"} <= {
         re.search(r"pictures/(\w+)\.png", one)[1] for one in pictures
